@@ -1,0 +1,146 @@
+"""The records everything passes around.
+
+Axes are written `(B, K, H, W)`: batch, class, height, width. Volumes are `(X, Y, Z)`, in the order of their file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+
+IGNORE = -1
+"""Label value of pixels without ground truth: no loss, no metric looks at them. Never a value in a file."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where an array's voxels lie in the patient.
+
+    Attributes:
+        spacing_mm: Distance of neighbouring voxels along each spatial axis of the array, in mm, or None where
+            the file does not say (then distances are in px).
+        affine: `(4, 4)` voxel-to-world matrix of a NIfTI file, else None.
+        header: The file format's own header, kept so that what is written back has the same codes.
+    """
+
+    spacing_mm: tuple[float, ...] | None = None
+    affine: np.ndarray | None = None
+    header: Any = None
+
+    @property
+    def unit(self) -> str:
+        """Unit of distances: `"mm"` where the spacing is known, else `"px"`."""
+        return "px" if self.spacing_mm is None else "mm"
+
+
+@dataclass(frozen=True)
+class MedicalImage:
+    """An image file as an array that never travels without its geometry.
+
+    Attributes:
+        array: `(H, W, C)` for a picture, `(X, Y, Z, C)` for a volume, in the file's own dtype and value range.
+        geometry: Spacing and affine of the spatial axes.
+        path: The file, for messages.
+    """
+
+    array: np.ndarray
+    geometry: Geometry
+    path: Path
+
+    @property
+    def is_volume(self) -> bool:
+        """True for `(X, Y, Z, C)`."""
+        return self.array.ndim == 4
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Shape without the channel axis."""
+        return self.array.shape[:-1]
+
+
+@dataclass
+class Batch:
+    """What a method sees in one step; labelled and unlabelled halves may differ in size.
+
+    Attributes:
+        labelled_image: `(B_l, C, H, W)` float32 in [0, 1], weakly augmented.
+        label: `(B_l, H, W)` int64, class index or `IGNORE`.
+        unlabelled_image: `(B_u, C, H, W)` float32 in [0, 1], strongly augmented, or None for a supervised run.
+        labelled_stems: One name per labelled image, for logs and tests.
+        unlabelled_stems: One name per unlabelled image.
+    """
+
+    labelled_image: Tensor
+    label: Tensor
+    unlabelled_image: Tensor | None = None
+    labelled_stems: tuple[str, ...] = ()
+    unlabelled_stems: tuple[str, ...] = ()
+
+    def to(self, device: Any) -> Batch:
+        """The same batch on another device."""
+        unlabelled = None if self.unlabelled_image is None else self.unlabelled_image.to(device, non_blocking=True)
+        return Batch(
+            self.labelled_image.to(device, non_blocking=True),
+            self.label.to(device, non_blocking=True),
+            unlabelled,
+            self.labelled_stems,
+            self.unlabelled_stems,
+        )
+
+
+class Progress(NamedTuple):
+    """Where the run stands.
+
+    Attributes:
+        step: Index of the current step, from 0.
+        total: Number of steps of the whole run.
+    """
+
+    step: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """`t = step / total` of METHOD section 5, in [0, 1)."""
+        return self.step / self.total
+
+
+@dataclass
+class StepOutput:
+    """The result of one method step.
+
+    Attributes:
+        loss: Scalar to call `backward()` on; the method's one weighted sum.
+        terms: Named scalars, unweighted, detached, for logs.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that share one optimiser.
+
+    Attributes:
+        name: `"students"` or `"sam"`; also the name in logs and checkpoints.
+        parameters: The trainable parameters.
+        optimiser: `"sgd"`, `"adam"` or `"adamw"`.
+        lr: Learning rate at step 0.
+        weight_decay: L2 (SGD, Adam) or decoupled (AdamW) weight decay.
+        momentum: Momentum of SGD.
+    """
+
+    name: str
+    parameters: list[Parameter]
+    optimiser: str
+    lr: float
+    weight_decay: float = 0.0
+    momentum: float = 0.9
