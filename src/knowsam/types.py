@@ -26,11 +26,14 @@ class Geometry:
     Attributes:
         spacing_mm: Distance of neighbouring voxels along each spatial axis of the array, in mm, or None where
             the file does not say (then distances are in px).
+        slice_axis: The spatial axis of a volume along which 2-D slices are cut: the axis of largest spacing, the last
+            of equals; the first where the format stores slices first. 0 and unused for a picture.
         affine: `(4, 4)` voxel-to-world matrix of a NIfTI file, else None.
         header: The file format's own header, kept so that what is written back has the same codes.
     """
 
     spacing_mm: tuple[float, ...] | None = None
+    slice_axis: int = 0
     affine: np.ndarray | None = None
     header: Any = None
 
@@ -63,6 +66,21 @@ class MedicalImage:
     def spatial_shape(self) -> tuple[int, ...]:
         """Shape without the channel axis."""
         return self.array.shape[:-1]
+
+
+@dataclass(frozen=True)
+class MedicalLabel:
+    """A label file: one integer per voxel, in the file's own values.
+
+    Attributes:
+        array: `(H, W)` or `(X, Y, Z)` int32, the values as the file has them (0/255, class indices, ...).
+        geometry: Spacing and affine of the axes.
+        path: The file, for messages.
+    """
+
+    array: np.ndarray
+    geometry: Geometry
+    path: Path
 
 
 @dataclass
