@@ -145,20 +145,12 @@ class StepOutput:
 
 @dataclass
 class ParameterGroup:
-    """Parameters that share one optimiser.
+    """Parameters that share one optimiser; which one, and its settings, is the configuration's business.
 
     Attributes:
         name: `"students"` or `"sam"`; also the name in logs and checkpoints.
         parameters: The trainable parameters.
-        optimiser: `"sgd"`, `"adam"` or `"adamw"`.
-        lr: Learning rate at step 0.
-        weight_decay: L2 (SGD, Adam) or decoupled (AdamW) weight decay.
-        momentum: Momentum of SGD.
     """
 
     name: str
     parameters: list[Parameter]
-    optimiser: str
-    lr: float
-    weight_decay: float = 0.0
-    momentum: float = 0.9

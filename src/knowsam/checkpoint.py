@@ -1,0 +1,118 @@
+"""Two kinds of file: `checkpoint.pt` continues a run exactly, `student.safetensors` predicts, without SAM or method."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from knowsam.data.preprocess import Preprocessing
+from knowsam.errors import InputError
+from knowsam.io.files import whole_file
+from knowsam.networks import build_network
+
+STUDENT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class StudentInfo:
+    """What travels with a student's weights, in the header of its file.
+
+    Attributes:
+        network: Name and arguments for `build_network`.
+        preprocessing: How an image becomes network input.
+        class_names: Names of the K classes, background first.
+        step: Number of training steps the weights have seen.
+        validation: Validation Dice at that step, empty without validation.
+        version: The knowsam version that wrote the file.
+    """
+
+    network: dict[str, Any]
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    step: int
+    validation: dict[str, Any]
+    version: str
+
+
+def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:
+    """Write weights and everything prediction needs into one safetensors file, atomically."""
+    from safetensors.torch import save_file
+
+    header = {
+        "format": STUDENT_FORMAT,
+        "network": info.network,
+        "preprocessing": info.preprocessing.to_json(),
+        "class_names": info.class_names,
+        "step": info.step,
+        "validation": info.validation,
+        "version": info.version,
+    }
+    weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        save_file(weights, str(temporary), metadata={"knowsam": json.dumps(header)})
+
+
+def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Module, StudentInfo]:
+    """Open a student file: the network in evaluation mode, and what belongs to it.
+
+    Raises:
+        InputError: If the file is missing, truncated or not a student file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = (file.metadata() or {}).get("knowsam")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: could not be opened ({error}), but expected a student.safetensors written by `knowsam train`;"
+            " check the path or train again."
+        ) from error
+    if header is None:
+        raise InputError(
+            f"{path}: weights without a knowsam header were found, but expected a student.safetensors written by"
+            " `knowsam train`; give that file or its run folder."
+        )
+    values = json.loads(header)
+    if values["format"] != STUDENT_FORMAT:
+        raise InputError(
+            f"{path}: format {values['format']} was found, but this knowsam reads format {STUDENT_FORMAT}; use the"
+            f" knowsam version that wrote it ({values['version']})."
+        )
+    student = build_network(**values["network"])
+    student.load_state_dict(weights)
+    info = StudentInfo(
+        values["network"], Preprocessing.from_json(values["preprocessing"]), tuple(values["class_names"]),
+        values["step"], values["validation"], values["version"],
+    )  # fmt: skip
+    return student.to(device).eval(), info
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write the state of a run atomically: a kill at any moment leaves the last checkpoint whole."""
+    with whole_file(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read the state of a run; tensors and plain values only, no code.
+
+    Raises:
+        InputError: If the file is missing or broken.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: no checkpoint was found, but expected one to resume from; start the run anew into an empty folder."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: a broken checkpoint was found ({reason}); restore it or start the run anew.") from error

@@ -1,0 +1,278 @@
+"""The configuration of a run: pydantic models, presets, YAML and `key=value`, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from knowsam.errors import InputError, did_you_mean
+
+SHORT_BUDGET = 10_000
+"""Below this many steps `preset: auto` means `short`; the paper's constants were made for 50,000."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The models' own defaults are the paper's values.
+    "paper": {},
+    # Measured in docs/short-budget.md.
+    "short": {
+        "train": {"ema": 0.99},
+        "options": {
+            "knowsam": {
+                "vnet_normalisation": "batch",
+                "entropy_ramp": True,
+                "ugda_start": 0.5,
+            },
+        },
+    },
+}
+"""What each preset changes; the part under `options` is by method."""
+
+
+def _parse_size(value: Any) -> Any:
+    """`256`, `"192x256"` or `[192, 256]` -> `(H, W)`."""
+    if isinstance(value, str):
+        value = [part for part in value.lower().split("x")]
+    if isinstance(value, int):
+        value = [value]
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = [value[0], value[0]]
+    return value
+
+
+def _parse_batch(value: Any) -> Any:
+    """`"12+12"` or `[12, 12]` -> `(B_l, B_u)`."""
+    return value.split("+") if isinstance(value, str) else value
+
+
+def _parse_sam(value: Any) -> Any:
+    """`sam: tiny` is short for `sam: {name: tiny}`; YAML reads a bare `no` or an empty value as none."""
+    if value is None or value is False:
+        return {"name": "none"}
+    return {"name": value} if isinstance(value, str) else value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Which images, and how they become network input."""
+
+    path: str = ""
+    """The folder."""
+    labelled: int | float | str | None = None
+    """Keep the first N groups, this share of them, or the groups of this list file labelled; None keeps all masks."""
+    size: Annotated[tuple[int, int], BeforeValidator(_parse_size)] = (256, 256)
+    """Height and width the networks work at, in pixels, multiples of 16."""
+    channels: Literal[1, 3] | None = None
+    """Grey or RGB; None: RGB as soon as one image has colour."""
+    classes: int | list[str] | None = None
+    """Number or names of the classes, background first; None: found in the masks."""
+    label_values: list[int] | None = None
+    """The mask's values in the order of the classes, where they are not 0, 1, 2, ..."""
+    ignore_value: int | None = None
+    """Mask value of pixels nobody annotated."""
+    normalise: Literal["auto", "range", "percentile"] = "auto"
+    """How intensities become [0, 1], see `Preprocessing`."""
+    axis: Literal[0, 1, 2] | None = None
+    """Axis along which volumes are cut; None: the axis of largest spacing."""
+    val_fraction: float = Field(0.2, ge=0, lt=1)
+    """Share of the labelled groups kept for validation where there is no val.txt; 0: no validation."""
+    cache_mb: float = Field(4096, ge=0)
+    """Memory for decoded images; what does not fit is decoded again at each use."""
+    workers: int = Field(0, ge=0)
+    """Loader processes; 0 is fastest as long as the images fit into the cache."""
+
+
+class SamConfig(_Section):
+    """The SAM teacher."""
+
+    name: str = "tiny"
+    """`none`, `tiny`, `vit_b`, `vit_l`, `vit_h` or a Hugging Face directory."""
+    train: Literal["auto", "adapters", "all"] = "auto"
+    """What learns; `auto`: everything where weights are random, adapters and prompts where they are pretrained."""
+    pretrained: bool = True
+    """False builds `vit_*` with random weights, for measurements."""
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate of Adam."""
+    temperature: float = Field(10.0, gt=0)
+    """T of the distillation loss."""
+    kd_weight: float = Field(1.0, ge=0)
+    """Weight of the distillation loss."""
+    adapter_init: Literal["zero", "default"] = "zero"
+    """`zero` leaves the pretrained function as it was at step 0."""
+
+
+class TrainConfig(_Section):
+    """The training loop."""
+
+    steps: int = Field(30_000, ge=1)
+    batch: Annotated[tuple[int, int], BeforeValidator(_parse_batch)] = (12, 12)
+    """Labelled + unlabelled images per step, over all processes."""
+    seed: int = Field(0, ge=0)
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """Optimiser of the students; SAM always has Adam."""
+    lr: float = Field(0.01, gt=0)
+    """Learning rate of the students at step 0; it falls linearly to 0."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup: int = Field(0, ge=0)
+    """Steps over which the learning rate rises from 0."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Validate and keep a running average of the student's weights with this decay; 0 keeps the weights themselves."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient; None does not clip."""
+    amp: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Mixed precision; `auto`: on a GPU only."""
+    validate_every: int = Field(200, ge=1)
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints; None: at each validation."""
+    log_every: int = Field(10, ge=1)
+
+
+class Config(_Section):
+    """A whole run. `options` are the method's own, see the method's `Options`."""
+
+    method: str = "knowsam"
+    preset: Literal["auto", "short", "paper"] = "auto"
+    data: DataConfig = DataConfig()
+    sam: Annotated[SamConfig, BeforeValidator(_parse_sam)] = SamConfig()
+    train: TrainConfig = TrainConfig()
+    options: dict[str, Any] = {}
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML that `resolve_config` reads back to the same."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def resolve_config(*layers: Mapping[str, Any]) -> Config:
+    """Merge layers, later ones winning, over the preset they ask for, and check everything at once.
+
+    Args:
+        *layers: Nested mappings, e.g. of a YAML file, of `key=value` arguments, of command-line flags.
+
+    Returns:
+        A configuration whose `preset` and `options` are resolved.
+
+    Raises:
+        InputError: Naming every unknown key, with the nearest known one, and every bad value.
+    """
+    from knowsam.methods import load_method
+
+    given: dict[str, Any] = {}
+    for layer in layers:
+        given = _merge(given, layer)
+    first = _validate(given)
+    method = load_method(first.method)
+    preset = first.preset
+    if preset == "auto":
+        preset = "short" if first.train.steps < SHORT_BUDGET else "paper"
+    changes = {key: value for key, value in PRESETS[preset].items() if key != "options"}
+    options = PRESETS[preset].get("options", {}).get(first.method, {})
+    given = _merge({**changes, "options": options}, {**given, "preset": preset})
+    try:
+        resolved = method.Options.model_validate(given["options"])
+    except ValidationError as error:
+        raise InputError(_explain(error, prefix="options.", known=_known_keys(method.Options))) from error
+    return _validate({**given, "options": resolved.model_dump(mode="json")})
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as a nested mapping.
+
+    Raises:
+        InputError: If it is missing, no YAML, or no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: could not be read ({error.strerror}), but expected a YAML file; check the path.") from error
+    except yaml.YAMLError as error:
+        reason = str(error).replace("\n", " ")
+        raise InputError(f"{path}: no valid YAML ({reason}); expected `key: value` lines; correct it.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: {type(values).__name__} was found, but expected `key: value` lines; correct it.")
+    return values
+
+
+def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
+    """`["train.lr=0.02", "sam=none"]` -> `{"train": {"lr": 0.02}, "sam": "none"}`; values are read as YAML.
+
+    Raises:
+        InputError: For an argument without `=`.
+    """
+    nested: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key:
+            raise InputError(f"'{argument}' was found, but expected key=value, e.g. train.lr=0.02; correct it.")
+        parsed: Any = yaml.safe_load(value)
+        for part in reversed(key.split(".")):
+            parsed = {part: parsed}
+        nested = _merge(nested, parsed)
+    return nested
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if key == "sam":
+            value = _parse_sam(value)
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _validate(values: Mapping[str, Any]) -> Config:
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error, prefix="", known=_known_keys(Config))) from error
+    for side in config.data.size:
+        if side < 16 or side % 16:
+            raise InputError(
+                f"data.size: {config.data.size} was found, but the networks expect multiples of 16;"
+                f" use {max(16, round(side / 16) * 16)} instead of {side}."
+            )
+    if config.train.batch[0] < 1 or config.train.batch[1] < 0:
+        raise InputError(
+            f"train.batch: {config.train.batch} was found, but expected at least one labelled image; write e.g. 4+4."
+        )
+    return config
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, info in model.model_fields.items():
+        section = info.annotation
+        keys.append(prefix + name)
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            keys += _known_keys(section, f"{prefix}{name}.")
+    return keys
+
+
+def _explain(error: ValidationError, prefix: str, known: list[str]) -> str:
+    problems: list[str] = []
+    for item in error.errors():
+        parts = [part for part in item["loc"] if isinstance(part, str)]
+        key = prefix + ".".join(parts)
+        if item["type"] == "extra_forbidden":
+            # A bare `lr` should find `train.lr`: compare the last parts too.
+            by_last = {name.rsplit(".", 1)[-1]: prefix + name for name in known}
+            hint = did_you_mean(key, [prefix + name for name in known])
+            if hint == "." and key.rsplit(".", 1)[-1] in by_last:
+                hint = f"; did you mean '{by_last[key.rsplit('.', 1)[-1]]}'?"
+            problem = f"the key '{key}' does not exist{hint}"
+        else:
+            problem = f"{key}: {item['input']!r} was found, but expected: {item['msg'].lower()}."
+        if problem not in problems:
+            problems.append(problem)
+    return "configuration: " + " ".join(problems)

@@ -1,0 +1,1 @@
+"""From a folder to batches: what is in it, who is labelled, what mask values mean, what is wrong."""

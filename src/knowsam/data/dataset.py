@@ -1,0 +1,228 @@
+"""Decoded slices in memory, and the stream of training batches as a pure function of seed and step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from knowsam.data.check import check_pair
+from knowsam.data.labels import LabelCoding
+from knowsam.data.preprocess import Preprocessing, resize_label
+from knowsam.data.scan import Case
+from knowsam.errors import InputError
+from knowsam.io import read_image, read_label
+from knowsam.types import Batch
+
+
+@dataclass
+class DecodedCase:
+    """One file at network size.
+
+    Attributes:
+        stem: The case's name.
+        images: `(N, C, H, W)` float16 in [0, 1]; half precision holds 8-bit steps exactly enough at half the memory.
+        labels: `(N, H, W)` uint8 or int16, class index or `IGNORE`; None for an unlabelled case.
+    """
+
+    stem: str
+    images: Tensor
+    labels: Tensor | None
+
+
+def decode_case(case: Case, preprocessing: Preprocessing, coding: LabelCoding | None) -> DecodedCase:
+    """Read one file, and its mask only if `coding` is given.
+
+    Args:
+        case: The files.
+        preprocessing: What the networks expect.
+        coding: How mask values become classes; None for a case used without its mask, which is then never opened.
+
+    Raises:
+        InputError: For an unreadable file, a mask of another size or with unknown values.
+    """
+    image = read_image(case.image)
+    images = preprocessing.slices(image).to(torch.float16)
+    if coding is None:
+        return DecodedCase(case.stem, images, None)
+    if case.label is None:
+        raise InputError(f"{case.image}: no mask was found, but expected one for a labelled case; add it or unlist it.")
+    label = read_label(case.label)
+    check_pair(image, label)
+    native = preprocessing.label_slices(coding.encode(label), image)
+    return DecodedCase(case.stem, images, resize_label(native, preprocessing.size).to(torch.int16))
+
+
+@dataclass
+class SliceStore:
+    """All slices of some cases at network size, decoded once and kept while memory lasts.
+
+    Attributes:
+        cases: The files, in order.
+        preprocessing: What the networks expect.
+        coding: Label coding of a labelled store, None for an unlabelled one.
+        cache_mb: Decoded cases are kept until this many MB are used; later ones are decoded again at each use.
+    """
+
+    cases: Sequence[Case]
+    preprocessing: Preprocessing
+    coding: LabelCoding | None
+    cache_mb: float = 4096.0
+    _cache: dict[int, DecodedCase] = field(default_factory=dict, repr=False)
+    _bytes: int = 0
+    _index: list[tuple[int, int]] = field(default_factory=list, repr=False)
+
+    def fill(self, advance: Callable[[], None] | None = None) -> None:
+        """Decode every case once: finds broken files before training starts and counts the slices.
+
+        Args:
+            advance: Called after each case, for a progress bar.
+        """
+        self._index.clear()
+        for number in range(len(self.cases)):
+            decoded = self._decode(number)
+            self._index += [(number, position) for position in range(len(decoded.images))]
+            if advance is not None:
+                advance()
+
+    def _decode(self, number: int) -> DecodedCase:
+        if number in self._cache:
+            return self._cache[number]
+        decoded = decode_case(self.cases[number], self.preprocessing, self.coding)
+        size = decoded.images.nbytes + (0 if decoded.labels is None else decoded.labels.nbytes)
+        if self._bytes + size <= self.cache_mb * 2**20:
+            self._cache[number] = decoded
+            self._bytes += size
+        return decoded
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None, str]:
+        """Slice `index`: image `(C, H, W)` float32, label `(H, W)` int64 or None, name."""
+        number, position = self._index[index]
+        decoded = self._decode(number)
+        name = decoded.stem if len(decoded.images) == 1 else f"{decoded.stem}:{position}"
+        label = None if decoded.labels is None else decoded.labels[position].long()
+        return decoded.images[position].float(), label, name
+
+
+class IndexStream:
+    """An endless shuffled stream over `n` items, addressed by position: no state to save, none to lose.
+
+    Every epoch is a permutation of its own, so that after `k` epochs each item was drawn exactly `k` times.
+    """
+
+    def __init__(self, n: int, seed: int, name: str) -> None:
+        self.n = n
+        self.key = [seed, *name.encode()]
+        self._permutations: dict[int, np.ndarray] = {}
+
+    def take(self, positions: Iterable[int]) -> list[int]:
+        """Items at these positions of the stream."""
+        return [int(self._permutation(position // self.n)[position % self.n]) for position in positions]
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._permutations:
+            if len(self._permutations) > 2:  # a batch spans at most a few epochs; older ones are never asked again
+                self._permutations.clear()
+            self._permutations[epoch] = np.random.default_rng([*self.key, epoch]).permutation(self.n)
+        return self._permutations[epoch]
+
+
+class StepDataset(Dataset[Batch]):
+    """`dataset[step]` is this process's share of the batch of that step, not yet augmented.
+
+    The batch of a step depends on seed and step alone. Several processes cut the same batch into equal shares, so that
+    together they see what one process would have seen.
+
+    Args:
+        labelled: Store of labelled slices.
+        unlabelled: Store of unlabelled slices, or None for a supervised run.
+        batch: Images per step over all processes, labelled and unlabelled.
+        steps: Number of steps.
+        seed: Seed of the shuffling.
+        rank: Index of this process.
+        world: Number of processes; divides both batch sizes.
+    """
+
+    def __init__(
+        self,
+        labelled: SliceStore,
+        unlabelled: SliceStore | None,
+        batch: tuple[int, int],
+        steps: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        for kind, size in zip(("labelled", "unlabelled"), batch, strict=True):
+            if size % world:
+                raise InputError(
+                    f"batch: {size} {kind} images per step were asked for on {world} processes, but expected a multiple of"
+                    f" {world}; the batch is the total over all processes."
+                )
+        self.labelled, self.unlabelled = labelled, unlabelled
+        self.batch, self.steps, self.rank, self.world = batch, steps, rank, world
+        self._labelled_stream = IndexStream(len(labelled), seed, "labelled")
+        self._unlabelled_stream = None if unlabelled is None else IndexStream(len(unlabelled), seed, "unlabelled")
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        images, labels, names = self._draw(self.labelled, self._labelled_stream, self.batch[0], step)
+        batch = Batch(torch.stack(images), torch.stack([label for label in labels if label is not None]))
+        batch.labelled_stems = tuple(names)
+        if self.unlabelled is not None and self._unlabelled_stream is not None:
+            images, _, names = self._draw(self.unlabelled, self._unlabelled_stream, self.batch[1], step)
+            batch.unlabelled_image, batch.unlabelled_stems = torch.stack(images), tuple(names)
+        return batch
+
+    def _draw(
+        self, store: SliceStore, stream: IndexStream, size: int, step: int
+    ) -> tuple[list[Tensor], list[Tensor | None], list[str]]:
+        share = size // self.world
+        first = step * size + self.rank * share
+        items = [store[index] for index in stream.take(range(first, first + share))]
+        images, labels, names = zip(*items, strict=True)
+        return list(images), list(labels), list(names)
+
+
+@dataclass
+class ScoringVolume:
+    """One validation case: everything that is scored together, at native size.
+
+    Attributes:
+        name: The volume's name.
+        images: `(N, C, H, W)` float16 at network size.
+        labels: One `(h, w)` int64 native label map per slice.
+    """
+
+    name: str
+    images: Tensor
+    labels: list[Tensor]
+
+
+def load_scoring_volumes(
+    cases: Sequence[Case], preprocessing: Preprocessing, coding: LabelCoding, advance: Callable[[], None] | None = None
+) -> list[ScoringVolume]:
+    """Read the validation cases; slices that belong to one volume are gathered into it."""
+    volumes: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+    for case in cases:
+        if case.label is None:
+            raise InputError(
+                f"{case.image}: no mask was found, but expected one for a validation case; add it or take it off val.txt."
+            )
+        image, label = read_image(case.image), read_label(case.label)
+        check_pair(image, label)
+        images, labels = volumes.setdefault(case.volume, ([], []))
+        images.append(preprocessing.slices(image).to(torch.float16))
+        labels.extend(preprocessing.label_slices(coding.encode(label), image))
+        if advance is not None:
+            advance()
+    return [ScoringVolume(name, torch.cat(images), labels) for name, (images, labels) in volumes.items()]

@@ -1,0 +1,328 @@
+"""What is in this folder? Directory listings only: no image and no mask is opened here.
+
+Two layouts are known.
+
+1. `images/` with `masks/` (or `labels/`), paired by stem; an image without a mask is unlabelled, and
+   so is everything in `unlabelled/`. Optional: `groups.csv` (stem,group[,volume]) and `train.txt`,
+   `val.txt`, `test.txt` (one stem a line).
+2. SSL4MIS: `data/slices/*.h5` to train on, `data/*.h5` volumes to validate on, with
+   `train_slices.list` (or `train.list`), `val.list` and `test.list`; image and mask share a file.
+
+A *group* (usually a patient) is what a split must keep together; a *volume* is what the slices of one
+scan are put together to when scores are computed. Both default to the stem without its slice number.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from knowsam.data.lists import natural_key, natural_sorted, read_groups, read_list, some
+from knowsam.errors import InputError
+from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix
+
+__all__ = ["Case", "Folder", "natural_key", "natural_sorted", "scan_folder", "some", "volume_of"]
+
+SLICE_NUMBER = re.compile(r"[_-](slice|sl|z)[_-]?\d+$", re.IGNORECASE)
+MASK_ENDINGS = ("_mask", "-mask", "_seg", "_segmentation", "_label", "_labels", "_gt", "_annotation")
+LISTS = ("train", "val", "test")
+LAYOUT_ADVICE = (
+    "expected images/ and masks/ (or labels/) with equal file names, and optionally unlabelled/, "
+    "groups.csv, train.txt, val.txt and test.txt"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image file and what belongs to it.
+
+    Attributes:
+        stem: File name without suffix, unique in the folder.
+        image: The image file.
+        label: The mask file (the image file itself for HDF5), or None where there is none.
+        group: What a split keeps together: patient, acquisition, near-duplicates.
+        volume: What its slices are stacked to for scores.
+    """
+
+    stem: str
+    image: Path
+    label: Path | None
+    group: str
+    volume: str
+
+
+@dataclass
+class Folder:
+    """A data folder as found.
+
+    Attributes:
+        root: The folder.
+        cases: Stem -> case, in natural order (`slice_2` before `slice_10`).
+        train: Stems of the training list in its order, or None where there is no list.
+        val: Stems of the validation list, or None.
+        test: Stems of the test list, or None.
+        notes: What a person should know about how the folder was understood.
+        warnings: What is probably not meant, but no error.
+    """
+
+    root: Path
+    cases: dict[str, Case]
+    train: list[str] | None
+    val: list[str] | None
+    test: list[str] | None
+    notes: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+    def in_unlabelled_folder(self, stem: str) -> bool:
+        """True for an image that lies in `unlabelled/`."""
+        return self.cases[stem].image.parent == self.root / "unlabelled"
+
+    def labelled_cases(self) -> list[Case]:
+        """All cases that have a mask."""
+        return [case for case in self.cases.values() if case.label is not None]
+
+
+def scan_folder(root: str | Path) -> Folder:
+    """Finds the cases, groups and lists of a data folder.
+
+    Args:
+        root: A folder in one of the two layouts.
+
+    Returns:
+        The folder as found. Its lists are disjoint, and so are the groups on their two sides.
+
+    Raises:
+        InputError: No such folder, an unknown layout, no image, a mask without image, two files of one
+            stem, a list entry without image, a stem in two lists, a group in two lists.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"{root}: the data folder {found}; {LAYOUT_ADVICE}.")
+    if (root / "images").is_dir():
+        return _scan_images_and_masks(root)
+    if (root / "data").is_dir() and (
+        (root / "data" / "slices").is_dir() or any((root / f"{name}.list").is_file() for name in LISTS)
+    ):
+        return _scan_ssl4mis(root)
+    raise _unknown_layout(root)
+
+
+def volume_of(stem: str) -> str:
+    """The stem without its trailing slice number: `"p1_slice_03"` -> `"p1"`."""
+    return SLICE_NUMBER.sub("", stem)
+
+
+def _scan_images_and_masks(root: Path) -> Folder:
+    notes: list[str] = []
+    warnings: list[str] = []
+    images = _list_files(root / "images", warnings)
+    unlabelled = _list_files(root / "unlabelled", warnings) if (root / "unlabelled").is_dir() else {}
+    for stem in images.keys() & unlabelled.keys():
+        raise InputError(
+            f"{unlabelled[stem]}: the same stem as {images[stem]}; stems must be unique; rename or remove "
+            "one."
+        )
+    if not images and not unlabelled:
+        raise InputError(
+            f"{root / 'images'}: no image found; expected files ending in {' '.join(IMAGE_SUFFIXES)}."
+        )
+    masks = _list_masks(root, images, unlabelled, notes, warnings)
+    known = images | unlabelled
+    table = read_groups(root / "groups.csv", known, warnings)
+    cases = {}
+    for stem in natural_sorted(known):
+        group, volume = table.get(stem, ("", ""))
+        volume = volume or volume_of(stem)
+        cases[stem] = Case(stem, known[stem], masks.get(stem), group or volume, volume)
+    lists = {name: read_list(root / f"{name}.txt", cases, warnings) for name in LISTS}
+    folder = Folder(root, cases, lists["train"], lists["val"], lists["test"], notes, warnings)
+    _check_lists(folder, leak_is_error=True)
+    _note_participation(folder)
+    return folder
+
+
+def _scan_ssl4mis(root: Path) -> Folder:
+    notes = ["SSL4MIS layout: image and mask are read from the same HDF5 file."]
+    warnings: list[str] = []
+    volumes = _list_files(root / "data", warnings, subfolders_expected=True)
+    has_slices = (root / "data" / "slices").is_dir()
+    slices = _list_files(root / "data" / "slices", warnings) if has_slices else {}
+    for stem in slices.keys() & volumes.keys():
+        raise InputError(
+            f"{slices[stem]}: the same stem as {volumes[stem]}; stems must be unique; rename one."
+        )
+    known = slices | volumes
+    if not known:
+        raise InputError(f"{root / 'data'}: no .h5 file found; expected slices/*.h5 and volumes *.h5.")
+    table = read_groups(root / "groups.csv", known, warnings)
+    cases = {}
+    for stem in natural_sorted(known):
+        group, volume = table.get(stem, ("", ""))
+        # By this layout's convention the first part of a name is the patient.
+        group = group or stem.split("_")[0]
+        cases[stem] = Case(stem, known[stem], known[stem], group, volume or volume_of(stem))
+    train_name = "train_slices" if (root / "train_slices.list").is_file() else "train"
+    train = read_list(root / f"{train_name}.list", cases, warnings)
+    val = read_list(root / "val.list", cases, warnings)
+    test = read_list(root / "test.list", cases, warnings)
+    if train is None and slices:
+        # The volumes hold the same pixels as the slices: they are for validation and test only.
+        train = [stem for stem in cases if stem in slices]
+        if val is not None or test is not None:
+            held = {cases[stem].group for stem in (val or []) + (test or [])}
+            train = [stem for stem in train if cases[stem].group not in held]
+        notes.append(f"No train_slices.list: {len(train)} files of data/slices are used for training.")
+    folder = Folder(root, cases, train, val, test, notes, warnings)
+    # Here a group is only guessed from the file name, unless groups.csv states it.
+    _check_lists(folder, leak_is_error=bool(table))
+    _note_participation(folder)
+    return folder
+
+
+def _unknown_layout(root: Path) -> InputError:
+    names = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
+    if not names:
+        return InputError(f"{root}: the folder is empty; {LAYOUT_ADVICE}.")
+    pictures = [name for name in names if file_suffix(name)]
+    if pictures:
+        return InputError(
+            f"{root}: {len(pictures)} images lie directly in the folder ({some(pictures, 2)}); "
+            f"{LAYOUT_ADVICE}; move them to images/ and their masks to masks/."
+        )
+    return InputError(f"{root}: no images/ folder found (found: {some(names, 5)}); {LAYOUT_ADVICE}.")
+
+
+def _list_files(folder: Path, warnings: list[str], subfolders_expected: bool = False) -> dict[str, Path]:
+    """Stem -> file of every readable image of one folder, not of its subfolders."""
+    files: dict[str, Path] = {}
+    left_aside: list[str] = []
+    subfolders: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):
+                continue
+            if entry.is_dir():
+                subfolders.append(name)
+            elif file_suffix(name) is None:
+                left_aside.append(name)
+            else:
+                stem = file_stem(name)
+                if stem in files:
+                    raise InputError(
+                        f"{folder / name}: the same stem as {files[stem].name}; stems must be unique; "
+                        "rename or remove one."
+                    )
+                files[stem] = folder / name
+    if left_aside:
+        warnings.append(
+            f"{folder}: {len(left_aside)} files are of no known image format and left aside "
+            f"({some(sorted(left_aside))})."
+        )
+    if subfolders and not subfolders_expected:
+        warnings.append(f"{folder}: subfolders are not read ({some(sorted(subfolders))}).")
+    return files
+
+
+def _list_masks(
+    root: Path,
+    images: dict[str, Path],
+    unlabelled: dict[str, Path],
+    notes: list[str],
+    warnings: list[str],
+) -> dict[str, Path]:
+    """Stem -> mask file, each of which has an image."""
+    found = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
+    if len(found) == 2:
+        raise InputError(
+            f"{root}: both masks/ and labels/ exist; expected one of them; remove or rename one."
+        )
+    if not found:
+        notes.append(f"{root}: neither masks/ nor labels/: no image is labelled.")
+        return {}
+    masks = _list_files(found[0], warnings)
+    orphans = natural_sorted(masks.keys() - images.keys())
+    if not orphans:
+        return masks
+    first = orphans[0]
+    if first in unlabelled:
+        name = unlabelled[first].name
+        advice = f"its image is in unlabelled/, where images never have masks: move {name} to images/"
+    else:
+        advice = f"add {first} to images/ or remove the mask"
+        for ending in MASK_ENDINGS:
+            if first.lower().endswith(ending) and first[: -len(ending)] in images:
+                advice = f"a mask must have the stem of its image: rename it to {first[: -len(ending)]}"
+    more = f" ({len(orphans)} such masks)" if len(orphans) > 1 else ""
+    raise InputError(f"{masks[first]}: a mask for which there is no image in images/{more}; {advice}.")
+
+
+def _check_lists(folder: Folder, leak_is_error: bool) -> None:
+    """Raises if a stem is in two lists, or (or warns) if a group is."""
+    stem_list: dict[str, str] = {}
+    group_list: dict[str, str] = {}
+    leaks: dict[str, tuple[str, str]] = {}
+    for name in LISTS:
+        for stem in getattr(folder, name) or []:
+            if stem in stem_list:
+                raise InputError(
+                    f"{folder.root}: {stem} is in the {stem_list[stem]} and the {name} list; keep one."
+                )
+            stem_list[stem] = name
+            group = folder.cases[stem].group
+            other = group_list.setdefault(group, name)
+            if other != name:
+                leaks.setdefault(group, (other, name))
+    if not leaks:
+        return
+    group, (first, second) = next(iter(leaks.items()))
+    if leak_is_error:
+        raise InputError(
+            f"{folder.root}: group {group} is in the {first} and the {second} list, which leaks and makes "
+            "scores too "
+            f"good; a group must be in one list ({len(leaks)} such groups); move its images, or correct "
+            "groups.csv."
+        )
+    folder.warnings.append(
+        f"{folder.root}: {len(leaks)} groups are in two lists, such as {group} in {first} and {second}: by "
+        "their names these are images of the same patient, and scores will be too good; if the names "
+        "mislead, "
+        "state the groups in groups.csv."
+    )
+
+
+def _note_participation(folder: Folder) -> None:
+    """Notes which images no list mentions, and validation images that cannot be scored."""
+    listed = {stem for name in LISTS for stem in getattr(folder, name) or []}
+    if folder.train is not None:
+        outside = [s for s in folder.cases if s not in listed and not folder.in_unlabelled_folder(s)]
+        if outside:
+            folder.notes.append(
+                f"{len(outside)} images are in no list and take no part ({some(outside)}); unlabelled/ "
+                "always does."
+            )
+    held = {folder.cases[s].group for s in (folder.val or []) + (folder.test or [])}
+    in_train = set(folder.train or [])
+    shadowed = [
+        stem
+        for stem, case in folder.cases.items()
+        if case.group in held
+        and stem not in listed
+        and (folder.train is None or folder.in_unlabelled_folder(stem))
+        and stem not in in_train
+    ]
+    if shadowed:
+        folder.notes.append(
+            f"{len(shadowed)} images are left out of training, since their group is in the validation or "
+            "test "
+            f"list ({some(shadowed)})."
+        )
+    maskless = [stem for stem in folder.val or [] if folder.cases[stem].label is None]
+    if maskless:
+        folder.warnings.append(
+            f"{len(maskless)} images of the validation list have no mask and cannot be scored "
+            f"({some(maskless)})."
+        )

@@ -1,0 +1,424 @@
+"""Score predictions against truth: per case, per class, with every file accounted for.
+
+Files are paired by stem. A 3-D file is one case; 2-D slices of one volume are stacked and are one case, too.
+What is computed, in which unit, and what happens with empty masks: metrics.py and docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from knowsam.data.labels import LabelCoding, infer_coding, value_counts
+from knowsam.data.lists import natural_key, natural_sorted, read_groups, some
+from knowsam.data.scan import volume_of
+from knowsam.errors import InputError
+from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix, read_label
+from knowsam.io.files import whole_file
+from knowsam.metrics import METRICS, ClassScore, Spread, Summary, case_scores, summarise
+from knowsam.types import MedicalLabel
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OVERLAY_SUFFIX = "_overlay"
+"""End of the stem of a picture that prediction draws for people; not a label map."""
+PROBABILITY_SUFFIX = "_prob"
+"""End of the stem of a soft map; not a label map."""
+
+DEFINITIONS = {
+    "dice": "2 |P and T| / (|P| + |T|)",
+    "jaccard": "|P and T| / |P or T|",
+    "surface": "mask minus its erosion by the face-connected cross; voxels at the array border belong to it",
+    "hd95": "95th percentile of the pooled surface distances of both directions, linearly interpolated",
+    "asd": "mean of the two directed mean surface distances",
+    "both_empty": "Dice 1, Jaccard 1, distances 0",
+    "missed": "truth only: Dice 0, Jaccard 0, distances undefined, counted, left out of their mean",
+    "false_alarm": "prediction only: as missed",
+    "mean": "of the per-class means, background left out; undefined where a class has no defined case",
+    "std": "over cases, divided by their number",
+}
+"""What the numbers mean; travels with them in scores.json."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The scores of one case.
+
+    Attributes:
+        case: Stem of the file, or name of the volume whose slices were stacked.
+        unit: `"mm"` or `"px"`, of its distances.
+        scores: One record per foreground class.
+    """
+
+    case: str
+    unit: str
+    scores: tuple[ClassScore, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What `evaluate` found.
+
+    Attributes:
+        cases: The scored cases, in natural order.
+        class_names: One per class, the background first.
+        unit: Unit of all distances, `"mm"` or `"px"`.
+        summary: Per class and over classes.
+        truth_without_prediction: Stems of truth files that were not scored.
+        prediction_without_truth: Stems of predictions that were not scored.
+        notes: Sentences a reader of the scores must know.
+    """
+
+    cases: tuple[CaseResult, ...]
+    class_names: tuple[str, ...]
+    unit: str
+    summary: Summary
+    truth_without_prediction: tuple[str, ...]
+    prediction_without_truth: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A prediction file and the truth file of the same stem."""
+
+    stem: str
+    prediction: Path
+    truth: Path
+
+
+def evaluate(
+    predictions: Path | str,
+    truth: Path | str,
+    out: Path | str | None = None,
+    *,
+    classes: Sequence[str] | int | None = None,
+    label_values: Sequence[int] | None = None,
+    ignore_value: int | None = None,
+) -> EvaluationResult:
+    """Scores a folder of predicted label maps, or a single one.
+
+    Args:
+        predictions: A folder, or one file. Label maps hold class indices, or the values of the truth files.
+            Files whose stem ends in `_overlay` or `_prob` are passed over.
+        truth: A folder, or one file.
+        out: Folder for `scores.csv` and `scores.json`; None writes nothing.
+        classes: Names of the classes, the background first, or their number with it; None: as many as the
+            files have.
+        label_values: The truth files' value of each class, in class order; None: decided by
+            `knowsam.data.labels.infer_coding`, as for training.
+        ignore_value: The truth files' value for "do not score"; None: there is none.
+
+    Returns:
+        All scores; distances in mm where the truth file states its spacing, else in px.
+
+    Raises:
+        InputError: Nothing matches, sizes differ, a value is no class, units are mixed, a file is broken.
+    """
+    predictions, truth = Path(predictions), Path(truth)
+    pairs, no_prediction, no_truth = _match(predictions, truth)
+    truth_coding, prediction_coding, notes = _codings(pairs, classes, label_values, ignore_value)
+    if no_prediction or no_truth:
+        notes.append(
+            f"{len(no_prediction)} truth files without a prediction and {len(no_truth)} predictions without "
+            "a truth were not scored."
+        )
+    volumes = _volumes([*(pair.stem for pair in pairs), *no_prediction], truth)
+    groups: dict[str, list[_Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(volumes[pair.stem], []).append(pair)
+    for name in groups:
+        absent = [stem for stem in no_prediction if volumes[stem] == name]
+        if absent:
+            notes.append(f"Volume {name} was scored without {some(absent)}: no prediction.")
+
+    cases, moved = [], []
+    for name in natural_sorted(groups):
+        case, same_place = _score_case(name, groups[name], truth_coding, prediction_coding)
+        cases.append(case)
+        if not same_place:
+            moved.append(name)
+    if moved:
+        notes.append(
+            f"Prediction and truth have different affines in {some(moved)}: scored voxel by voxel, with the "
+            "spacing of the truth."
+        )
+    result = EvaluationResult(
+        tuple(cases),
+        truth_coding.names,
+        _common_unit(cases),
+        summarise(score for case in cases for score in case.scores),
+        tuple(no_prediction),
+        tuple(no_truth),
+        tuple(notes),
+    )
+    if out is not None:
+        write_scores(result, Path(out))
+    return result
+
+
+def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list[str]]:
+    """Pairs, stems of truth without prediction, stems of predictions without truth; in natural order."""
+    if predictions.is_file() and truth.is_file():
+        return [_Pair(file_stem(truth), predictions, truth)], [], []
+    truth_files, prediction_files = _label_files(truth), _label_files(predictions)
+    for stem in list(prediction_files):
+        if stem.endswith((OVERLAY_SUFFIX, PROBABILITY_SUFFIX)) and stem not in truth_files:
+            del prediction_files[stem]
+    common = natural_sorted(truth_files.keys() & prediction_files.keys())
+    if not common:
+        raise InputError(
+            f"{predictions}: none of its {len(prediction_files)} predictions ({some(prediction_files, 2)}) "
+            f"has the name of one of the {len(truth_files)} files in {truth} ({some(truth_files, 2)}); "
+            "expected equal names without suffix; rename one side."
+        )
+    return (
+        [_Pair(stem, prediction_files[stem], truth_files[stem]) for stem in common],
+        natural_sorted(truth_files.keys() - prediction_files.keys()),
+        natural_sorted(prediction_files.keys() - truth_files.keys()),
+    )
+
+
+def _label_files(place: Path) -> dict[str, Path]:
+    """Stem -> file, of every readable file of a folder (not of its subfolders), or of one file."""
+    if place.is_file():
+        return {file_stem(place): place}
+    if not place.is_dir():
+        raise InputError(f"{place}: there is no such file or folder; expected label maps.")
+    files: dict[str, Path] = {}
+    for path in sorted(place.iterdir()):
+        if path.name.startswith(".") or not path.is_file() or file_suffix(path) is None:
+            continue
+        stem = file_stem(path)
+        if stem in files:
+            raise InputError(
+                f"{path}: the same stem as {files[stem].name}; expected one label map per case; remove one."
+            )
+        files[stem] = path
+    if not files:
+        raise InputError(
+            f"{place}: no label map lies in this folder; expected files ending in one of "
+            f"{' '.join(IMAGE_SUFFIXES)}; give the folder that holds them."
+        )
+    return files
+
+
+def _codings(
+    pairs: list[_Pair],
+    classes: Sequence[str] | int | None,
+    label_values: Sequence[int] | None,
+    ignore_value: int | None,
+) -> tuple[LabelCoding, LabelCoding, list[str]]:
+    """How file values become class indices: in the truth, in the predictions; and what to say about it.
+
+    Decided once for all files: a single mask that happens to hold only 0 says nothing about the others.
+    """
+    seen = _first_seen(pair.truth for pair in pairs)
+    predicted = _first_seen(pair.prediction for pair in pairs)
+    free = classes is None and label_values is None
+    if free and seen.keys() - {ignore_value} <= {0}:
+        # The truth shows no object, so only the predictions can say which classes there are.
+        seen = predicted | seen
+    coding, notes = infer_coding(seen, classes, label_values, ignore_value)
+    indices = tuple(range(coding.classes))
+    if predicted.keys() <= set(indices):
+        values = indices
+    elif predicted.keys() <= set(coding.values) or (coding.classes == 2 and predicted.keys() <= {0, 255}):
+        values = coding.values if predicted.keys() <= set(coding.values) else (0, 255)
+        notes.append(
+            f"The predictions hold the values {list(values)}: read as classes 0 to {len(values) - 1}."
+        )
+    elif free and coding.values == indices:
+        coding, notes = infer_coding(predicted | seen, None, None, ignore_value)
+        values = coding.values
+        notes.append(f"The predictions hold classes up to {values[-1]}, the truth up to {indices[-1]}.")
+    else:
+        # Holds a value that is no class: encoding it names the file.
+        values = indices
+    return coding, LabelCoding(values, coding.names), notes
+
+
+def _first_seen(paths: Iterable[Path]) -> dict[int, Path]:
+    """Every value that occurs in these label files -> the first file that has it."""
+    first: dict[int, Path] = {}
+    for path in paths:
+        for value in value_counts(read_label(path).array):
+            first.setdefault(value, path)
+    return first
+
+
+def _volumes(stems: list[str], truth: Path) -> dict[str, str]:
+    """Stem -> name of its case: the `volume` column of groups.csv, else the stem without slice number."""
+    table: dict[str, tuple[str, str]] = {}
+    for folder in (truth, truth.parent):
+        if (folder / "groups.csv").is_file():
+            # Its warnings are about images that are not listed, or not here; scores need not cover the data.
+            table = read_groups(folder / "groups.csv", stems, [])
+            break
+    return {stem: table.get(stem, ("", ""))[1] or volume_of(stem) or stem for stem in stems}
+
+
+def _score_case(
+    name: str, pairs: list[_Pair], truth_coding: LabelCoding, prediction_coding: LabelCoding
+) -> tuple[CaseResult, bool]:
+    """The scores of one file, or of the stacked slices of one volume; and whether the affines agree."""
+    predicted: list[np.ndarray] = []
+    expected: list[np.ndarray] = []
+    same_place = True
+    spacing: tuple[float, ...] | None = None
+    for pair in sorted(pairs, key=lambda pair: natural_key(pair.stem)):
+        prediction, truth = read_label(pair.prediction), read_label(pair.truth)
+        if prediction.array.shape != truth.array.shape:
+            raise InputError(
+                f"{pair.prediction}: the prediction has shape {prediction.array.shape}, but its truth "
+                f"{pair.truth} has {truth.array.shape}; expected the same; predict at native size."
+            )
+        first = expected[0].shape if expected else truth.array.shape
+        if len(pairs) > 1 and (truth.array.ndim != 2 or truth.array.shape != first):
+            raise InputError(
+                f"{pair.truth}: shape {truth.array.shape}, but the first file of volume {name} has {first}; "
+                "expected 2-D slices of one size; correct the file, or the volume column of groups.csv."
+            )
+        same_place = same_place and _same_affine(prediction, truth)
+        spacing = truth.geometry.spacing_mm
+        predicted.append(prediction_coding.encode(prediction))
+        expected.append(truth_coding.encode(truth))
+    if len(pairs) == 1:
+        prediction_array, truth_array = predicted[0], expected[0]
+    else:
+        # The distance between slices is stored nowhere; mm in the plane must not be mixed with voxels across.
+        prediction_array, truth_array, spacing = np.stack(predicted), np.stack(expected), None
+    if truth_array.ndim == 3 and 1 in truth_array.shape:
+        # A volume one voxel thick is an image: in 3-D all of its voxels would be border, hence surface.
+        axis = truth_array.shape.index(1)
+        prediction_array, truth_array = prediction_array.squeeze(axis), truth_array.squeeze(axis)
+        spacing = None if spacing is None else spacing[:axis] + spacing[axis + 1 :]
+    scores = case_scores(prediction_array, truth_array, truth_coding.classes, spacing)
+    return CaseResult(name, "px" if spacing is None else "mm", tuple(scores)), same_place
+
+
+def _same_affine(prediction: MedicalLabel, truth: MedicalLabel) -> bool:
+    ours, theirs = prediction.geometry.affine, truth.geometry.affine
+    # A thousandth of a mm is what float32 headers lose.
+    return ours is None or theirs is None or bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-3))
+
+
+def _common_unit(cases: list[CaseResult]) -> str:
+    example = {case.unit: case.case for case in cases}
+    if len(example) > 1:
+        raise InputError(
+            f"{example['mm']} has a spacing in mm and {example['px']} has none; expected one unit, since "
+            "distances in mm and px have no common mean; evaluate them in two folders."
+        )
+    return cases[0].unit
+
+
+def write_scores(result: EvaluationResult, out: Path) -> None:
+    """Writes `scores.csv` and `scores.json`; each appears whole or not at all.
+
+    Args:
+        result: What `evaluate` returned.
+        out: The folder; made if it does not exist. Undefined is an empty field in CSV, null in JSON.
+
+    Raises:
+        InputError: `out` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: this is a file; expected a folder for the scores; give another name.")
+    out.mkdir(parents=True, exist_ok=True)
+    with whole_file(out / "scores.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["case", "class", "name", *METRICS, "unit", "status"])
+        for case in result.cases:
+            for score in case.scores:
+                values = (getattr(score, metric) for metric in METRICS)
+                fields = ("" if math.isnan(value) else f"{value:.6f}" for value in values)
+                name = result.class_names[score.class_index]
+                writer.writerow([case.case, score.class_index, name, *fields, case.unit, score.status])
+    with whole_file(out / "scores.json") as path:
+        text = json.dumps(_without_nan(_report(result)), indent=2, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _report(result: EvaluationResult) -> dict[str, Any]:
+    """The content of scores.json."""
+    per_class = []
+    for entry in result.summary.classes:
+        record = asdict(entry)
+        per_class.append(
+            {"class": record.pop("class_index"), "name": result.class_names[entry.class_index]} | record
+        )
+    return {
+        "n_cases": len(result.cases),
+        "unit": result.unit,
+        "mean": result.summary.mean,
+        "n_undefined": result.summary.n_undefined,
+        "classes": per_class,
+        "definitions": DEFINITIONS,
+        "notes": list(result.notes),
+        "n_truth_without_prediction": len(result.truth_without_prediction),
+        "n_prediction_without_truth": len(result.prediction_without_truth),
+        "truth_without_prediction": list(result.truth_without_prediction),
+        "prediction_without_truth": list(result.prediction_without_truth),
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def print_table(result: EvaluationResult, console: Console | None = None) -> None:
+    """Prints mean and standard deviation over cases for each class, the mean of the classes, and the notes.
+
+    Args:
+        result: What `evaluate` returned.
+        console: Where to print; None for the terminal.
+    """
+    from rich.box import SIMPLE_HEAVY
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = console or Console()
+    # Without vertical lines and with three digits, the six columns fit into 80 characters.
+    title = f"Mean ± standard deviation; number of cases: {len(result.cases)}"
+    table = Table(title=title, box=SIMPLE_HEAVY, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    # Escaped, or rich would take [mm] for markup and leave the unit out.
+    for heading in ("Dice", "Jaccard", f"HD95 [{result.unit}]", f"ASD [{result.unit}]", "undefined"):
+        table.add_column(escape(heading), justify="right", no_wrap=True)
+    for entry in result.summary.classes:
+        cells = [_cell(metric, getattr(entry, metric)) for metric in METRICS]
+        undefined = f"{entry.hd95.n_undefined} of {entry.n_cases}"
+        table.add_row(escape(result.class_names[entry.class_index]), *cells, undefined)
+    table.add_section()
+    cells = [_number(metric, result.summary.mean[metric]) for metric in METRICS]
+    total = sum(entry.n_cases for entry in result.summary.classes)
+    table.add_row("mean", *cells, f"{result.summary.n_undefined['hd95']} of {total}")
+    console.print(table)
+    for note in result.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def _cell(metric: str, spread: Spread) -> str:
+    mean = _number(metric, spread.mean)
+    return f"{mean} ±{_number(metric, spread.std)}" if spread.n_defined else mean
+
+
+def _number(metric: str, value: float) -> str:
+    if math.isnan(value):
+        return "undefined"
+    return f"{value:.3f}" if metric in ("dice", "jaccard") else f"{value:.2f}"

@@ -1,0 +1,21 @@
+"""Text and JSON files, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from knowsam.io.files import whole_file
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, making the folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write indented JSON atomically; NaN is an error, because JSON has none."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,171 @@
+"""Image files in, image files out: numpy arrays that keep their geometry.
+
+One table, `READERS`, says which module reads which suffix; a new format is one module with the four functions
+of `Reader` and its lines in the table. Every reader promises:
+
+- `read_image` gives channels last, the file's own value range, never NaN or infinity;
+- `read_label` gives whole numbers exactly as stored, never interpolated, scaled or guessed;
+- what `write_label` writes for an image reads back with the same array, spacing and affine;
+- a broken file is an `InputError` of one sentence.
+
+The libraries behind the formats are imported inside the functions, so that importing this package is instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from knowsam.errors import InputError
+from knowsam.io import hdf5, nifti, raster
+from knowsam.types import MedicalImage, MedicalLabel
+
+
+class Reader(NamedTuple):
+    """The four functions a file format consists of.
+
+    Attributes:
+        read_image: Path -> image.
+        read_label: Path -> label.
+        write_label: `(path without suffix, label, image it belongs to)` -> path written.
+        write_probabilities: `(path without suffix, probabilities, image they belong to)` -> path written.
+    """
+
+    read_image: Callable[[Path], MedicalImage]
+    read_label: Callable[[Path], MedicalLabel]
+    write_label: Callable[[Path, np.ndarray, MedicalImage], Path]
+    write_probabilities: Callable[[Path, np.ndarray, MedicalImage], Path]
+
+
+RASTER = Reader(raster.read_image, raster.read_label, raster.write_label, raster.write_probabilities)
+NIFTI = Reader(nifti.read_image, nifti.read_label, nifti.write_label, nifti.write_probabilities)
+HDF5 = Reader(hdf5.read_image, hdf5.read_label, hdf5.write_label, hdf5.write_probabilities)
+
+READERS: dict[str, Reader] = {
+    ".png": RASTER,
+    ".jpg": RASTER,
+    ".jpeg": RASTER,
+    ".tif": RASTER,
+    ".tiff": RASTER,
+    ".bmp": RASTER,
+    ".nii": NIFTI,
+    ".nii.gz": NIFTI,
+    ".h5": HDF5,
+    ".hdf5": HDF5,
+}
+
+IMAGE_SUFFIXES: tuple[str, ...] = tuple(READERS)
+"""Every suffix that can be read, lower case."""
+
+
+def file_suffix(path: str | Path) -> str | None:
+    """The known suffix a file name ends with, lower case (`".nii.gz"` is one suffix), or None."""
+    name = Path(path).name.lower()
+    if name.endswith(".nii.gz"):
+        return ".nii.gz"
+    dot = name.rfind(".")
+    suffix = name[dot:] if dot > 0 else ""
+    return suffix if suffix in READERS else None
+
+
+def file_stem(path: str | Path) -> str:
+    """The file name without its known suffix: `"a.nii.gz"` -> `"a"`.
+
+    Other dots belong to the stem: `"patient.001"` stays whole.
+    """
+    name = Path(path).name
+    suffix = file_suffix(name)
+    return name if suffix is None else name[: -len(suffix)]
+
+
+def read_image(path: str | Path) -> MedicalImage:
+    """Reads an image file of any known format.
+
+    Args:
+        path: The file.
+
+    Returns:
+        `(H, W, C)` for a picture, `(X, Y, Z, C)` for a volume, with its geometry.
+
+    Raises:
+        InputError: The format is unknown, or the file is missing, broken or not a grey or RGB image.
+    """
+    return _reader(Path(path)).read_image(Path(path))
+
+
+def read_label(path: str | Path) -> MedicalLabel:
+    """Reads a mask file of any known format.
+
+    Args:
+        path: The file. JPEG is refused: it changes values.
+
+    Returns:
+        `(H, W)` or `(X, Y, Z)` int32, the values as the file has them.
+
+    Raises:
+        InputError: The format is unknown or lossy, or the file is missing, broken or not one integer per
+            pixel.
+    """
+    return _reader(Path(path)).read_label(Path(path))
+
+
+def write_label(path_without_suffix: str | Path, label: np.ndarray, like: MedicalImage) -> Path:
+    """Writes a label map in the format and geometry of the image it belongs to.
+
+    Args:
+        path_without_suffix: Where to write; the format's suffix is added. The folder must exist.
+        label: Integer array of `like.spatial_shape`, values 0..65535.
+        like: The image: NIfTI -> NIfTI with its header, picture -> PNG (8 bit, 16 bit above 255), HDF5 ->
+            HDF5.
+
+    Returns:
+        The file written; it appears whole or not at all.
+
+    Raises:
+        InputError: Shape, dtype or range of the label do not fit.
+    """
+    if label.shape != like.spatial_shape:
+        raise InputError(f"{like.path}: the label has shape {label.shape}, expected {like.spatial_shape}.")
+    if not np.issubdtype(label.dtype, np.integer) and label.dtype != np.bool_:
+        raise InputError(f"{like.path}: the label has dtype {label.dtype}, expected integers.")
+    if label.size and (int(label.min()) < 0 or int(label.max()) > np.iinfo(np.uint16).max):
+        raise InputError(
+            f"{like.path}: the label has values {label.min()}..{label.max()}, expected 0..65535 to write it."
+        )
+    narrow = label.astype(np.uint8 if not label.size or int(label.max()) <= 255 else np.uint16)
+    return _reader(like.path).write_label(Path(path_without_suffix), narrow, like)
+
+
+def write_probabilities(path_without_suffix: str | Path, probs: np.ndarray, like: MedicalImage) -> Path:
+    """Writes one soft map per class in the format and geometry of the image they belong to.
+
+    Args:
+        path_without_suffix: Where to write; the format's suffix is added. The folder must exist.
+        probs: `(K, *spatial)` float, written as float32.
+        like: The image: NIfTI -> 4-D NIfTI with the class last; picture -> TIFF with one page per class; HDF5
+            -> HDF5 with the dataset `probabilities` `(K, *spatial)`.
+
+    Returns:
+        The file written; it appears whole or not at all.
+
+    Raises:
+        InputError: The shape does not fit.
+    """
+    if probs.ndim != len(like.spatial_shape) + 1 or probs.shape[1:] != like.spatial_shape:
+        raise InputError(
+            f"{like.path}: the probabilities have shape {probs.shape}, expected (K, *{like.spatial_shape})."
+        )
+    return _reader(like.path).write_probabilities(Path(path_without_suffix), probs.astype(np.float32), like)
+
+
+def _reader(path: Path) -> Reader:
+    suffix = file_suffix(path)
+    if suffix is None:
+        raise InputError(
+            f"{path}: {path.suffix or 'a name without suffix'} is not a known image format; "
+            f"expected one of {' '.join(IMAGE_SUFFIXES)}."
+        )
+    return READERS[suffix]

@@ -1,0 +1,90 @@
+"""HDF5 in the SSL4MIS layout: dataset `image`, and `label` in the same file where there is one.
+
+A slice is `(H, W)`, a volume `(D, H, W)` with its slices first. The format stores no spacing, so distances
+are in px.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from knowsam.errors import InputError
+from knowsam.io.files import check_finite, check_not_empty, unreadable, whole_file, whole_numbers
+from knowsam.types import Geometry, MedicalImage, MedicalLabel
+
+
+def read_image(path: Path) -> MedicalImage:
+    """Reads the dataset `image`; `label` is not touched.
+
+    Args:
+        path: An `.h5` file.
+
+    Returns:
+        `(H, W, 1)` for a slice, `(D, H, W, 1)` for a volume (`slice_axis` 0), in the file's dtype.
+
+    Raises:
+        InputError: Broken file, no dataset `image`, another number of axes, NaN or infinite values.
+    """
+    array = _read(path, "image")
+    check_not_empty(array, path)
+    check_finite(array, path)
+    return MedicalImage(array[..., None], Geometry(), path)
+
+
+def read_label(path: Path) -> MedicalLabel:
+    """Reads the dataset `label`.
+
+    Args:
+        path: An `.h5` file.
+
+    Returns:
+        `(H, W)` or `(D, H, W)` int32.
+
+    Raises:
+        InputError: Broken file, no dataset `label`, another number of axes, values that are not whole
+            numbers.
+    """
+    return MedicalLabel(whole_numbers(_read(path, "label"), path), Geometry(), path)
+
+
+def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage) -> Path:
+    """Writes an `.h5` file with the dataset `label`, in the shape of the image's spatial axes."""
+    return _write(path_without_suffix, "label", label)
+
+
+def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: MedicalImage) -> Path:
+    """Writes an `.h5` file with the dataset `probabilities`, `(K, *spatial)` float32."""
+    return _write(path_without_suffix, "probabilities", probs)
+
+
+def _read(path: Path, name: str) -> np.ndarray:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            found = file.get(name)
+            if not isinstance(found, h5py.Dataset):
+                there = ", ".join(sorted(file)) or "nothing"
+                raise InputError(f"{path}: has no dataset `{name}` (found: {there}); expected one.")
+            if found.ndim not in (2, 3) or found.dtype.kind not in "buif":
+                raise InputError(
+                    f"{path}: dataset `{name}` has shape {found.shape} and dtype {found.dtype}; "
+                    "expected numbers of shape (H, W) or (D, H, W)."
+                )
+            array = np.asarray(found[()])
+    except InputError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise unreadable(path, "HDF5 file", error) from error
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _write(path_without_suffix: Path, name: str, array: np.ndarray) -> Path:
+    import h5py
+
+    path = path_without_suffix.with_name(path_without_suffix.name + ".h5")
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        file.create_dataset(name, data=array, compression="gzip", compression_opts=4)
+    return path

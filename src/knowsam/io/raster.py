@@ -1,0 +1,272 @@
+"""Pictures: PNG, JPEG, BMP through Pillow, TIFF through tifffile.
+
+How pixels become channels:
+
+| in the file                   | as an image                   | as a label                           |
+|-------------------------------|-------------------------------|--------------------------------------|
+| grey, 8 or 16 bit, float TIFF | C = 1                         | the values                           |
+| grey of 2 or 4 bit (PNG)      | C = 1, stretched to 0..255    | the stored values 0..3 or 0..15      |
+| 1 bit                         | C = 1, 0 and 255              | 0 and 1 (white)                      |
+| RGB                           | C = 3                         | the channel, if all three are equal  |
+| RGBA, grey with alpha         | alpha dropped, C = 3 or 1     | alpha dropped, then as RGB or grey   |
+| palette                       | RGB; C = 1 if all are grey    | the palette indices                  |
+
+Pillow decodes colour PNG of 16 bits per channel to 8 bits: that is accepted for images and refused for
+labels.
+
+EXIF orientation is NOT applied: pixels are used as they are stored, since a mask file carries no such tag and
+its pixels are paired with the stored ones. `exif_orientation` lets a check warn about such files.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from knowsam.errors import InputError
+from knowsam.io.files import check_finite, check_not_empty, unreadable, whole_file, whole_numbers
+from knowsam.types import Geometry, MedicalImage, MedicalLabel
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+LOSSY_FORMATS = ("JPEG", "MPO")
+LOSSY_TIFF_COMPRESSIONS = (6, 7, 33003, 33005, 33007, 34892, 34933, 34934)
+GREY_WHITE_IS_ZERO, PALETTE = 0, 3  # TIFF tag 262, photometric interpretation
+COLOUR_PHOTOMETRICS = (0, 1, 2, 3)  # the ones read here: grey both ways, RGB, palette; not CMYK, YCbCr, Lab
+SEPARATE_PLANES = 2  # TIFF tag 284
+
+
+def read_image(path: Path) -> MedicalImage:
+    """Reads a picture.
+
+    Args:
+        path: A PNG, JPEG, TIFF or BMP file.
+
+    Returns:
+        `(H, W, 1)` or `(H, W, 3)` in the file's dtype and range, spacing unknown.
+
+    Raises:
+        InputError: Broken file, several pages, a colour space other than grey or RGB, NaN or infinite values.
+    """
+    array = _read_tiff(path, as_label=False) if _is_tiff(path) else _read_pillow(path, as_label=False)
+    check_not_empty(array, path)
+    check_finite(array, path)
+    return MedicalImage(array if array.ndim == 3 else array[..., None], Geometry(), path)
+
+
+def read_label(path: Path) -> MedicalLabel:
+    """Reads a mask picture.
+
+    Args:
+        path: A PNG, TIFF or BMP file.
+
+    Returns:
+        `(H, W)` int32, the values as stored; palette indices for a palette picture.
+
+    Raises:
+        InputError: Broken or lossily compressed file, a colour picture, values that are not whole numbers.
+    """
+    array = _read_tiff(path, as_label=True) if _is_tiff(path) else _read_pillow(path, as_label=True)
+    if array.ndim == 3:
+        if (array != array[..., :1]).any():
+            raise InputError(
+                f"{path}: a colour picture; expected a mask with one class index per pixel; "
+                "save the indices as a grey or palette PNG."
+            )
+        array = array[..., 0]
+    return MedicalLabel(whole_numbers(array, path), Geometry(), path)
+
+
+def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage) -> Path:
+    """Writes class indices as a grey PNG, 8 bit for uint8 and 16 bit for uint16."""
+    from PIL import Image
+
+    path = path_without_suffix.with_name(path_without_suffix.name + ".png")
+    with whole_file(path) as temporary:
+        Image.fromarray(label).save(temporary, format="PNG")
+    return path
+
+
+def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: MedicalImage) -> Path:
+    """Writes `(K, H, W)` float32 as a TIFF with one page per class."""
+    import tifffile
+
+    path = path_without_suffix.with_name(path_without_suffix.name + ".tif")
+    with whole_file(path) as temporary:
+        tifffile.imwrite(temporary, probs, photometric="minisblack", compression="zlib")
+    return path
+
+
+def exif_orientation(path: Path) -> int:
+    """The EXIF orientation tag of a picture, 1 (as stored) where there is none.
+
+    Args:
+        path: A picture file that can be read.
+    """
+    from PIL import Image
+
+    if _is_tiff(path):
+        return 1
+    with Image.open(path) as image:
+        return int(image.getexif().get(0x0112, 1))
+
+
+def _is_tiff(path: Path) -> bool:
+    return path.name.lower().endswith(TIFF_SUFFIXES)
+
+
+def _read_pillow(path: Path, as_label: bool) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    kind = f"{path.suffix[1:].upper()} picture"
+    try:
+        with Image.open(path) as image:
+            if as_label and image.format in LOSSY_FORMATS:
+                raise InputError(
+                    f"{path}: a JPEG, which is lossy and changes class indices; store masks as PNG "
+                    "(export them again from the annotation tool: converting this file does not repair it)."
+                )
+            depth = _png_depth(path) if image.format == "PNG" else 8
+            image.load()
+            if as_label and depth == 16 and image.mode in ("RGB", "RGBA", "LA"):
+                raise InputError(f"{path}: a 16-bit colour mask; expected indices in a grey or palette PNG.")
+            array = _channels(image, path, as_label)
+            if as_label and depth in (2, 4) and image.mode == "L":
+                # Pillow stretches 2- and 4-bit grey to 0..255; class indices must not be stretched.
+                array = array // (255 // (2**depth - 1))
+            return array
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        if isinstance(error, UnidentifiedImageError):
+            raise unreadable(path, kind, ValueError("no known picture format inside")) from error
+        raise unreadable(path, kind, error) from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: {error}; cut the picture into tiles.") from error
+
+
+def _png_depth(path: Path) -> int:
+    """Bits per sample: byte 24 of a PNG, in the header chunk that must come first."""
+    with path.open("rb") as file:
+        return file.read(25)[24]
+
+
+def _channels(image: Image, path: Path, as_label: bool) -> np.ndarray:
+    """A loaded Pillow picture as `(H, W)` or `(H, W, 3)`, by the table above."""
+    if image.mode == "1":
+        return np.asarray(image, dtype=np.uint8) * np.uint8(1 if as_label else 255)
+    if image.mode == "P":
+        return np.asarray(image) if as_label else _expand_palette(image)
+    if image.mode in ("L", "I", "F", "RGB") or image.mode.startswith("I;16"):
+        array = np.asarray(image)
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    if image.mode == "LA":
+        return np.asarray(image)[..., 0]
+    if image.mode in ("RGBA", "RGBX"):
+        return np.asarray(image)[..., :3]
+    if image.mode == "PA":
+        return np.asarray(image)[..., 0] if as_label else np.asarray(image.convert("RGBA"))[..., :3]
+    raise InputError(
+        f"{path}: pixels in colour mode {image.mode}; expected grey or RGB; convert it and save it as PNG."
+    )
+
+
+def _expand_palette(image: Image) -> np.ndarray:
+    flat = image.getpalette("RGB") or []
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: len(flat) // 3] = np.reshape(flat, (-1, 3))
+    return _look_up(np.asarray(image), palette)
+
+
+def _look_up(index: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Colours of palette indices: `(H, W)` for an all-grey palette `(N, 3)`, else `(H, W, 3)`."""
+    if (palette == palette[:, :1]).all():
+        return np.ascontiguousarray(palette[:, 0])[index]
+    return palette[index]
+
+
+def _read_tiff(path: Path, as_label: bool) -> np.ndarray:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            if len(file.pages) != 1:
+                raise InputError(
+                    f"{path}: a TIFF of {len(file.pages)} pages; multi-page TIFF is not read yet; "
+                    "save each page as a file of its own."
+                )
+            page: Any = file.pages[0]
+            _check_tiff_page(page, path, as_label)
+            try:
+                array = page.asarray()
+            except ValueError as error:
+                if "imagecodecs" not in str(error):
+                    raise
+                # LZW, JPEG and fax compression need a decoder that tifffile does not bring; Pillow has them.
+                return _read_compressed_tiff(page, path, as_label)
+            return _tiff_channels(array, page, path, as_label)
+    except InputError:
+        raise
+    except (OSError, ValueError, IndexError, KeyError, RuntimeError, struct.error, zlib.error) as error:
+        raise unreadable(path, "TIFF picture", error) from error
+
+
+def _check_tiff_page(page: Any, path: Path, as_label: bool) -> None:
+    lossy = int(page.compression) in LOSSY_TIFF_COMPRESSIONS
+    if as_label and lossy:
+        raise InputError(
+            f"{path}: a TIFF with lossy compression, which changes class indices; store masks as PNG "
+            "(export them again from the annotation tool: converting this file does not repair it)."
+        )
+    if as_label and int(page.photometric) == GREY_WHITE_IS_ZERO and page.bitspersample > 1:
+        raise InputError(
+            f"{path}: a mask stored with white as zero, so that its class indices are ambiguous; "
+            "save it as a grey PNG."
+        )
+    if int(page.photometric) not in COLOUR_PHOTOMETRICS and not lossy:
+        name = getattr(page.photometric, "name", page.photometric)
+        raise InputError(f"{path}: a TIFF in colour space {name}; expected grey or RGB; save it as PNG.")
+
+
+def _read_compressed_tiff(page: Any, path: Path, as_label: bool) -> np.ndarray:
+    if page.samplesperpixel > 1 and page.bitspersample > 8:
+        name = getattr(page.compression, "name", page.compression)
+        raise InputError(
+            f"{path}: 16-bit colour with {name} compression cannot be read without loss; "
+            "save it uncompressed or with zlib (deflate) compression."
+        )
+    return _read_pillow(path, as_label)
+
+
+def _tiff_channels(array: np.ndarray, page: Any, path: Path, as_label: bool) -> np.ndarray:
+    """A decoded TIFF page as `(H, W)` or `(H, W, 3)`, by the table above."""
+    photometric = int(page.photometric)
+    if page.samplesperpixel > 1 and int(page.planarconfig) == SEPARATE_PLANES:
+        array = np.moveaxis(array, 0, -1)
+    expected_axes = 2 if page.samplesperpixel == 1 else 3
+    channels = 1 if array.ndim == 2 else array.shape[-1]
+    has_alpha = len(page.extrasamples) == 1 and channels in (2, 4)
+    if array.ndim != expected_axes or array.dtype.kind not in "buif" or channels - has_alpha not in (1, 3):
+        raise InputError(
+            f"{path}: a TIFF of shape {array.shape} and dtype {array.dtype}; expected (H, W), RGB or RGBA."
+        )
+    if channels > 1:
+        array = array[..., : channels - has_alpha]
+        array = array[..., 0] if array.shape[-1] == 1 else array
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype == np.bool_:
+        white = ~array if photometric == GREY_WHITE_IS_ZERO else array
+        return white.astype(np.uint8) * np.uint8(1 if as_label else 255)
+    if photometric == PALETTE and not as_label and page.colormap is not None:
+        # Palettes are stored with 16 bits; some writers fill only the lower 8.
+        shift = 8 if page.colormap.max() > 255 else 0
+        return _look_up(array, (page.colormap.T >> shift).astype(np.uint8))
+    if photometric == GREY_WHITE_IS_ZERO and array.dtype.kind in "ui":
+        return np.iinfo(array.dtype).max - array
+    return np.ascontiguousarray(array)

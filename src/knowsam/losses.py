@@ -1,0 +1,181 @@
+"""The losses of semi-supervised segmentation, as pure functions of logits.
+
+Every function takes logits `(B, K, H, W)` of any floating dtype, computes in float32 and returns a 0-dim
+float32 tensor that is still attached to the graph. Labels are `(B, H, W)` int64; pixels with `IGNORE` carry
+no ground truth and are left out. All definitions hold for any K >= 2 and treat the classes alike: permuting
+them changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from knowsam.types import IGNORE
+
+ENTROPY_EPSILON = 1e-6
+"""Added to a probability before its logarithm in `entropy_map` (KnowSAM, section 1)."""
+
+ONE_MINUS_P_FLOOR = 1e-7
+"""Smallest `1 - p` whose logarithm is taken: about the rounding error of float32 next to 1."""
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean over the labelled pixels of `-log p_y`, in nats (KnowSAM, section 5).
+
+    Args:
+        logits: `(B, K, H, W)`.
+        label: `(B, H, W)` int64, class index or `IGNORE`.
+
+    Returns:
+        0-dim tensor in [0, inf); 0 where no pixel is labelled.
+    """
+    return _negative_log_likelihood(F.log_softmax(logits.float(), dim=1), label)
+
+
+def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-10) -> Tensor:
+    """Mean over all K classes of one minus the soft Dice with squared denominator (KnowSAM, section 5).
+
+        mean_c [1 - (2 sum p_c g_c + e) / (sum p_c^2 + sum g_c^2 + e)]
+
+    The sums run over the batch and its labelled pixels, so the batch has one Dice per class. The background
+    counts as a class. A class that is absent from the label costs nearly 1 unless its probability is 0
+    everywhere.
+
+    Args:
+        logits: `(B, K, H, W)`.
+        label: `(B, H, W)` int64, class index or `IGNORE`.
+        epsilon: `e` above.
+
+    Returns:
+        0-dim tensor in [0, 1]; exactly 0 where no pixel is labelled.
+    """
+    return _soft_dice_loss(F.softmax(logits.float(), dim=1), label, epsilon)
+
+
+def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """`cross_entropy + dice_loss`, with one softmax for both (KnowSAM, section 5).
+
+    Args:
+        logits: `(B, K, H, W)`.
+        label: `(B, H, W)` int64, class index or `IGNORE`.
+
+    Returns:
+        0-dim tensor in [0, inf); 0 where no pixel is labelled.
+    """
+    log_probs = F.log_softmax(logits.float(), dim=1)
+    return _negative_log_likelihood(log_probs, label) + _soft_dice_loss(log_probs.exp(), label)
+
+
+def entropy_map(logits: Tensor) -> Tensor:
+    """Entropy of each pixel's class distribution, `-sum_c p_c log(p_c + 1e-6)` (KnowSAM, section 1).
+
+    Args:
+        logits: `(B, K, H, W)`.
+
+    Returns:
+        `(B, H, W)` float32 in nats, in [0, log K] up to about 1e-6 K.
+    """
+    probs = F.softmax(logits.float(), dim=1)
+    return -(probs * (probs + ENTROPY_EPSILON).log()).sum(dim=1)
+
+
+def entropy_loss(logits: Tensor) -> Tensor:
+    """Mean entropy as a share of the largest possible one, `mean(H) / log K` (KnowSAM, section 5).
+
+    Args:
+        logits: `(B, K, H, W)`.
+
+    Returns:
+        0-dim tensor in [0, 1].
+    """
+    return entropy_map(logits).mean() / math.log(logits.shape[1])
+
+
+def cross_consistency_loss(student_logits: Tensor, other_logits: Tensor) -> Tensor:
+    """Binary cross-entropy of one student's probabilities against the other's (KnowSAM, section 5).
+
+        mean_{pixels, c} -[q_c log p_c + (1 - q_c) log(1 - p_c)],   p = softmax(student), q = sg
+        softmax(other)
+
+    The target q is detached: only the student learns. `log p` comes from `log_softmax` and needs no clamp. `1 - p` is clamped to at least 1e-7, so that term is
+    at most 16.1 and passes no gradient to a class that is certain beyond float32; the other classes' `log p`
+    still does.
+
+    Args:
+        student_logits: `(B, K, H, W)` of the student that learns.
+        other_logits: `(B, K, H, W)` of the student it is compared with; gets no gradient.
+
+    Returns:
+        0-dim tensor in [0, inf); at `p = q` it is the binary entropy of `q`, not 0.
+    """
+    _require_same_shape(student_logits, other_logits)
+    target = F.softmax(other_logits.detach().float(), dim=1)
+    log_probs = F.log_softmax(student_logits.float(), dim=1)
+    log_complement = (1 - log_probs.exp()).clamp(min=ONE_MINUS_P_FLOOR).log()
+    # lerp(a, b, q) = a + q (b - a) = q b + (1 - q) a
+    return -torch.lerp(log_complement, log_probs, target).mean()
+
+
+def distillation_loss(
+    student_logits: Tensor, sam_logits: Tensor, temperature: float = 10.0, weight: Tensor | None = None
+) -> Tensor:
+    """Distillation from SAM's softened probabilities (KnowSAM, section 3).
+
+        T^2 mean_pixels KL(softmax(z_sam / T) || softmax(z_student / T))
+
+    The softmax and the sum of the divergence run over the K classes of each pixel (axis 1); the mean runs
+    over pixels only. The factor T^2 keeps the gradient's size independent of T (Hinton et al., 2015).
+
+    Args:
+        student_logits: `(B, K, H, W)`.
+        sam_logits: `(B, K, H, W)`; gets no gradient.
+        temperature: T > 0.
+        weight: `(B, H, W)` in [0, 1]: the mean over pixels becomes a weighted one. None weighs all alike.
+
+    Returns:
+        0-dim tensor in [0, inf), in nats times T^2; 0 where all weights are 0.
+    """
+    _require_same_shape(student_logits, sam_logits)
+    log_target = F.log_softmax(sam_logits.detach().float() / temperature, dim=1)
+    log_probs = F.log_softmax(student_logits.float() / temperature, dim=1)
+    divergence = F.kl_div(log_probs, log_target, reduction="none", log_target=True).sum(dim=1)
+    if weight is None:
+        return temperature**2 * divergence.mean()
+    if weight.shape != divergence.shape:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}, expected {tuple(divergence.shape)} (B, H, W)"
+        )
+    weight = weight.detach().float()
+    # The floor is not float32's smallest number: T^2 / total must stay finite, or the gradient is inf * 0.
+    total = weight.sum().clamp(min=1e-12)
+    return temperature**2 * (divergence * weight).sum() / total
+
+
+def _negative_log_likelihood(log_probs: Tensor, label: Tensor) -> Tensor:
+    # Not reduction="mean": that is 0/0 where every pixel is ignored.
+    total = F.nll_loss(log_probs, label, ignore_index=IGNORE, reduction="sum")
+    return total / (label != IGNORE).sum().clamp(min=1)
+
+
+def _soft_dice_loss(probs: Tensor, label: Tensor, epsilon: float = 1e-10) -> Tensor:
+    classes = torch.arange(probs.shape[1], device=label.device).view(1, -1, 1, 1)
+    target = (
+        label.unsqueeze(1) == classes
+    )  # bool: an eighth of the memory of an int64 one-hot; IGNORE is no class
+    valid = (label != IGNORE).unsqueeze(1)
+    axes = (0, 2, 3)
+    intersection = (probs * target).sum(axes)
+    squares = (probs.square() * valid).sum(axes) + target.sum(axes)
+    return (1 - (2 * intersection + epsilon) / (squares + epsilon)).mean()
+
+
+def _require_same_shape(student_logits: Tensor, other_logits: Tensor) -> None:
+    if student_logits.shape != other_logits.shape:
+        raise ValueError(
+            f"student logits have shape {tuple(student_logits.shape)} but the logits they are compared with "
+            f"{tuple(other_logits.shape)}; expected the same (B, K, H, W)"
+        )

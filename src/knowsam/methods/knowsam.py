@@ -1,0 +1,175 @@
+"""KnowSAM: two students, a fusion head and an adapted SAM teach each other (IEEE TMI 2025, arXiv 2412.13742).
+
+A U-Net and a V-Net see the same labelled and unlabelled images. A fusion head joins their predictions. SAM, prompted by
+learnable prompts and by the detached fused map, distils its answer back into both students (SKD). Once the students
+know something, cells of labelled and unlabelled images change places where the fused map is least certain (UGDA). After
+training only the students and the fusion head are kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from knowsam.losses import cross_consistency_loss, entropy_loss, entropy_map, segmentation_loss
+from knowsam.methods.base import Method, MethodContext
+from knowsam.mixing import exchange, uncertain_cells
+from knowsam.networks import build_network
+from knowsam.schedules import gaussian_rampup
+from knowsam.types import IGNORE, Batch, Progress, StepOutput
+
+
+class KnowSAMOptions(BaseModel):
+    """Settings of `knowsam`; the defaults are the paper's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    entropy_weight: float = Field(0.9, ge=0)
+    """Weight of the students' entropy (section 5)."""
+    entropy_ramp: bool = False
+    """Let the entropy weight follow the consistency ramp instead of being constant from step 0."""
+    consistency_weight: float = Field(1.0, ge=0)
+    """Final weight of consistency and of the fused pseudo-label, reached along `exp(-5 (1 - t)^2)`."""
+    ramp_end: float = Field(1.0, gt=0, le=1)
+    """Share of the run after which the ramp is complete."""
+    kd_ramp: bool = False
+    """Let the distillation weight follow the consistency ramp instead of being constant from step 0."""
+    ugda_start: float = Field(0.24, ge=0, le=1)
+    """Share of the run after which cells are exchanged; 1 switches UGDA off (section 4)."""
+    ugda_cells: int = Field(5, ge=1)
+    """Number of exchanged cells per image."""
+    ugda_grid: int = Field(4, ge=1)
+    """The image is cut into grid x grid cells."""
+    ugda_select: Literal["uncertain", "confident"] = "uncertain"
+    """Which cells are replaced: those of highest or of lowest entropy."""
+    vnet_normalisation: Literal["none", "batch"] = "none"
+    """Normalisation in the V-Net; the paper's has none."""
+    standardise: bool = False
+    """Remove each image's own brightness and contrast before the students."""
+
+
+class KnowSAM(Method):
+    """The method of the paper, for any K >= 2, any B_l and B_u, any H and W divisible by 16.
+
+    Without SAM the same method trains alone: no distillation, and the pseudo-labels of UGDA come from the fused map.
+    """
+
+    Options = KnowSAMOptions
+
+    def __init__(self, options: KnowSAMOptions, context: MethodContext) -> None:
+        super().__init__(context)
+        self.options = options
+        self.spec = {
+            "name": "cotrained",
+            "in_channels": context.in_channels,
+            "classes": context.classes,
+            "vnet_normalisation": options.vnet_normalisation,
+            "standardise": options.standardise,
+        }
+        self.students = build_network(**self.spec)
+
+    def student(self) -> nn.Module:
+        """U-Net, V-Net and fusion head; its forward pass gives the fused logits."""
+        return self.students
+
+    def student_spec(self) -> dict[str, Any]:
+        """Name and arguments for `build_network`."""
+        return self.spec
+
+    def step(self, batch: Batch, progress: Progress) -> StepOutput:
+        """One step of section 5.
+
+        With `lam = lam_max exp(-5 (1 - t)^2)` and the sum over the students `k in {unet, vnet}`:
+
+            L  = 1/2 sum_k [ seg(z_k^l, y) + w_ent L_ent(k) + lam L_cons(k) ] + seg(z_f^l, y)
+               + 1/2 sum_k [ seg(z~_k, y~) + w_ent L_ent(z~_k) + lam (L_cons(z~_k) + seg(z~_k^un, argmax z~_f^un)) ]
+               + seg(z~_f, y~)                                        (the last two lines once UGDA has started)
+               + seg(z_s^l, y) + w_kd 1/2 sum_k L_kd(k)               (SAM's part, `SamStep.loss`)
+        """
+        options = self.options
+        ramp = gaussian_rampup(progress.fraction / options.ramp_end)
+        lam = options.consistency_weight * ramp
+        entropy_weight = options.entropy_weight * (ramp if options.entropy_ramp else 1.0)
+
+        image, label = join_halves(batch)
+        z = self.students.outputs(image)
+        students = [z["unet"], z["vnet"]]
+
+        sup = torch.stack([segmentation_loss(z_k, label) for z_k in students])
+        ent = torch.stack([entropy_loss(z_k) for z_k in students])
+        cons = mutual_consistency(z["unet"], z["vnet"])
+        fused_sup = segmentation_loss(z["fused"], label)
+        loss = (sup + entropy_weight * ent + lam * cons).mean() + fused_sup
+        terms = {
+            "unet_sup": sup[0], "vnet_sup": sup[1], "unet_ent": ent[0], "vnet_ent": ent[1],
+            "unet_cons": cons[0], "vnet_cons": cons[1], "fused_sup": fused_sup,
+        }  # fmt: skip
+
+        teacher_logits = z["fused"].detach()
+        if self.sam is not None:
+            sam = self.sam(image, students, label, mask_prompt=z["fused"], kd_ramp=ramp if options.kd_ramp else 1.0)
+            loss, terms = loss + sam.loss, terms | sam.terms
+            teacher_logits = sam.logits
+
+        if batch.unlabelled_image is not None and progress.fraction >= options.ugda_start < 1:
+            mixed_image, mixed_label = self.exchange_cells(batch, z["fused"].detach(), teacher_logits)
+            m = self.students.outputs(mixed_image)
+            mixed = [m["unet"], m["vnet"]]
+            # The unlabelled images' mixtures come last in the batch, as in `join_halves`.
+            unlabelled = slice(batch.labelled_image.shape[0], None)
+            pseudo_label = m["fused"][unlabelled].detach().argmax(dim=1)
+
+            mix_sup = torch.stack([segmentation_loss(z_k, mixed_label) for z_k in mixed])
+            mix_ent = torch.stack([entropy_loss(z_k) for z_k in mixed])
+            mix_cons = mutual_consistency(m["unet"], m["vnet"])
+            mix_pseudo = torch.stack([segmentation_loss(z_k[unlabelled], pseudo_label) for z_k in mixed])
+            fused_mix = segmentation_loss(m["fused"], mixed_label)
+            loss = loss + (mix_sup + entropy_weight * mix_ent + lam * (mix_cons + mix_pseudo)).mean() + fused_mix
+            terms |= {
+                "unet_mix_sup": mix_sup[0], "vnet_mix_sup": mix_sup[1], "unet_mix_ent": mix_ent[0],
+                "vnet_mix_ent": mix_ent[1], "unet_mix_cons": mix_cons[0], "vnet_mix_cons": mix_cons[1],
+                "unet_mix_pseudo": mix_pseudo[0], "vnet_mix_pseudo": mix_pseudo[1], "fused_mix": fused_mix,
+            }  # fmt: skip
+        return StepOutput(loss, {name: term.detach() for name, term in terms.items()})
+
+    def exchange_cells(self, batch: Batch, fused_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Uncertainty-guided data augmentation (section 4), for any B_l and B_u.
+
+        Args:
+            batch: The images and labels.
+            fused_logits: `(B_l + B_u, K, H, W)`, detached; their entropy says which cells change places.
+            teacher_logits: `(B_l + B_u, K, H, W)`, detached; pseudo-labels of the unlabelled half, from SAM, or from
+                the fused map where there is no SAM.
+
+        Returns:
+            Mixed images `(B_l + B_u, C, H, W)`, labelled ones first, and their mixed labels `(B_l + B_u, H, W)`.
+        """
+        options = self.options
+        cells = uncertain_cells(
+            entropy_map(fused_logits), options.ugda_cells, options.ugda_grid, options.ugda_select
+        )
+        count = batch.labelled_image.shape[0]
+        x_l, y_l, mask_l = batch.labelled_image, batch.label, cells[:count]
+        x_un, y_un, mask_un = batch.unlabelled_image, teacher_logits[count:].argmax(dim=1), cells[count:]
+        assert x_un is not None  # step() asks only when there is an unlabelled half
+        image = torch.cat([exchange(x_l, x_un, mask_l), exchange(x_un, x_l, mask_un)])
+        label = torch.cat([exchange(y_l, y_un, mask_l), exchange(y_un, y_l, mask_un)])
+        return image, label
+
+
+def join_halves(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Both halves as one batch, labelled first: images `(B, C, H, W)`, labels `(B, H, W)` with `IGNORE` where unknown."""
+    if batch.unlabelled_image is None:
+        return batch.labelled_image, batch.label
+    unknown = batch.label.new_full((batch.unlabelled_image.shape[0], *batch.label.shape[1:]), IGNORE)
+    return torch.cat([batch.labelled_image, batch.unlabelled_image]), torch.cat([batch.label, unknown])
+
+
+def mutual_consistency(unet_logits: Tensor, vnet_logits: Tensor) -> Tensor:
+    """Consistency of each student with the other, `(2,)`; `cross_consistency_loss` detaches the other."""
+    return torch.stack(
+        [cross_consistency_loss(unet_logits, vnet_logits), cross_consistency_loss(vnet_logits, unet_logits)]
+    )

@@ -1,0 +1,69 @@
+"""The segmentation networks and the table that names them.
+
+A network takes images `(B, C, H, W)` and returns logits `(B, K, H, W)`; its attribute `stride` says what H
+and W must be divisible by.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+from torch import nn
+
+from knowsam.errors import InputError
+from knowsam.networks.ema import ema_decay, update_ema
+from knowsam.networks.fusion import CoTrainedStudents, FusionHead
+from knowsam.networks.standardise import standardise_image
+from knowsam.networks.unet import UNet
+from knowsam.networks.vnet import VNet
+
+__all__ = [
+    "NETWORKS",
+    "CoTrainedStudents",
+    "FusionHead",
+    "UNet",
+    "VNet",
+    "build_network",
+    "ema_decay",
+    "standardise_image",
+    "update_ema",
+]
+
+NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "vnet": VNet, "cotrained": CoTrainedStudents}
+"""Name in a configuration -> class, called as `(in_channels, classes, **arguments)`."""
+
+
+def build_network(name: str, in_channels: int, classes: int, **arguments: Any) -> nn.Module:
+    """Build a network of `NETWORKS` by name, with random weights from torch's global generator.
+
+    Args:
+        name: A key of `NETWORKS`.
+        in_channels: C of the images, at least 1.
+        classes: K of the logits, background included, at least 2.
+        **arguments: Further arguments of the network's class.
+
+    Returns:
+        The network, in training mode, on the default device.
+
+    Raises:
+        InputError: If the name, a number or an argument is unknown, naming what is known.
+    """
+    if name not in NETWORKS:
+        raise InputError(f'Unknown network "{name}": {_suggest(name, list(NETWORKS))}')
+    if in_channels < 1 or classes < 2:
+        raise InputError(
+            f"A network was asked for {in_channels} channels and {classes} classes; expected at least "
+            "1 channel and 2 classes (the background counts as one)."
+        )
+    known = list(inspect.signature(NETWORKS[name]).parameters)[2:]
+    for argument in arguments:
+        if argument not in known:
+            raise InputError(f'Network "{name}" has no argument "{argument}": {_suggest(argument, known)}')
+    return NETWORKS[name](in_channels, classes, **arguments)
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
+    return f'did you mean "{nearest}"? Known: {", ".join(known)}.'

@@ -1,0 +1,53 @@
+"""Exponential moving average of a network: the EMA teacher (Tarvainen and Valpola, 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move `ema` towards `model`, in place: `ema = decay * ema + (1 - decay) * model`.
+
+    Parameters and floating-point buffers (the running mean and variance of batch normalisation) are averaged,
+    other buffers (its step counter) copied.
+
+    Args:
+        ema: The averaged network; nothing is left of it at decay 0.
+        model: The network that learns, of the same architecture; unchanged.
+        decay: Share of the old average that stays, in [0, 1].
+
+    Raises:
+        ValueError: If the two networks do not have the same tensors or `decay` is out of range.
+    """
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(f"decay is {decay}, expected 0 to 1")
+    averages = {**dict(ema.named_parameters()), **dict(ema.named_buffers())}
+    currents = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if averages.keys() != currents.keys():
+        different = sorted(averages.keys() ^ currents.keys())
+        raise ValueError(f"the networks differ in {len(different)} tensors, the first is {different[0]}")
+    for name, average in averages.items():
+        current = currents[name]
+        if average.shape != current.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(average.shape)} in ema, {tuple(current.shape)} in model"
+            )
+        if average.is_floating_point():
+            average.lerp_(current.to(average.dtype), 1.0 - decay)
+        else:
+            average.copy_(current)
+
+
+def ema_decay(step: int, decay: float) -> float:
+    """Decay for a step: small at first so that the average forgets the random start, `decay` in the long run.
+
+    Args:
+        step: Index of the step, from 0.
+        decay: The decay approached, in [0, 1].
+
+    Returns:
+        `min(decay, (step + 1) / (step + 10))`.
+    """
+    return min(decay, (step + 1) / (step + 10))

@@ -1,0 +1,86 @@
+"""What a person sees while a run reads, trains and validates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from knowsam.config import Config
+from knowsam.data.loader import RunData
+from knowsam.run_folder import RunFolder
+from knowsam.validate import ValidationScores
+
+SHOWN_TERMS = 5  # the bar has room for the total and the first few terms; metrics.jsonl has them all
+
+
+class TrainingDisplay:
+    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[int], Callable[[], None]]]:
+        """A bar over the files to read; yields what `load_data` wants for `progress`."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as bar:
+
+            def start(total: int) -> Callable[[], None]:
+                task = bar.add_task("reading", total=total)
+                return lambda: bar.advance(task)
+
+            yield start
+
+    def data(self, config: Config, data: RunData) -> None:
+        """Say what was found."""
+        split = data.split
+        unlabelled = 0 if data.unlabelled is None else len(data.unlabelled)
+        self.console.print(
+            f"{config.data.path}: {len(data.labelled)} labelled and {unlabelled} unlabelled images,"
+            f" {len(data.validation)} validation volumes ({len(split.val)} files), classes {', '.join(data.coding.names)}"
+        )
+        for note in data.notes:
+            self.console.print(f"[yellow]note:[/yellow] {note}")
+
+    @contextmanager
+    def training(self, total: int, done: int) -> Iterator[None]:
+        """The bar of the training loop."""
+        columns = (
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[terms]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=self.console) as bar:
+            self._bar, self._task = bar, bar.add_task("step", total=total, completed=done, rate="", terms="")
+            yield
+        self._bar = None
+
+    def step(self, step: int, terms: dict[str, float]) -> None:
+        """Advance the bar."""
+        if self._bar is None:
+            return
+        shown = " ".join(f"{name} {value:.3f}" for name, value in list(terms.items())[: SHOWN_TERMS + 1])
+        speed = self._bar.tasks[0].speed
+        rate = f"{speed:.2f} steps/s" if speed else ""
+        self._bar.update(self._task, completed=step, terms=shown, rate=rate)
+
+    def validated(self, step: int, scores: ValidationScores) -> None:
+        """One line per validation."""
+        parts = [f"{name} {scores.mean(name):.3f}" for name in scores.per_volume]
+        self.console.print(f"step {step}: validation Dice {', '.join(parts)}")
+
+    def finished(self, folder: RunFolder, step: int, total: int, best: float | None) -> None:
+        """Where everything is, and what to type next."""
+        if step < total:
+            self.console.print(f"stopped after step {step} of {total}; continue with: knowsam train --resume {folder.path}")
+            return
+        score = "" if best is None else f", best validation Dice {best:.3f}"
+        self.console.print(f"done: {step} steps{score}")
+        self.console.print(f"network:  {folder.student}")
+        self.console.print(f"measured: {folder.metrics}")
+        self.console.print(f"next:     knowsam predict {folder.path} IMAGES --out preds/")

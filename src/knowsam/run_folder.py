@@ -1,0 +1,127 @@
+"""What a run leaves behind, and where."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from knowsam.config import Config, load_yaml, resolve_config
+from knowsam.errors import InputError
+from knowsam.files import write_json, write_text
+
+RECORDED_PACKAGES = ("knowsam", "torch", "transformers", "accelerate", "kornia", "numpy", "scipy", "safetensors")
+
+
+class RunFolder:
+    """The files of one run.
+
+    `config.yaml` the resolved configuration, `environment.json` versions and hardware, `split.json` who was labelled,
+    unlabelled and validation, `metrics.jsonl` everything measured, `checkpoint.pt` the state to continue from,
+    `student.safetensors` the network to use (the best on validation; the last where there is none),
+    `student_last.safetensors` the last.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.split = path / "split.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoint = path / "checkpoint.pt"
+        self.student = path / "student.safetensors"
+        self.student_last = path / "student_last.safetensors"
+
+    def create(self, config: Config) -> None:
+        """Start a new run here.
+
+        Raises:
+            InputError: If the folder already holds something.
+        """
+        if self.config.exists():
+            raise InputError(
+                f"{self.path}: another run was found, but expected a new or empty folder; choose another --out, or continue"
+                f" that run with `knowsam train --resume {self.path}`."
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(f"{self.path}: other files were found, but expected a new or empty folder; choose another --out.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.config, config.to_yaml())
+        write_json(self.environment, describe_environment())
+
+    def rewrite_config(self, config: Config) -> None:
+        """Record a run that trains longer than planned."""
+        write_text(self.config, config.to_yaml())
+
+    def read_config(self) -> Config:
+        """The configuration of the run that is here.
+
+        Raises:
+            InputError: If there is no run.
+        """
+        if not self.config.exists():
+            raise InputError(f"{self.path}: no run was found (no config.yaml), but expected one to continue; check the path.")
+        return resolve_config(load_yaml(self.config))
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one line to `metrics.jsonl`."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines a killed run wrote after its last checkpoint, so that no step stands twice."""
+        if not self.metrics.exists():
+            return
+        kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        write_text(self.metrics, "".join(line + "\n" for line in kept))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All records of `metrics.jsonl`, in order."""
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:  # the line the killed run was writing
+        return float("inf")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, hardware and git revision of this process, as plain values."""
+    import torch
+
+    packages = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = "not installed as a package"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "packages": packages,
+        "git_revision": git_revision(),
+    }
+
+
+def git_revision() -> str | None:
+    """The revision of the source tree this package runs from, with `+changes` if it is not clean; None outside git."""
+    here = Path(__file__).parent
+    try:
+        revision = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--", str(here)],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision + ("+changes" if changed else "")

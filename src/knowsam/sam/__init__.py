@@ -1,0 +1,1 @@
+"""Segment Anything as a second teacher: build or load, adapt, prompt, distil."""

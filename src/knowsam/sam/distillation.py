@@ -1,0 +1,80 @@
+"""SAM-induced knowledge distillation as one object that any semi-supervised method can hold (KnowSAM, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from knowsam.losses import distillation_loss, segmentation_loss
+from knowsam.sam.teacher import SamTeacher
+
+
+@dataclass
+class SamStep:
+    """What SAM gives to one training step.
+
+    Attributes:
+        logits: SAM's answer `(B, K, H, W)`, detached: a target, never a path for gradients.
+        loss: `L_sam + w_kd * mean_k L_kd(k)`, to be added to the method's own loss.
+        terms: The unweighted terms `"sam_sup"` and `"sam_kd"`, for logs and tests.
+    """
+
+    logits: Tensor
+    loss: Tensor
+    terms: dict[str, Tensor]
+
+
+class SamDistillation(nn.Module):
+    """The plug-in: trains SAM on the ground truth and distils it into the students. Knows no method.
+
+    The graph of SAM and the graph of the students are disjoint, because the mask prompt and the distillation target are
+    both detached: one `backward()` on the method's total serves both.
+
+    Args:
+        teacher: The adapted SAM.
+        temperature: T of the distillation loss.
+        kd_weight: Weight of the distillation loss; 0 leaves the students' gradients as if there were no SAM.
+    """
+
+    def __init__(self, teacher: SamTeacher, temperature: float = 10.0, kd_weight: float = 1.0) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.temperature = temperature
+        self.kd_weight = kd_weight
+
+    def forward(
+        self,
+        image: Tensor,
+        student_logits: Sequence[Tensor],
+        label: Tensor,
+        mask_prompt: Tensor | None = None,
+        kd_ramp: float = 1.0,
+    ) -> SamStep:
+        """One distillation step.
+
+        Args:
+            image: `(B, C, H, W)` float in [0, 1].
+            student_logits: Each student's logits `(B, K, H, W)` for those very images.
+            label: `(B, H, W)` int64, `IGNORE` where there is no ground truth.
+            mask_prompt: Logits `(B, K, H, W)` that prompt SAM, always detached here; the students' mean by default.
+            kd_ramp: Factor in [0, 1] on the distillation weight, for schedules.
+
+        Returns:
+            The detached SAM logits, the weighted loss and the unweighted terms.
+        """
+        if mask_prompt is None:
+            mask_prompt = torch.stack(list(student_logits)).mean(dim=0)
+        logits = self.teacher(image, mask_prompt.detach())
+        supervised = segmentation_loss(logits, label)
+        target = logits.detach()
+        distilled = torch.stack([distillation_loss(z, target, self.temperature) for z in student_logits]).mean()
+        loss = supervised + self.kd_weight * kd_ramp * distilled
+        return SamStep(target, loss, {"sam_sup": supervised, "sam_kd": distilled})
+
+    @torch.no_grad()
+    def predict(self, image: Tensor, mask_prompt: Tensor) -> Tensor:
+        """SAM's own logits `(B, K, H, W)`, for validation."""
+        return self.teacher(image, mask_prompt)

@@ -1,0 +1,59 @@
+"""Learnable prompts: each class turns the image embedding into two tokens for the mask decoder (KnowSAM, section 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+TOKENS_PER_CLASS = 2
+
+
+def _conv_block(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.LeakyReLU(0.01),
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.LeakyReLU(0.01),
+    )
+
+
+class ClassPrompt(nn.Module):
+    """The prompt head of one class.
+
+    ConvBlock, DownBlock, ConvBlock, DownBlock, conv1x1, global mean, FFN `dim -> 4 dim -> 2 dim`; a DownBlock is a
+    2x2 max-pool and a ConvBlock.
+    """
+
+    def __init__(self, dim: int = 256) -> None:
+        super().__init__()
+        self.dim = dim
+        self.conv1 = _conv_block(dim)
+        self.down1 = _conv_block(dim)
+        self.conv2 = _conv_block(dim)
+        self.down2 = _conv_block(dim)
+        self.project = nn.Conv2d(dim, dim, 1)
+        self.pool = nn.MaxPool2d(2)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, TOKENS_PER_CLASS * dim)
+        )
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Image embedding `(B, dim, g_h, g_w)`, g >= 4 -> sparse prompt tokens `(B, 2, dim)`."""
+        x = self.down1(self.pool(self.conv1(embedding)))
+        x = self.down2(self.pool(self.conv2(x)))
+        x = self.project(x).mean(dim=(2, 3))
+        return self.feed_forward(x).view(-1, TOKENS_PER_CLASS, self.dim)
+
+
+class LearnablePrompts(nn.Module):
+    """One `ClassPrompt` per class, background included."""
+
+    def __init__(self, classes: int, dim: int = 256) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(ClassPrompt(dim) for _ in range(classes))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Image embedding `(B, dim, g_h, g_w)` -> tokens `(B, K, 2, dim)`."""
+        return torch.stack([head(embedding) for head in self.heads], dim=1)

@@ -1,0 +1,129 @@
+"""SAM as a semantic teacher: adapters, learnable prompts and the students' mask as dense prompt (KnowSAM, section 2)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from knowsam.errors import InputError
+from knowsam.sam.adapter import AdapterInit, insert_adapters
+from knowsam.sam.prompts import LearnablePrompts
+
+# Mean and standard deviation of SAM's training images, RGB, in [0, 1].
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+# The mask encoder takes prompts of four times the token grid.
+MASK_PROMPT_SCALE = 4
+
+TrainMode = Literal["adapters", "all"]
+
+
+class SamTeacher(nn.Module):
+    """An adapted SAM that segments all classes of an image at once.
+
+    Args:
+        sam: A `transformers.SamModel`, already resized to the input (`knowsam.sam.build`).
+        classes: K, background included.
+        train: `"adapters"`: only adapters and prompts learn, everything else is frozen and stays in evaluation mode;
+            `"all"`: every weight the forward pass uses learns.
+        adapter_init: How the adapters start; `"zero"` leaves SAM's function as it was.
+    """
+
+    def __init__(
+        self, sam: Any, classes: int, train: TrainMode = "adapters", adapter_init: AdapterInit = "zero"
+    ) -> None:
+        super().__init__()
+        self.sam = sam
+        self.classes = classes
+        self.train_mode = train
+        dim = sam.config.prompt_encoder_config.hidden_size
+        insert_adapters(sam, adapter_init)
+        self.prompts = LearnablePrompts(classes, dim)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+        trainable = set(self.trainable_parameter_names())
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in trainable)
+        self.train()
+
+    def trainable_parameter_names(self) -> list[str]:
+        """Names of all parameters that learn: the declaration that tests hold the module to."""
+        names = [name for name, _ in self.named_parameters()]
+        if self.train_mode == "adapters":
+            return [name for name in names if name.startswith("prompts.") or ".adapter." in name]
+        # Parts of SAM that this forward pass never reaches: point and box prompts, the other three masks, the IoU head.
+        unused = (
+            "sam.prompt_encoder.shared_embedding", "sam.shared_image_embedding", "sam.prompt_encoder.point_embed",
+            "sam.prompt_encoder.not_a_point_embed", "sam.prompt_encoder.no_mask_embed",
+            "sam.mask_decoder.iou_prediction_head", "sam.mask_decoder.output_hypernetworks_mlps.1",
+            "sam.mask_decoder.output_hypernetworks_mlps.2", "sam.mask_decoder.output_hypernetworks_mlps.3",
+        )  # fmt: skip
+        return [name for name in names if not name.startswith(unused)]
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps: everything but the frozen weights of SAM."""
+        frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        return {name: value for name, value in self.state_dict().items() if name not in frozen}
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `trained_state` gave; every key must be there and none may be left over.
+
+        Raises:
+            InputError: Naming the first missing and unused keys.
+        """
+        frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        missing, unused = self.load_state_dict(state, strict=False)
+        missing = [name for name in missing if name not in frozen]
+        if missing or unused:
+            raise InputError(
+                f"checkpoint: SAM keys missing {missing[:3]} and unused {unused[:3]} were found, but expected the keys of"
+                f" train={self.train_mode!r}; resume with the configuration the run was made with."
+            )
+
+    def train(self, mode: bool = True) -> SamTeacher:
+        """Training mode for what learns; a frozen SAM stays in evaluation mode."""
+        super().train(mode)
+        if self.train_mode == "adapters":
+            self.sam.eval()
+        return self
+
+    def forward(self, image: Tensor, mask_prompt: Tensor) -> Tensor:
+        """Segment `image` as prompted.
+
+        Args:
+            image: `(B, C, H, W)` float in [0, 1], C = 1 (repeated) or 3.
+            mask_prompt: Logits `(B, K, h, w)`; resized to SAM's mask-prompt size.
+
+        Returns:
+            Logits `(B, K, H, W)`.
+        """
+        batch, _, height, width = image.shape
+        rgb = image.expand(-1, 3, -1, -1)
+        embedding = self.sam.vision_encoder((rgb - self.pixel_mean) / self.pixel_std)[0]
+        grid = embedding.shape[-2:]
+        tokens = self.prompts(embedding)
+
+        # One decoder pass per (image, class): classes are folded into the batch.
+        size = (MASK_PROMPT_SCALE * grid[0], MASK_PROMPT_SCALE * grid[1])
+        dense = F.interpolate(mask_prompt, size=size, mode="bilinear", align_corners=False)
+        dense = self.sam.prompt_encoder.mask_embed(dense.reshape(batch * self.classes, 1, *size))
+        masks, _ = self.sam.mask_decoder(
+            image_embeddings=embedding.repeat_interleave(self.classes, dim=0),
+            image_positional_embeddings=self._grid_positions(grid).expand(batch * self.classes, -1, -1, -1),
+            sparse_prompt_embeddings=tokens.flatten(0, 1).unsqueeze(1),
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        logits = masks.view(batch, self.classes, *masks.shape[-2:])
+        return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+
+    def _grid_positions(self, grid: torch.Size) -> Tensor:
+        """Positional encoding `(1, dim, g_h, g_w)` of the token centres, for grids that need not be square."""
+        table = self.sam.shared_image_embedding.positional_embedding
+        y = (torch.arange(grid[0], device=table.device, dtype=table.dtype) + 0.5) / grid[0]
+        x = (torch.arange(grid[1], device=table.device, dtype=table.dtype) + 0.5) / grid[1]
+        centres = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
+        return self.sam.shared_image_embedding(centres).permute(2, 0, 1).unsqueeze(0)

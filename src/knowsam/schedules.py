@@ -1,0 +1,60 @@
+"""Weights and learning rates over a run, as pure functions of its progress.
+
+`t` is the elapsed share of the run, `step / total`, in [0, 1]; outside it the nearest end counts.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def gaussian_rampup(t: float) -> float:
+    """`exp(-5 (1 - t)^2)`: the consistency weight's ramp-up (KnowSAM, section 5; Laine and Aila, 2017).
+
+    Args:
+        t: Elapsed share of the ramp.
+
+    Returns:
+        Factor from exp(-5) = 0.0067 at t <= 0 to 1 at t >= 1.
+    """
+    return math.exp(-5.0 * (1.0 - _clip(t)) ** 2)
+
+
+def linear_rampup(t: float, start: float, end: float) -> float:
+    """The value on the straight line from `start` at t <= 0 to `end` at t >= 1.
+
+    Args:
+        t: Elapsed share of the ramp.
+        start: Value at its beginning.
+        end: Value at its end; may be below `start`.
+
+    Returns:
+        The value, in the unit of `start` and `end`.
+    """
+    t = _clip(t)
+    return (1.0 - t) * start + t * end
+
+
+def linear_decay(step: int, total: int, warmup: int = 0) -> float:
+    """Learning-rate factor: linear warm-up, then linear decay to 0 (KnowSAM, section 5).
+
+    Step `s` of the warm-up has the factor `(s + 1) / (warmup + 1)`, so no step is lost to a rate of 0 and
+    step `warmup` has the full rate. Without warm-up the factor is `1 - step / total`.
+
+    Args:
+        step: Index of the step, from 0.
+        total: Number of steps of the run.
+        warmup: Number of warm-up steps, counted in `total`.
+
+    Returns:
+        Factor in [0, 1]; 0 from step `total` on, never below.
+    """
+    if step >= total:
+        return 0.0
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return (total - step) / (total - warmup)
+
+
+def _clip(t: float) -> float:
+    return min(max(t, 0.0), 1.0)

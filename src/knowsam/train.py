@@ -1,0 +1,436 @@
+"""The only training loop: accelerate underneath, stateless randomness, checkpoints that continue bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import nn
+from torch.utils.data import DataLoader
+
+from knowsam import __version__
+from knowsam.checkpoint import StudentInfo, load_checkpoint, save_checkpoint, save_student
+from knowsam.config import Config, SamConfig
+from knowsam.data.augment import strong_augmentation, weak_augmentation
+from knowsam.data.dataset import StepDataset
+from knowsam.data.loader import RunData, load_data, plan_split
+from knowsam.data.split import Split
+from knowsam.errors import InputError
+from knowsam.methods import Method, MethodContext, load_method
+from knowsam.networks import ema_decay, update_ema
+from knowsam.progress import TrainingDisplay
+from knowsam.run_folder import RunFolder
+from knowsam.schedules import linear_decay
+from knowsam.types import Batch, ParameterGroup, Progress, StepOutput
+from knowsam.validate import ValidationScores, predict_all, validate
+
+SAM_OPTIMISER_BETAS = (0.9, 0.999)
+
+
+@dataclass
+class RunResult:
+    """What `train` returns.
+
+    Attributes:
+        folder: The run's files.
+        steps: Steps done in all.
+        finished: False if the run was interrupted and saved.
+        best: Best validation Dice of the prediction that is used, None without validation.
+    """
+
+    folder: RunFolder
+    steps: int
+    finished: bool
+    best: float | None
+
+
+def train(config: Config, out: str | Path, quiet: bool = False) -> RunResult:
+    """Train a new run.
+
+    Args:
+        config: A resolved configuration (`knowsam.config.resolve_config`).
+        out: A new or empty folder.
+        quiet: No progress bar, no text.
+
+    Returns:
+        Where everything is.
+
+    Raises:
+        InputError: For bad data, configuration or an occupied folder.
+    """
+    return _Run(config, RunFolder(Path(out)), resume=False, quiet=quiet).loop()
+
+
+def resume(out: str | Path, steps: int | None = None, quiet: bool = False) -> RunResult:
+    """Continue a run from its last checkpoint, to the same weights as if it had never stopped.
+
+    Args:
+        out: The run's folder.
+        steps: New total number of steps, to train longer; the schedules then stretch over the new total.
+        quiet: No progress bar, no text.
+
+    Raises:
+        InputError: If there is no run, or its checkpoint does not fit.
+    """
+    folder = RunFolder(Path(out))
+    config = folder.read_config()
+    if steps is not None:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+    return _Run(config, folder, resume=True, quiet=quiet).loop()
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch's generators for one step of one process.
+
+    Augmentation and dropout are thereby functions of (seed, step, process): nothing to save, and a resumed run draws
+    what the uninterrupted one would have drawn. Multiplication by an odd constant keeps neighbouring steps far apart.
+    """
+    torch.manual_seed(((seed << 40) + (rank << 32) + step) * 0x9E3779B97F4A7C15 % 2**63)
+
+
+def build_method(config: Config, in_channels: int, classes: int) -> Method:
+    """Method, networks and SAM of a configuration, with initial weights that depend on the seed alone."""
+    torch.manual_seed(config.train.seed)
+    sam = build_distillation(config.sam, config.data.size, classes)
+    # Students are seeded on their own: the same seed gives the same students with and without SAM.
+    torch.manual_seed(config.train.seed + 1)
+    method_class = load_method(config.method)
+    options = method_class.Options.model_validate(config.options)
+    return method_class(options, MethodContext(in_channels, classes, sam))
+
+
+def build_distillation(config: SamConfig, size: tuple[int, int], classes: int) -> Any:
+    """The distillation object of a configuration, or None for `sam: none`."""
+    if config.name == "none":
+        return None
+    from knowsam.sam.build import build_sam
+    from knowsam.sam.distillation import SamDistillation
+    from knowsam.sam.teacher import SamTeacher
+
+    sam, is_pretrained = build_sam(config.name, size, config.pretrained)
+    mode = config.train
+    if mode == "auto":
+        mode = "adapters" if is_pretrained else "all"
+    teacher = SamTeacher(sam, classes, train=mode, adapter_init=config.adapter_init)
+    return SamDistillation(teacher, config.temperature, config.kd_weight)
+
+
+def build_optimiser(group: ParameterGroup, config: Config) -> torch.optim.Optimizer:
+    """SGD or AdamW for the students, Adam for SAM (KnowSAM, section 5)."""
+    train = config.train
+    if group.name == "sam":
+        return torch.optim.Adam(group.parameters, lr=config.sam.lr, betas=SAM_OPTIMISER_BETAS)
+    if train.optimiser == "adamw":
+        return torch.optim.AdamW(group.parameters, lr=train.lr, weight_decay=train.weight_decay)
+    return torch.optim.SGD(
+        group.parameters, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay, foreach=True
+    )
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Within the block, Ctrl-C and SIGTERM ask the loop to stop after the current step instead of killing it."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:  # a second Ctrl-C means it
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Run:
+    """One run: what is built once, and the loop."""
+
+    def __init__(self, config: Config, folder: RunFolder, resume: bool, quiet: bool) -> None:
+        self.config, self.folder, self.resuming = config, folder, resume
+        self.accelerator = Accelerator(
+            mixed_precision=_precision(config.train.amp),
+            # SAM's unused heads and UGDA's late start leave parameters without gradient in some steps.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.display = TrainingDisplay(quiet=quiet or not self.accelerator.is_main_process)
+        self.data = self._prepare_data()
+        self.classes = self.data.coding.classes
+        self.use_unlabelled = self.data.unlabelled is not None
+        method = build_method(config, self.data.preprocessing.channels, self.classes)
+        method = method.to(self.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.groups = method.parameter_groups()
+        self.optimisers = {group.name: build_optimiser(group, config) for group in self.groups}
+        self.method: Method = method
+        self.wrapped: nn.Module = self.accelerator.prepare(method)
+        self.prepared = {name: self.accelerator.prepare(optimiser) for name, optimiser in self.optimisers.items()}
+        self.averaged = copy.deepcopy(method.student()).requires_grad_(False) if config.train.ema else None
+        size = config.data.size
+        self.weak = weak_augmentation(size).to(self.accelerator.device)
+        self.strong = strong_augmentation(size).to(self.accelerator.device)
+        self.step, self.best = 0, None
+        if resume:
+            self._restore()
+
+    def loop(self) -> RunResult:
+        """Train from `self.step` to the end."""
+        train, total = self.config.train, self.config.train.steps
+        loader = DataLoader(
+            self._dataset(), batch_size=None, sampler=range(self.step, total), num_workers=train_workers(self.config)
+        )
+        finished = True
+        with stop_on_signal() as asked_to_stop, self.display.training(total, self.step):
+            logged_at = (time.perf_counter(), self.step)
+            for batch in loader:
+                output = self._train_step(batch)
+                self.step += 1
+                if self.step % train.log_every == 0 or self.step == total:
+                    logged_at = self._log(output, logged_at)
+                stopping = self._any_process(asked_to_stop())
+                last = self.step == total
+                if self.data.validation and (self.step % train.validate_every == 0 or last):
+                    self._validate()
+                if self.step % (train.checkpoint_every or train.validate_every) == 0 or last or stopping:
+                    self._save(last)
+                if stopping and not last:
+                    finished = False
+                    break
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.display.finished(self.folder, self.step, total, self.best)
+        return RunResult(self.folder, self.step, finished, self.best)
+
+    def _train_step(self, batch: Batch) -> StepOutput:
+        """One step: augment, forward, one backward, optimisers, `after_step`, EMA."""
+        config = self.config.train
+        progress = Progress(self.step, config.steps)
+        seed_step(config.seed, self.step, self.accelerator.process_index)
+        self.wrapped.train()
+        output = self.wrapped(self._augment(batch.to(self.accelerator.device)), progress)
+        for optimiser in self.prepared.values():
+            optimiser.zero_grad(set_to_none=True)
+        self.accelerator.backward(output.loss)
+        if config.clip is not None:
+            for group in self.groups:
+                self.accelerator.clip_grad_norm_(group.parameters, config.clip)
+        factor = linear_decay(self.step, config.steps, config.warmup)
+        for optimiser in self.prepared.values():
+            for group in optimiser.param_groups:
+                group["lr"] = group.setdefault("base_lr", group["lr"]) * factor
+            optimiser.step()
+        self.method.after_step(progress)
+        if self.averaged is not None:
+            update_ema(self.averaged, self.method.student(), ema_decay(self.step, config.ema))
+        return output
+
+    def _augment(self, batch: Batch) -> Batch:
+        image, label = self.weak(batch.labelled_image, batch.label)
+        assert label is not None  # it was given one
+        unlabelled = batch.unlabelled_image
+        if unlabelled is not None:
+            unlabelled = self.strong(unlabelled)[0].contiguous(memory_format=torch.channels_last)
+        image = image.contiguous(memory_format=torch.channels_last)
+        return Batch(image, label, unlabelled, batch.labelled_stems, batch.unlabelled_stems)
+
+    def _prepare_data(self) -> RunData:
+        config, folder = self.config, self.folder
+        uses_unlabelled = load_method(config.method).uses_unlabelled
+        if self.resuming:
+            scanned, _ = plan_split(config)
+            split = Split.from_json(folder.split)
+        else:
+            scanned, split = plan_split(config)
+        with self.display.reading() as progress:
+            data = load_data(config, scanned, split, uses_unlabelled, progress)
+        if not self.resuming and self.accelerator.is_main_process:
+            folder.create(config)
+            split.to_json(folder.split)
+        self.accelerator.wait_for_everyone()
+        self.display.data(config, data)
+        return data
+
+    def _dataset(self) -> StepDataset:
+        labelled, unlabelled = self.config.train.batch
+        if not self.use_unlabelled:
+            labelled, unlabelled = labelled + unlabelled, 0
+        return StepDataset(
+            self.data.labelled, self.data.unlabelled, (labelled, unlabelled), self.config.train.steps,
+            self.config.train.seed, self.accelerator.process_index, self.accelerator.num_processes,
+        )  # fmt: skip
+
+    def student(self) -> nn.Module:
+        """The network that is validated and kept: the running average if there is one."""
+        return self.method.student() if self.averaged is None else self.averaged
+
+    def _validate(self) -> None:
+        """Score this process's share of the validation volumes, gather, keep the best student."""
+        student, sam = self.student().eval(), self.method.sam
+        if sam is not None:
+            sam.eval()
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        started = time.perf_counter()
+        own = validate(
+            lambda image: predict_all(student, image, sam), self.data.validation[rank::world], self.classes,
+            self.accelerator.device,
+        )  # fmt: skip
+        scores = _merge(gather_object([own.per_volume])) if world > 1 else own
+        mean = scores.mean()
+        if self.accelerator.is_main_process:
+            record = {"step": self.step, "validation": scores.to_json(), "seconds": time.perf_counter() - started}
+            self.folder.append(record)
+            self.display.validated(self.step, scores)
+        if self.best is None or mean > self.best:
+            self.best = mean
+            self._save_student(self.folder.student, scores.to_json())
+
+    def _log(self, output: StepOutput, since: tuple[float, int]) -> tuple[float, int]:
+        now = (time.perf_counter(), self.step)
+        # One transfer for all terms, and only every `log_every` steps: reading a value waits for the device.
+        names = ["loss", *output.terms]
+        values = torch.stack([output.loss.detach().float(), *[value.float() for value in output.terms.values()]]).tolist()
+        terms = dict(zip(names, values, strict=True))
+        if not all(map(_is_finite, values)):
+            bad = ", ".join(name for name, value in terms.items() if not _is_finite(value))
+            raise InputError(
+                f"{self.folder.path}: at step {self.step} the terms {bad} were not finite, but expected numbers; lower"
+                " train.lr or set train.clip=1. The last checkpoint is untouched."
+            )
+        rate = (now[1] - since[1]) / (now[0] - since[0])
+        lr = {name: optimiser.param_groups[0]["lr"] for name, optimiser in self.optimisers.items()}
+        if self.accelerator.is_main_process:
+            self.folder.append({"step": self.step, "terms": terms, "lr": lr, "steps_per_s": round(rate, 4)})
+        self.display.step(self.step, terms)
+        return now
+
+    def _save(self, last: bool) -> None:
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folder.checkpoint, self._state())
+            if last:
+                self._save_student(self.folder.student_last, {})
+                if not self.data.validation:
+                    self._save_student(self.folder.student, {})
+        self.accelerator.wait_for_everyone()
+
+    def _save_student(self, path: Path, validation: dict[str, Any]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        info = StudentInfo(
+            self.method.student_spec(), self.data.preprocessing, self.data.coding.names, self.step, validation, __version__
+        )
+        save_student(path, self.student(), info)
+
+    def _state(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.step,
+            "total": self.config.train.steps,
+            "best": self.best,
+            "classes": self.classes,
+            "method": trained_state(self.method),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def _restore(self) -> None:
+        path = self.folder.checkpoint
+        state = load_checkpoint(path)
+        if state["classes"] != self.classes:
+            raise InputError(
+                f"{path}: a checkpoint of {state['classes']} classes was found, but expected {self.classes} as in the data;"
+                " restore the data, or start a new run."
+            )
+        total = self.config.train.steps
+        if state["step"] >= total:
+            raise InputError(
+                f"{self.folder.path}: {state['step']} of {total} steps are done; to train longer give a larger total, e.g."
+                f" --steps {2 * state['step']}."
+            )
+        load_trained_state(self.method, state["method"], path)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.best = state["step"], state["best"]
+        if self.accelerator.is_main_process:
+            self.folder.forget_after(self.step)
+            if total != state["total"]:
+                self.folder.rewrite_config(self.config)
+                self.folder.append({"step": self.step, "event": "extended", "from": state["total"], "to": total})
+
+    def _any_process(self, here: bool) -> bool:
+        """Whether any process was asked to stop; all must leave the loop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return here
+        flag = torch.tensor(float(here), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+
+def trained_state(method: Method) -> dict[str, torch.Tensor]:
+    """A method's state without SAM's frozen weights, which its base file holds already."""
+    frozen = {name for name, parameter in method.named_parameters() if _is_frozen_sam(name, parameter)}
+    return {name: value for name, value in method.state_dict().items() if name not in frozen}
+
+
+def load_trained_state(method: Method, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Inverse of `trained_state`: every trained key must be there, none may be left over.
+
+    Raises:
+        InputError: Naming the first keys that do not fit.
+    """
+    frozen = {name for name, parameter in method.named_parameters() if _is_frozen_sam(name, parameter)}
+    missing, unused = method.load_state_dict(state, strict=False)
+    missing = [name for name in missing if name not in frozen]
+    if missing or unused:
+        raise InputError(
+            f"{path}: missing keys {missing[:3]} and unused keys {unused[:3]} were found, but expected the weights of"
+            " this run's method; resume with the configuration the run was made with."
+        )
+
+
+def _is_frozen_sam(name: str, parameter: nn.Parameter) -> bool:
+    return name.startswith("sam.") and not parameter.requires_grad
+
+
+def _merge(shares: list[dict[str, dict[str, list[float]]]]) -> ValidationScores:
+    merged = ValidationScores()
+    for share in shares:
+        for name, volumes in share.items():
+            merged.per_volume.setdefault(name, {}).update(volumes)
+    return merged
+
+
+def _precision(amp: str) -> str:
+    """accelerate's name for the precision; `auto` is bf16 (else fp16) on a GPU and full precision on a CPU."""
+    if amp != "auto":
+        return amp
+    if not torch.cuda.is_available():
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def train_workers(config: Config) -> int:
+    """Loader processes."""
+    return config.data.workers
+
+
+def _is_finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")

@@ -1,0 +1,88 @@
+"""What every reader promises: an image read, its label written and read back is the same array in the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import make_image, make_label, save_hdf5, save_nifti, save_picture
+
+from knowsam.io import READERS, file_suffix, read_image, read_label, write_label, write_probabilities
+from knowsam.types import MedicalImage
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "grey.png": lambda path: save_picture(path, make_image((6, 8))),
+    "deep.png": lambda path: save_picture(path, make_image((6, 8)).astype(np.uint16) * 257),
+    "colour.png": lambda path: save_picture(path, make_image((6, 8), channels=3)),
+    "a.jpg": lambda path: save_picture(path, make_image((6, 8))),
+    "b.jpeg": lambda path: save_picture(path, make_image((6, 8), channels=3)),
+    "a.tif": lambda path: save_picture(path, make_image((6, 8)).astype(np.float32)),
+    "b.tiff": lambda path: save_picture(path, make_image((6, 8))),
+    "a.bmp": lambda path: save_picture(path, make_image((6, 8), channels=3)),
+    "a.nii": lambda path: save_nifti(path, make_image((6, 8, 3))),
+    "flat.nii": lambda path: save_nifti(path, make_image((6, 8))),
+    "a.nii.gz": lambda path: save_nifti(path, make_image((6, 8, 3)).astype(np.float32)),
+    "slice.h5": lambda path: save_hdf5(path, image=make_image((6, 8))),
+    "volume.hdf5": lambda path: save_hdf5(path, image=make_image((3, 6, 8)).astype(np.float32)),
+}
+
+
+@pytest.fixture(params=sorted(MAKERS))
+def image(request: pytest.FixtureRequest, tmp_path: Path) -> MedicalImage:
+    return read_image(MAKERS[request.param](tmp_path / request.param))
+
+
+def test_every_suffix_is_under_contract() -> None:
+    assert {file_suffix(name) for name in MAKERS} == set(READERS)
+
+
+def test_image_has_channels_last_and_native_finite_numbers(image: MedicalImage) -> None:
+    assert image.array.ndim in (3, 4)
+    assert image.array.shape[-1] in (1, 3)
+    assert image.array.dtype.isnative
+    assert np.isfinite(image.array).all()
+    assert image.is_volume == (len(image.spatial_shape) == 3)
+    if image.geometry.spacing_mm is not None:
+        assert len(image.geometry.spacing_mm) == len(image.spatial_shape)
+    assert 0 <= image.geometry.slice_axis < len(image.spatial_shape)
+
+
+def test_label_round_trip(image: MedicalImage, tmp_path: Path) -> None:
+    label = make_label(image.spatial_shape, classes=3)
+    written = write_label(tmp_path / "predicted", label.astype(np.int64), image)
+    again = read_label(written)
+    assert again.array.dtype == np.int32
+    np.testing.assert_array_equal(again.array, label)
+    assert again.geometry.spacing_mm == image.geometry.spacing_mm
+    assert again.geometry.slice_axis == image.geometry.slice_axis
+    if image.geometry.affine is None:
+        assert again.geometry.affine is None
+    else:
+        np.testing.assert_array_equal(again.geometry.affine, image.geometry.affine)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_probabilities_keep_values_and_order(image: MedicalImage, tmp_path: Path) -> None:
+    probs = np.random.default_rng(0).random((3, *image.spatial_shape), dtype=np.float32)
+    written = write_probabilities(tmp_path / "soft", probs, image)
+    np.testing.assert_array_equal(_read_probabilities(written, image), probs)
+
+
+def _read_probabilities(path: Path, image: MedicalImage) -> np.ndarray:
+    """`(K, *spatial)` read with the format's own library, not with ours."""
+    suffix = file_suffix(path)
+    if suffix == ".tif":
+        import tifffile
+
+        return np.asarray(tifffile.imread(path))
+    if suffix == ".h5":
+        import h5py
+
+        with h5py.File(path) as file:
+            return np.asarray(file["probabilities"])
+    import nibabel as nib
+
+    array = np.asarray(nib.load(path).dataobj)
+    return np.moveaxis(array, -1, 0).reshape(3, *image.spatial_shape)

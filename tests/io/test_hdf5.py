@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from helpers import make_label, save_hdf5
+
+from knowsam.errors import InputError
+from knowsam.io import read_image, read_label, write_label, write_probabilities
+
+SLICE = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+
+
+def test_slice_and_volume(tmp_path: Path) -> None:
+    flat = read_image(save_hdf5(tmp_path / "a.h5", image=SLICE, label=make_label((6, 8))))
+    assert flat.array.shape == (6, 8, 1)
+    np.testing.assert_array_equal(flat.array[..., 0], SLICE)
+    volume = read_image(save_hdf5(tmp_path / "b.h5", image=np.stack([SLICE] * 3)))
+    assert volume.array.shape == (3, 6, 8, 1)
+    assert volume.geometry.slice_axis == 0
+    assert volume.geometry.unit == "px"
+
+
+def test_reading_the_image_does_not_read_the_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_hdf5(tmp_path / "a.h5", image=SLICE, label=make_label((6, 8)))
+    asked: list[str] = []
+    original = h5py.Group.get
+    monkeypatch.setattr(h5py.Group, "get", lambda self, name, *a: asked.append(name) or original(self, name, *a))
+    read_image(path)
+    assert asked == ["image"]
+
+
+def test_missing_dataset_says_what_is_there(tmp_path: Path) -> None:
+    path = save_hdf5(tmp_path / "a.h5", image=SLICE)
+    with pytest.raises(InputError, match=r"no dataset `label` \(found: image\)"):
+        read_label(path)
+
+
+def test_wrong_shape_and_nan(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\(6,\)"):
+        read_image(save_hdf5(tmp_path / "a.h5", image=SLICE[:, 0]))
+    with pytest.raises(InputError, match="NaN"):
+        read_image(save_hdf5(tmp_path / "b.h5", image=np.full((6, 8), np.nan)))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
+def test_truncated_file_is_named(tmp_path: Path, share: float) -> None:
+    path = save_hdf5(tmp_path / "a.h5", image=np.zeros((50, 50)))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"a\.h5: broken or truncated"):
+        read_image(path)
+
+
+def test_outputs_have_their_datasets(tmp_path: Path) -> None:
+    image = read_image(save_hdf5(tmp_path / "a.h5", image=np.stack([SLICE] * 3)))
+    label = make_label((3, 6, 8))
+    np.testing.assert_array_equal(read_label(write_label(tmp_path / "o", label, image)).array, label)
+    probs = np.random.default_rng(0).random((2, 3, 6, 8), dtype=np.float32)
+    with h5py.File(write_probabilities(tmp_path / "p", probs, image)) as file:
+        np.testing.assert_array_equal(file["probabilities"][()], probs)
+
+
+def test_real_sample(shared_data: Path) -> None:
+    path = sorted((shared_data / "acdc_h5" / "data").glob("*.h5"))[0]
+    image, label = read_image(path), read_label(path)
+    assert image.is_volume
+    assert image.spatial_shape == label.array.shape
+    assert set(np.unique(label.array)) <= {0, 1, 2, 3}

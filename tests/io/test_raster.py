@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from helpers import make_image, make_label, save_picture
+from PIL import Image
+
+from knowsam.errors import InputError
+from knowsam.io import read_image, read_label
+from knowsam.io.raster import exif_orientation
+
+GREY = make_image((6, 8))
+RGB = make_image((6, 8), channels=3)
+LABEL = make_label((6, 8), classes=3)
+COLOURS = [0, 0, 0, 255, 0, 0, 0, 255, 0]
+
+
+def palette_picture(path: Path, colours: list[int]) -> Path:
+    picture = Image.fromarray(LABEL, mode="P") if not hasattr(Image.Image, "x") else None
+    assert picture is not None
+    picture.putpalette(colours)
+    picture.save(path)
+    return path
+
+
+def grey_png(path: Path, values: np.ndarray, depth: int) -> Path:
+    """A grey PNG of 2 or 4 bits, which Pillow cannot write."""
+    per_byte = 8 // depth
+    padded = np.pad(values, ((0, 0), (0, -values.shape[1] % per_byte))).astype(np.uint8)
+    shifts = np.arange(per_byte)[::-1] * depth
+    packed = (padded.reshape(len(values), -1, per_byte) << shifts).sum(-1).astype(np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], depth, 0, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_lossless_grey_and_rgb_keep_values(tmp_path: Path, suffix: str) -> None:
+    grey = read_image(save_picture(tmp_path / f"g{suffix}", GREY))
+    assert grey.array.shape == (6, 8, 1)
+    assert not grey.is_volume
+    np.testing.assert_array_equal(grey.array[..., 0], GREY)
+    rgb = read_image(save_picture(tmp_path / f"c{suffix}", RGB))
+    np.testing.assert_array_equal(rgb.array, RGB)
+    assert rgb.geometry.spacing_mm is None
+    assert rgb.geometry.unit == "px"
+
+
+def test_jpeg_image_is_read_and_jpeg_mask_refused(tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "a.jpg", GREY)
+    assert read_image(path).array.shape == (6, 8, 1)
+    with pytest.raises(InputError, match="store masks as PNG"):
+        read_label(path)
+    path.rename(tmp_path / "disguised.png")
+    with pytest.raises(InputError, match="lossy"):
+        read_label(tmp_path / "disguised.png")
+
+
+def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
+    deep = GREY.astype(np.uint16) * 257
+    for path in (tmp_path / "a.png", tmp_path / "a.tif"):
+        image = read_image(save_picture(path, deep))
+        assert image.array.dtype == np.uint16
+        np.testing.assert_array_equal(image.array[..., 0], deep)
+    tifffile.imwrite(tmp_path / "rgb.tif", RGB.astype(np.uint16) * 257, photometric="rgb")
+    np.testing.assert_array_equal(read_image(tmp_path / "rgb.tif").array, RGB.astype(np.uint16) * 257)
+
+
+def test_sixteen_bit_label_above_255(tmp_path: Path) -> None:
+    label = LABEL.astype(np.uint16) * 300
+    np.testing.assert_array_equal(read_label(save_picture(tmp_path / "a.png", label)).array, label)
+
+
+def test_big_endian_tiff_becomes_native(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", GREY.astype(np.uint16), byteorder=">")
+    array = read_image(tmp_path / "a.tif").array
+    assert array.dtype.isnative
+    np.testing.assert_array_equal(array[..., 0], GREY)
+
+
+def test_float_tiff(tmp_path: Path) -> None:
+    values = GREY.astype(np.float32) / 7
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array[..., 0], values)
+    with pytest.raises(InputError, match="not whole numbers"):
+        read_label(tmp_path / "a.tif")
+    values[0, :2] = np.nan
+    tifffile.imwrite(tmp_path / "b.tif", values)
+    with pytest.raises(InputError, match=r"b\.tif.*2 of 48 values are NaN"):
+        read_image(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_compressed_tiff(tmp_path: Path, compression: str) -> None:
+    path = save_picture(tmp_path / "a.tif", GREY, compression=compression)
+    np.testing.assert_array_equal(read_image(path).array[..., 0], GREY)
+    np.testing.assert_array_equal(read_label(path).array, GREY)
+
+
+def test_jpeg_compressed_tiff_mask_is_refused(tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "a.tif", RGB, compression="jpeg")
+    assert read_image(path).array.shape == (6, 8, 3)
+    with pytest.raises(InputError, match="lossy"):
+        read_label(path)
+
+
+def test_planar_and_alpha_tiff(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "p.tif", np.moveaxis(RGB, -1, 0), photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(read_image(tmp_path / "p.tif").array, RGB)
+    rgba = np.dstack([RGB, GREY])
+    tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, RGB)
+
+
+def test_white_is_zero_tiff(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", GREY, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array[..., 0], 255 - GREY)
+    with pytest.raises(InputError, match="white as zero"):
+        read_label(tmp_path / "a.tif")
+
+
+def test_multi_page_tiff_is_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY, GREY]), photometric="minisblack")
+    with pytest.raises(InputError, match=r"2 pages.*not read yet"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_palette_is_expanded_for_images_and_kept_for_labels(tmp_path: Path, suffix: str) -> None:
+    path = palette_picture(tmp_path / f"a{suffix}", COLOURS)
+    np.testing.assert_array_equal(read_label(path).array, LABEL)
+    expected = np.reshape(COLOURS, (3, 3))[LABEL]
+    np.testing.assert_array_equal(read_image(path).array, expected)
+    grey = palette_picture(tmp_path / f"b{suffix}", [0, 0, 0, 9, 9, 9, 200, 200, 200])
+    np.testing.assert_array_equal(read_image(grey).array[..., 0], np.array([0, 9, 200])[LABEL])
+
+
+def test_alpha_is_dropped(tmp_path: Path) -> None:
+    rgba = save_picture(tmp_path / "rgba.png", np.dstack([RGB, GREY]))
+    np.testing.assert_array_equal(read_image(rgba).array, RGB)
+    grey_alpha = save_picture(tmp_path / "la.png", np.dstack([GREY, 255 - GREY]))
+    np.testing.assert_array_equal(read_image(grey_alpha).array, GREY[..., None])
+    mask = save_picture(tmp_path / "mask.png", np.dstack([LABEL, LABEL, LABEL, GREY]))
+    np.testing.assert_array_equal(read_label(mask).array, LABEL)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp"])
+def test_one_bit(tmp_path: Path, name: str) -> None:
+    path = save_picture(tmp_path / name, LABEL > 0)
+    np.testing.assert_array_equal(read_label(path).array, (LABEL > 0).astype(int))
+    np.testing.assert_array_equal(read_image(path).array[..., 0], (LABEL > 0) * 255)
+
+
+def test_fax_compressed_one_bit_tiff(tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "a.tif", LABEL > 0, compression="group4")
+    np.testing.assert_array_equal(read_label(path).array, (LABEL > 0).astype(int))
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_two_and_four_bit_labels_are_not_stretched(tmp_path: Path, depth: int) -> None:
+    path = grey_png(tmp_path / "a.png", LABEL, depth)
+    np.testing.assert_array_equal(read_label(path).array, LABEL)
+    assert read_image(path).array.max() == 2 * 255 // (2**depth - 1)
+
+
+def test_colour_mask(tmp_path: Path) -> None:
+    same = save_picture(tmp_path / "same.png", np.dstack([LABEL] * 3))
+    np.testing.assert_array_equal(read_label(same).array, LABEL)
+    with pytest.raises(InputError, match=r"differ\.png.*one class index per pixel"):
+        read_label(save_picture(tmp_path / "differ.png", RGB))
+
+
+def test_cmyk_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="CMYK"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_truncated_files_are_named(tmp_path: Path, suffix: str, share: float) -> None:
+    path = save_picture(tmp_path / f"a{suffix}", make_image((40, 40)))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"a\.\w+: broken or truncated") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_exif_orientation_is_reported_and_not_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save_picture(tmp_path / "a.jpg", GREY, exif=exif)
+    assert exif_orientation(path) == 6
+    assert read_image(path).array.shape == (6, 8, 1)
+    assert exif_orientation(save_picture(tmp_path / "b.png", GREY)) == 1

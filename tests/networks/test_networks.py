@@ -1,0 +1,122 @@
+"""What every network of the table must keep."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from knowsam.errors import InputError
+from knowsam.networks import NETWORKS, CoTrainedStudents, UNet, VNet, build_network
+from knowsam.networks.standardise import standardise_image
+
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+@every_network
+@pytest.mark.parametrize(("channels", "K"), [(1, 4), (3, 2)])
+@torch.no_grad()
+def test_network_gives_logits_of_the_images_size(name: str, channels: int, K: int) -> None:
+    network = build_network(name, channels, K)
+    assert network.stride == 16
+    assert network(torch.rand(2, channels, 32, 48)).shape == (2, K, 32, 48)
+
+
+@every_network
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, 1, 3)
+    network(torch.rand(2, 1, 32, 48)).square().sum().backward()
+    dead = [n for n, p in network.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
+    assert not dead
+
+
+@every_network
+@pytest.mark.parametrize("standardise", [False, True])
+@torch.no_grad()
+def test_standardise_makes_a_network_blind_to_brightness_and_contrast(name: str, standardise: bool) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, 3, 2, standardise=standardise).eval()
+    image = torch.rand(2, 3, 32, 32)
+    difference = (network(40 * image + 7) - network(image)).abs().max()
+    assert (difference < 1e-3) if standardise else (difference > 0.1)
+
+
+@every_network
+@pytest.mark.parametrize(
+    ("shape", "parts"),
+    [
+        ((1, 3, 40, 32), ["40x32", "divisible by 16", "48x32"]),
+        ((1, 3, 32, 33), ["32x33", "32x48"]),
+        ((1, 1, 32, 32), ["(1, 1, 32, 32)", "(B, 3, H, W)"]),
+        ((3, 32, 32), ["(3, 32, 32)"]),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_named(name: str, shape: tuple[int, ...], parts: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        build_network(name, 3, 2)(torch.rand(shape))
+    assert all(part in str(error.value) for part in parts)
+
+
+@every_network
+@torch.no_grad()
+def test_an_images_prediction_does_not_depend_on_its_batch(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, 1, 2, standardise=True).eval()
+    image = torch.rand(2, 1, 32, 32) * torch.tensor([1.0, 5.0]).view(2, 1, 1, 1)
+    torch.testing.assert_close(network(image)[:1], network(image[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_table_names_the_classes() -> None:
+    assert {"unet": UNet, "vnet": VNet, "cotrained": CoTrainedStudents} == NETWORKS
+
+
+def test_build_network_passes_arguments_on() -> None:
+    assert isinstance(
+        build_network("vnet", 1, 2, normalisation="batch").encoder[0][0][1], torch.nn.BatchNorm2d
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "match"),
+    [
+        ("u-net", {}, 'did you mean "unet"'),
+        ("CoTrain", {}, 'did you mean "cotrained"'),
+        ("vnet", {"normalization": "batch"}, 'did you mean "normalisation"'),
+    ],
+)
+def test_build_network_names_the_nearest(name: str, arguments: dict, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        build_network(name, 3, 2, **arguments)
+
+
+def test_build_network_needs_two_classes() -> None:
+    with pytest.raises(InputError, match="1 classes"):
+        build_network("unet", 3, 1)
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, knowsam.networks;"
+        "sys.exit(' '.join({'transformers', 'kornia', 'accelerate'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == ""
+
+
+def test_standardise_image_hand_value() -> None:
+    image = torch.tensor([[[[0.0, 2.0]], [[4.0, 6.0]]], [[[5.0, 5.0]], [[5.0, 5.0]]]])
+    found = standardise_image(image)
+    expected = (
+        torch.tensor([-3.0, -1.0, 1.0, 3.0]) / 5**0.5
+    )  # mean 3, variance 5, over channels and pixels together
+    torch.testing.assert_close(found[0].flatten(), expected)
+    assert torch.equal(found[1], torch.zeros(2, 1, 2))
+
+
+def test_standardise_image_of_a_constant_image_has_a_finite_gradient() -> None:
+    image = torch.full((1, 1, 4, 4), 0.3, requires_grad=True)
+    standardise_image(image).square().sum().backward()
+    assert image.grad.isfinite().all()
