@@ -48,7 +48,7 @@ def save_nifti(
     slope_inter: tuple[float, float] | None = None,
     codes: tuple[int, int] = (2, 1),
 ) -> Path:
-    """Writes a NIfTI with an oblique affine; `slope_inter` stores the array unscaled beside the two factors."""
+    """Writes a NIfTI with an oblique affine; `slope_inter` is stored beside the array as given."""
     import nibabel as nib
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,12 +59,6 @@ def save_nifti(
     image.header.set_xyzt_units("mm")
     if slope_inter is not None:
         image.header.set_slope_inter(*slope_inter)
-        # nibabel divides by the slope on writing; undone beforehand, the stored integers are the given ones.
-        scaled = array.astype(np.float64) * slope_inter[0] + slope_inter[1]
-        stored = nib.Nifti1Image(scaled, None, image.header)
-        stored.header.set_data_dtype(array.dtype)
-        stored.header.set_slope_inter(*slope_inter)
-        image = stored
     nib.save(image, path)
     return path
 
@@ -127,7 +121,11 @@ def make_folder(
 
 
 def make_nifti_folder(
-    root: Path, n_images: int = 4, n_masks: int = 3, shape: tuple[int, int, int] = (20, 24, 5), classes: int = 3
+    root: Path,
+    n_images: int = 4,
+    n_masks: int = 3,
+    shape: tuple[int, int, int] = (20, 24, 5),
+    classes: int = 3,
 ) -> Path:
     """Writes volumes `images/vol_0.nii.gz`, ... and `labels/` for the first `n_masks`."""
     for i in range(n_images):

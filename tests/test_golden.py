@@ -48,9 +48,7 @@ def original_name(name: str) -> str:
     ours = next(key for key in table if rest.startswith(f"{key}."))
     tail = rest.removeprefix(f"{ours}.")
     if network == "vnet" and ours.startswith(("encoder", "decoder")):
-        layer, inner, kind = tail.split(
-            "."
-        )  # ours: layers of (convolution, ReLU); the original: one flat list
+        layer, inner, kind = tail.split(".")  # ours: layers of (convolution, ReLU); the original: one flat list
         assert inner == "0"
         tail = f"{2 * int(layer)}.{kind}"
     return f"{prefix}.{table[ours]}.{tail}"
@@ -72,9 +70,7 @@ def students(tensors: dict[str, Tensor]) -> nn.Module:
     assert set(names.values()) == {name for name in tensors if name.startswith("weights.")}
     assert len(set(names.values())) == len(names)
     state = {ours: tensors[theirs] for ours, theirs in names.items()}
-    model.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=True
-    )
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=True)
     return model.eval()
 
 
@@ -86,9 +82,7 @@ def test_students_agree_with_the_original_modules(students: nn.Module, tensors: 
 
 
 @torch.no_grad()
-def test_fusion_head_agrees_on_the_original_students_logits(
-    students: nn.Module, tensors: dict[str, Tensor]
-) -> None:
+def test_fusion_head_agrees_on_the_original_students_logits(students: nn.Module, tensors: dict[str, Tensor]) -> None:
     unet_logits, vnet_logits = tensors["io.unet_logits"], tensors["io.vnet_logits"]
     # Both answers must occur, or the ambiguity input would be a constant that this test cannot see.
     assert 0.05 < agreement_map(unet_logits, vnet_logits).float().mean() < 0.95

@@ -231,9 +231,7 @@ def test_counts_of_a_wholly_ignored_image():
     assert dice_from_counts(*confusion_counts(np.ones((2, 2), dtype=int), truth, 2)).tolist() == [1, 1]
 
 
-@pytest.mark.parametrize(
-    ("prediction", "truth", "name"), [([[3]], [[0]], "prediction"), ([[0]], [[-2]], "truth")]
-)
+@pytest.mark.parametrize(("prediction", "truth", "name"), [([[3]], [[0]], "prediction"), ([[0]], [[-2]], "truth")])
 def test_counts_refuse_values_outside_the_classes(prediction, truth, name):
     with pytest.raises(ValueError, match=f"{name} holds values"):
         confusion_counts(np.array(prediction), np.array(truth), 3)

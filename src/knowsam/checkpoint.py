@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: no checkpoint was found, but expected one to resume from; start the run anew into an empty folder."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: a broken checkpoint was found ({reason}); restore it or start the run anew.") from error
+        raise InputError(
+            f"{path}: a broken checkpoint was found ({reason}); restore it or start the run anew."
+        ) from error

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from knowsam.errors import InputError, did_you_mean
+from knowsam.errors import InputError
 
 SHORT_BUDGET = 10_000
 """Below this many steps `preset: auto` means `short`; the paper's constants were made for 50,000."""
@@ -35,17 +36,36 @@ PRESETS: dict[str, dict[str, Any]] = {
 def _parse_size(value: Any) -> Any:
     """`256`, `"192x256"` or `[192, 256]` -> `(H, W)`."""
     if isinstance(value, str):
-        value = [part for part in value.lower().split("x")]
+        value = value.lower().split("x")
     if isinstance(value, int):
         value = [value]
     if isinstance(value, list | tuple) and len(value) == 1:
         value = [value[0], value[0]]
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("a side in pixels, or height x width, e.g. 256 or 192x256")
     return value
+
+
+def _check_size(size: tuple[int, int]) -> tuple[int, int]:
+    for side in size:
+        if side < 16 or side % 16:
+            raise ValueError(f"multiples of 16, e.g. {max(16, round(side / 16) * 16)} instead of {side}")
+    return size
 
 
 def _parse_batch(value: Any) -> Any:
     """`"12+12"` or `[12, 12]` -> `(B_l, B_u)`."""
-    return value.split("+") if isinstance(value, str) else value
+    if isinstance(value, str):
+        value = value.split("+")
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("labelled + unlabelled images, e.g. 4+4")
+    return value
+
+
+def _check_batch(batch: tuple[int, int]) -> tuple[int, int]:
+    if batch[0] < 1 or batch[1] < 0:
+        raise ValueError("at least one labelled image, e.g. 4+4")
+    return batch
 
 
 def _parse_sam(value: Any) -> Any:
@@ -56,7 +76,7 @@ def _parse_sam(value: Any) -> Any:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -66,7 +86,7 @@ class DataConfig(_Section):
     """The folder."""
     labelled: int | float | str | None = None
     """Keep the first N groups, this share of them, or the groups of this list file labelled; None keeps all masks."""
-    size: Annotated[tuple[int, int], BeforeValidator(_parse_size)] = (256, 256)
+    size: Annotated[tuple[int, int], BeforeValidator(_parse_size), AfterValidator(_check_size)] = (256, 256)
     """Height and width the networks work at, in pixels, multiples of 16."""
     channels: Literal[1, 3] | None = None
     """Grey or RGB; None: RGB as soon as one image has colour."""
@@ -111,7 +131,7 @@ class TrainConfig(_Section):
     """The training loop."""
 
     steps: int = Field(30_000, ge=1)
-    batch: Annotated[tuple[int, int], BeforeValidator(_parse_batch)] = (12, 12)
+    batch: Annotated[tuple[int, int], BeforeValidator(_parse_batch), AfterValidator(_check_batch)] = (12, 12)
     """Labelled + unlabelled images per step, over all processes."""
     seed: int = Field(0, ge=0)
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -166,19 +186,24 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
     given: dict[str, Any] = {}
     for layer in layers:
         given = _merge(given, layer)
-    first = _validate(given)
-    method = load_method(first.method)
+    # A method that does not exist ends it here: without it nothing can be said about the options.
+    method = load_method(str(given.get("method", Config.model_fields["method"].default)))
+    known = _known_keys(Config) + _known_keys(method.Options, "options.")
+    first, problems = _read(Config, given, "", known)
+    if isinstance(given.get("options", {}), Mapping):
+        problems += _read(method.Options, given.get("options", {}), "options.", known)[1]
+    if first is None or problems:
+        raise InputError("configuration: " + " ".join(problems))
     preset = first.preset
     if preset == "auto":
         preset = "short" if first.train.steps < SHORT_BUDGET else "paper"
     changes = {key: value for key, value in PRESETS[preset].items() if key != "options"}
     options = PRESETS[preset].get("options", {}).get(first.method, {})
     given = _merge({**changes, "options": options}, {**given, "preset": preset})
-    try:
-        resolved = method.Options.model_validate(given["options"])
-    except ValidationError as error:
-        raise InputError(_explain(error, prefix="options.", known=_known_keys(method.Options))) from error
-    return _validate({**given, "options": resolved.model_dump(mode="json")})
+    resolved, problems = _read(method.Options, given["options"], "options.", known)
+    if resolved is None:
+        raise InputError("configuration: " + " ".join(problems))
+    return Config.model_validate({**given, "options": resolved.model_dump(mode="json")})
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -190,7 +215,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: could not be read ({error.strerror}), but expected a YAML file; check the path.") from error
+        raise InputError(
+            f"{path}: could not be read ({error.strerror}), but expected a YAML file; check the path."
+        ) from error
     except yaml.YAMLError as error:
         reason = str(error).replace("\n", " ")
         raise InputError(f"{path}: no valid YAML ({reason}); expected `key: value` lines; correct it.") from error
@@ -205,14 +232,19 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
     """`["train.lr=0.02", "sam=none"]` -> `{"train": {"lr": 0.02}, "sam": "none"}`; values are read as YAML.
 
     Raises:
-        InputError: For an argument without `=`.
+        InputError: For an argument without `=`, or whose value is no YAML.
     """
     nested: dict[str, Any] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or not key:
             raise InputError(f"'{argument}' was found, but expected key=value, e.g. train.lr=0.02; correct it.")
-        parsed: Any = yaml.safe_load(value)
+        try:
+            parsed: Any = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(
+                f"'{argument}' was found, but the part after = is no valid YAML value; correct or quote it."
+            ) from error
         for part in reversed(key.split(".")):
             parsed = {part: parsed}
         nested = _merge(nested, parsed)
@@ -231,22 +263,12 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _validate(values: Mapping[str, Any]) -> Config:
+def _read(model: type[BaseModel], values: Mapping[str, Any], prefix: str, known: list[str]) -> tuple[Any, list[str]]:
+    """The model, or None and one sentence per problem. `prefix` says where in the configuration it stands."""
     try:
-        config = Config.model_validate(values)
+        return model.model_validate(values), []
     except ValidationError as error:
-        raise InputError(_explain(error, prefix="", known=_known_keys(Config))) from error
-    for side in config.data.size:
-        if side < 16 or side % 16:
-            raise InputError(
-                f"data.size: {config.data.size} was found, but the networks expect multiples of 16;"
-                f" use {max(16, round(side / 16) * 16)} instead of {side}."
-            )
-    if config.train.batch[0] < 1 or config.train.batch[1] < 0:
-        raise InputError(
-            f"train.batch: {config.train.batch} was found, but expected at least one labelled image; write e.g. 4+4."
-        )
-    return config
+        return None, _explain(error, prefix, known)
 
 
 def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -259,20 +281,37 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def _explain(error: ValidationError, prefix: str, known: list[str]) -> str:
-    problems: list[str] = []
+def _explain(error: ValidationError, prefix: str, known: list[str]) -> list[str]:
+    unknown: list[str] = []
+    found: dict[str, Any] = {}
+    expected: dict[str, list[str]] = {}
     for item in error.errors():
-        parts = [part for part in item["loc"] if isinstance(part, str)]
-        key = prefix + ".".join(parts)
+        key = prefix + ".".join(part for part in item["loc"] if isinstance(part, str))
         if item["type"] == "extra_forbidden":
-            # A bare `lr` should find `train.lr`: compare the last parts too.
-            by_last = {name.rsplit(".", 1)[-1]: prefix + name for name in known}
-            hint = did_you_mean(key, [prefix + name for name in known])
-            if hint == "." and key.rsplit(".", 1)[-1] in by_last:
-                hint = f"; did you mean '{by_last[key.rsplit('.', 1)[-1]]}'?"
-            problem = f"the key '{key}' does not exist{hint}"
-        else:
-            problem = f"{key}: {item['input']!r} was found, but expected: {item['msg'].lower()}."
-        if problem not in problems:
-            problems.append(problem)
-    return "configuration: " + " ".join(problems)
+            unknown.append(f"the key '{key}' does not exist{_nearest(key, known)}")
+            continue
+        # pydantic appends the members of a union to the place; a person knows only the key.
+        while key not in known and "." in key:
+            key = key.rpartition(".")[0]
+        found.setdefault(key, item["input"])
+        message = "keys and values" if item["type"] in ("model_type", "dict_type") else item["msg"]
+        message = message.removeprefix("Value error, ").removeprefix("Input should be ")
+        if message not in expected.setdefault(key, []):
+            expected[key].append(message)
+    wrong = [f"{key}: {found[key]!r} was found, but expected: {' or '.join(expected[key])}." for key in expected]
+    return unknown + wrong
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """The end of the sentence about an unknown key. A bare `lr` finds `train.lr`: the last parts are compared first."""
+    section, _, last = key.rpartition(".")
+    by_last: dict[str, list[str]] = {}
+    for name in known:
+        by_last.setdefault(name.rpartition(".")[2], []).insert(0, name)
+    near = difflib.get_close_matches(last, by_last, n=1, cutoff=0.6)
+    if not near:
+        beside = [name for name in known if name.rpartition(".")[0] == section]
+        return f"; known: {', '.join(beside)}."
+    names = by_last[near[0]]
+    here = [name for name in names if name.rpartition(".")[0] == section]
+    return f"; did you mean {' or '.join(repr(name) for name in here or names)}?"

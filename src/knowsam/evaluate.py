@@ -20,18 +20,13 @@ from knowsam.data.labels import LabelCoding, infer_coding, value_counts
 from knowsam.data.lists import natural_key, natural_sorted, read_groups, some
 from knowsam.data.scan import volume_of
 from knowsam.errors import InputError
-from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix, read_label
+from knowsam.io import IMAGE_SUFFIXES, OVERLAY_SUFFIX, PROBABILITY_SUFFIX, file_stem, file_suffix, read_label
 from knowsam.io.files import whole_file
 from knowsam.metrics import METRICS, ClassScore, Spread, Summary, case_scores, summarise
 from knowsam.types import MedicalLabel
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-OVERLAY_SUFFIX = "_overlay"
-"""End of the stem of a picture that prediction draws for people; not a label map."""
-PROBABILITY_SUFFIX = "_prob"
-"""End of the stem of a soft map; not a label map."""
 
 DEFINITIONS = {
     "dice": "2 |P and T| / (|P| + |T|)",
@@ -233,9 +228,7 @@ def _codings(
         values = indices
     elif predicted.keys() <= set(coding.values) or (coding.classes == 2 and predicted.keys() <= {0, 255}):
         values = coding.values if predicted.keys() <= set(coding.values) else (0, 255)
-        notes.append(
-            f"The predictions hold the values {list(values)}: read as classes 0 to {len(values) - 1}."
-        )
+        notes.append(f"The predictions hold the values {list(values)}: read as classes 0 to {len(values) - 1}.")
     elif free and coding.values == indices:
         coding, notes = infer_coding(predicted | seen, None, None, ignore_value)
         values = coding.values
@@ -353,9 +346,7 @@ def _report(result: EvaluationResult) -> dict[str, Any]:
     per_class = []
     for entry in result.summary.classes:
         record = asdict(entry)
-        per_class.append(
-            {"class": record.pop("class_index"), "name": result.class_names[entry.class_index]} | record
-        )
+        per_class.append({"class": record.pop("class_index"), "name": result.class_names[entry.class_index]} | record)
     return {
         "n_cases": len(result.cases),
         "unit": result.unit,

@@ -98,12 +98,11 @@ def entropy_loss(logits: Tensor) -> Tensor:
 def cross_consistency_loss(student_logits: Tensor, other_logits: Tensor) -> Tensor:
     """Binary cross-entropy of one student's probabilities against the other's (KnowSAM, section 5).
 
-        mean_{pixels, c} -[q_c log p_c + (1 - q_c) log(1 - p_c)],   p = softmax(student), q = sg
-        softmax(other)
+        mean_{pixels, c} -[q_c log p_c + (1 - q_c) log(1 - p_c)],   p = softmax(student), q = softmax(other)
 
-    The target q is detached: only the student learns. `log p` comes from `log_softmax` and needs no clamp. `1 - p` is clamped to at least 1e-7, so that term is
-    at most 16.1 and passes no gradient to a class that is certain beyond float32; the other classes' `log p`
-    still does.
+    The target q is detached: only the student learns. `log p` comes from `log_softmax` and needs no clamp.
+    `1 - p` is clamped to at least 1e-7, so its term is at most 16.1 and passes no gradient to a class that is
+    certain beyond float32; the other classes' `log p` still does.
 
     Args:
         student_logits: `(B, K, H, W)` of the student that learns.
@@ -146,9 +145,7 @@ def distillation_loss(
     if weight is None:
         return temperature**2 * divergence.mean()
     if weight.shape != divergence.shape:
-        raise ValueError(
-            f"weight has shape {tuple(weight.shape)}, expected {tuple(divergence.shape)} (B, H, W)"
-        )
+        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected {tuple(divergence.shape)} (B, H, W)")
     weight = weight.detach().float()
     # The floor is not float32's smallest number: T^2 / total must stay finite, or the gradient is inf * 0.
     total = weight.sum().clamp(min=1e-12)
@@ -163,9 +160,7 @@ def _negative_log_likelihood(log_probs: Tensor, label: Tensor) -> Tensor:
 
 def _soft_dice_loss(probs: Tensor, label: Tensor, epsilon: float = 1e-10) -> Tensor:
     classes = torch.arange(probs.shape[1], device=label.device).view(1, -1, 1, 1)
-    target = (
-        label.unsqueeze(1) == classes
-    )  # bool: an eighth of the memory of an int64 one-hot; IGNORE is no class
+    target = label.unsqueeze(1) == classes  # bool: an eighth of the memory of an int64 one-hot; IGNORE is no class
     valid = (label != IGNORE).unsqueeze(1)
     axes = (0, 2, 3)
     intersection = (probs * target).sum(axes)

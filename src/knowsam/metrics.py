@@ -194,9 +194,7 @@ def _surface(mask: np.ndarray) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask, cross, border_value=0)
 
 
-def _distance_scores(
-    prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None
-) -> tuple[float, float]:
+def _distance_scores(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None) -> tuple[float, float]:
     """HD95 and ASD from one pair of distance transforms, with the policy for empty masks."""
     prediction, truth = _as_masks(prediction, truth)
     prediction_empty, truth_empty = not prediction.any(), not truth.any()
@@ -269,9 +267,7 @@ def confusion_counts(
     return np.diagonal(confusion).copy(), confusion.sum(axis=0), confusion.sum(axis=1)
 
 
-def dice_from_counts(
-    intersection: np.ndarray, prediction_size: np.ndarray, truth_size: np.ndarray
-) -> np.ndarray:
+def dice_from_counts(intersection: np.ndarray, prediction_size: np.ndarray, truth_size: np.ndarray) -> np.ndarray:
     """Dice of every class from (sums of) `confusion_counts`.
 
     Args:
@@ -314,9 +310,7 @@ def case_scores(
     for index in range(1, classes):
         distance_95, distance_mean = _distance_scores((prediction == index) & valid, truth == index, spacing)
         status = _status(bool(prediction_size[index]), bool(truth_size[index]))
-        records.append(
-            ClassScore(index, float(dice[index]), float(jaccard[index]), distance_95, distance_mean, status)
-        )
+        records.append(ClassScore(index, float(dice[index]), float(jaccard[index]), distance_95, distance_mean, status))
     return records
 
 

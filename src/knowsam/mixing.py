@@ -40,9 +40,7 @@ def uncertain_cells(
     """
     images, height, width = entropy.shape
     if not 1 <= grid <= min(height, width):
-        raise ValueError(
-            f"grid is {grid}, expected 1 to {min(height, width)} for a {height}x{width} entropy map"
-        )
+        raise ValueError(f"grid is {grid}, expected 1 to {min(height, width)} for a {height}x{width} entropy map")
     if not 0 <= cells <= grid * grid:
         raise ValueError(f"cells is {cells}, expected 0 to {grid * grid} for a {grid}x{grid} grid")
     if select not in ("uncertain", "confident"):
@@ -82,9 +80,7 @@ def exchange(own: Tensor, other: Tensor, mask: Tensor) -> Tensor:
             "expected the same dtype and shape but for the first axis, which must not be empty"
         )
     if mask.shape != (own.shape[0], *own.shape[-2:]):
-        raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, expected {(own.shape[0], *own.shape[-2:])} (B, H, W)"
-        )
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, expected {(own.shape[0], *own.shape[-2:])} (B, H, W)")
     if len(other) != len(own):
         other = other[torch.arange(len(own), device=own.device) % len(other)]
     inside = mask.bool().view(len(own), *[1] * (own.ndim - 3), *own.shape[-2:])

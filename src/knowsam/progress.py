@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from knowsam.config import Config
 from knowsam.data.loader import RunData
@@ -77,7 +84,9 @@ class TrainingDisplay:
     def finished(self, folder: RunFolder, step: int, total: int, best: float | None) -> None:
         """Where everything is, and what to type next."""
         if step < total:
-            self.console.print(f"stopped after step {step} of {total}; continue with: knowsam train --resume {folder.path}")
+            self.console.print(
+                f"stopped after step {step} of {total}; continue with: knowsam train --resume {folder.path}"
+            )
             return
         score = "" if best is None else f", best validation Dice {best:.3f}"
         self.console.print(f"done: {step} steps{score}")

@@ -13,7 +13,16 @@ from knowsam.config import Config, load_yaml, resolve_config
 from knowsam.errors import InputError
 from knowsam.files import write_json, write_text
 
-RECORDED_PACKAGES = ("knowsam", "torch", "transformers", "accelerate", "kornia", "numpy", "scipy", "safetensors")
+RECORDED_PACKAGES = (
+    "knowsam",
+    "torch",
+    "transformers",
+    "accelerate",
+    "kornia",
+    "numpy",
+    "scipy",
+    "safetensors",
+)
 
 
 class RunFolder:
@@ -47,7 +56,9 @@ class RunFolder:
                 f" that run with `knowsam train --resume {self.path}`."
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise InputError(f"{self.path}: other files were found, but expected a new or empty folder; choose another --out.")
+            raise InputError(
+                f"{self.path}: other files were found, but expected a new or empty folder; choose another --out."
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config, config.to_yaml())
         write_json(self.environment, describe_environment())
@@ -63,7 +74,9 @@ class RunFolder:
             InputError: If there is no run.
         """
         if not self.config.exists():
-            raise InputError(f"{self.path}: no run was found (no config.yaml), but expected one to continue; check the path.")
+            raise InputError(
+                f"{self.path}: no run was found (no config.yaml), but expected one to continue; check the path."
+            )
         return resolve_config(load_yaml(self.config))
 
     def append(self, record: dict[str, Any]) -> None:
@@ -116,7 +129,11 @@ def git_revision() -> str | None:
     here = Path(__file__).parent
     try:
         revision = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout.strip()
         changed = subprocess.run(
             ["git", "-C", str(here), "status", "--porcelain", "--", str(here)],

@@ -104,7 +104,7 @@ def build_method(config: Config, in_channels: int, classes: int) -> Method:
     sam = build_distillation(config.sam, config.data.size, classes)
     # Students are seeded on their own: the same seed gives the same students with and without SAM.
     torch.manual_seed(config.train.seed + 1)
-    method_class = load_method(config.method)
+    method_class: Any = load_method(config.method)  # each method takes its own Options
     options = method_class.Options.model_validate(config.options)
     return method_class(options, MethodContext(in_channels, classes, sam))
 
@@ -183,7 +183,8 @@ class _Run:
         size = config.data.size
         self.weak = weak_augmentation(size).to(self.accelerator.device)
         self.strong = strong_augmentation(size).to(self.accelerator.device)
-        self.step, self.best = 0, None
+        self.step = 0
+        self.best: float | None = None
         if resume:
             self._restore()
 
@@ -191,7 +192,10 @@ class _Run:
         """Train from `self.step` to the end."""
         train, total = self.config.train, self.config.train.steps
         loader = DataLoader(
-            self._dataset(), batch_size=None, sampler=range(self.step, total), num_workers=train_workers(self.config)
+            self._dataset(),
+            batch_size=None,
+            sampler=range(self.step, total),
+            num_workers=self.config.data.workers,
         )
         finished = True
         with stop_on_signal() as asked_to_stop, self.display.training(total, self.step):
@@ -227,7 +231,10 @@ class _Run:
         self.accelerator.backward(output.loss)
         if config.clip is not None:
             for group in self.groups:
-                self.accelerator.clip_grad_norm_(group.parameters, config.clip)
+                # Not accelerate's own clipping: under fp16 it unscales every optimiser at each call, which torch
+                # refuses the second time.
+                self.accelerator.unscale_gradients(self.prepared[group.name])
+                nn.utils.clip_grad_norm_(group.parameters, config.clip)
         factor = linear_decay(self.step, config.steps, config.warmup)
         for optimiser in self.prepared.values():
             for group in optimiser.param_groups:
@@ -279,7 +286,12 @@ class _Run:
 
     def _validate(self) -> None:
         """Score this process's share of the validation volumes, gather, keep the best student."""
+        self._require_finite_weights()
         student, sam = self.student().eval(), self.method.sam
+        if self.accelerator.num_processes > 1:
+            # Each process has its own batch-norm statistics; all must score the network that the first one saves.
+            for buffer in [*self.method.buffers(), *(() if self.averaged is None else self.averaged.buffers())]:
+                torch.distributed.broadcast(buffer, src=0)
         if sam is not None:
             sam.eval()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -291,7 +303,11 @@ class _Run:
         scores = _merge(gather_object([own.per_volume])) if world > 1 else own
         mean = scores.mean()
         if self.accelerator.is_main_process:
-            record = {"step": self.step, "validation": scores.to_json(), "seconds": time.perf_counter() - started}
+            record = {
+                "step": self.step,
+                "validation": scores.to_json(),
+                "seconds": time.perf_counter() - started,
+            }
             self.folder.append(record)
             self.display.validated(self.step, scores)
         if self.best is None or mean > self.best:
@@ -302,7 +318,9 @@ class _Run:
         now = (time.perf_counter(), self.step)
         # One transfer for all terms, and only every `log_every` steps: reading a value waits for the device.
         names = ["loss", *output.terms]
-        values = torch.stack([output.loss.detach().float(), *[value.float() for value in output.terms.values()]]).tolist()
+        values = torch.stack(
+            [output.loss.detach().float(), *[value.float() for value in output.terms.values()]]
+        ).tolist()
         terms = dict(zip(names, values, strict=True))
         if not all(map(_is_finite, values)):
             bad = ", ".join(name for name, value in terms.items() if not _is_finite(value))
@@ -317,7 +335,16 @@ class _Run:
         self.display.step(self.step, terms)
         return now
 
+    def _require_finite_weights(self) -> None:
+        """Before weights are kept: a checkpoint of NaN could not be continued, and would replace one that can."""
+        if not all(bool(parameter.isfinite().all()) for group in self.groups for parameter in group.parameters):
+            raise InputError(
+                f"{self.folder.path}: at step {self.step} weights were not finite, but expected numbers; lower train.lr or"
+                " set train.clip=1. The last checkpoint is untouched."
+            )
+
     def _save(self, last: bool) -> None:
+        self._require_finite_weights()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             save_checkpoint(self.folder.checkpoint, self._state())
@@ -331,7 +358,12 @@ class _Run:
         if not self.accelerator.is_main_process:
             return
         info = StudentInfo(
-            self.method.student_spec(), self.data.preprocessing, self.data.coding.names, self.step, validation, __version__
+            self.method.student_spec(),
+            self.data.preprocessing,
+            self.data.coding.names,
+            self.step,
+            validation,
+            __version__,
         )
         save_student(path, self.student(), info)
 
@@ -419,17 +451,12 @@ def _merge(shares: list[dict[str, dict[str, list[float]]]]) -> ValidationScores:
 
 
 def _precision(amp: str) -> str:
-    """accelerate's name for the precision; `auto` is bf16 (else fp16) on a GPU and full precision on a CPU."""
+    """Accelerate's name for the precision; `auto` is bf16 (else fp16) on a GPU and full precision on a CPU."""
     if amp != "auto":
         return amp
     if not torch.cuda.is_available():
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-
-
-def train_workers(config: Config) -> int:
-    """Loader processes."""
-    return config.data.workers
 
 
 def _is_finite(value: float) -> bool:

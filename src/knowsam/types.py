@@ -136,7 +136,8 @@ class StepOutput:
 
     Attributes:
         loss: Scalar to call `backward()` on; the method's one weighted sum.
-        terms: Named scalars, unweighted, detached, for logs.
+        terms: Named scalars, unweighted, for logs. `Method.step` gives them attached to the graph, so that a test can
+            ask each for its gradient; `Method.forward` detaches them.
     """
 
     loss: Tensor

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from knowsam.data.dataset import ScoringVolume
 from knowsam.metrics import confusion_counts, dice_from_counts
@@ -19,7 +19,7 @@ SLICES_PER_PASS = 16
 
 @dataclass
 class ValidationScores:
-    """Dice by prediction (`"fused"`, `"unet"`, ..., `"sam"`), in the order the method gives them; the first is used.
+    """Dice by prediction (`"fused"`, `"unet"`, ..., `"sam"`), in the method's order; the first is used.
 
     Attributes:
         per_volume: Prediction -> volume -> Dice of classes 1..K-1.
@@ -39,12 +39,15 @@ class ValidationScores:
     def to_json(self) -> dict[str, Any]:
         """`{prediction: {"dice": mean, "per_class": [...]}}`."""
         return {
-            name: {"dice": round(self.mean(name), 5), "per_class": [round(value, 5) for value in self.per_class(name)]}
+            name: {
+                "dice": round(self.mean(name), 5),
+                "per_class": [round(value, 5) for value in self.per_class(name)],
+            }
             for name in self.per_volume
         }
 
 
-def predict_all(student: nn.Module, image: Tensor, sam: Any = None) -> dict[str, Tensor]:
+def predict_all(student: Any, image: Tensor, sam: Any = None) -> dict[str, Tensor]:
     """Every prediction there is for `(B, C, H, W)`: logits `(B, K, H, W)` by name, the one that is used first.
 
     Args:
@@ -52,7 +55,8 @@ def predict_all(student: nn.Module, image: Tensor, sam: Any = None) -> dict[str,
         image: `(B, C, H, W)` float in [0, 1].
         sam: A `SamDistillation`, prompted by the student's prediction; adds `"sam"`.
     """
-    outputs: dict[str, Tensor] = student.outputs(image) if hasattr(student, "outputs") else {"student": student(image)}
+    several: Callable[[Tensor], dict[str, Tensor]] | None = getattr(student, "outputs", None)
+    outputs = {"student": student(image)} if several is None else several(image)
     if sam is not None:
         outputs = outputs | {"sam": sam.predict(image, next(iter(outputs.values())))}
     return outputs
@@ -86,7 +90,7 @@ def validate(
     """
     scores = ValidationScores()
     for volume in volumes:
-        counts: dict[str, list[np.ndarray]] = {}
+        counts: dict[str, np.ndarray] = {}
         for first in range(0, len(volume.images), SLICES_PER_PASS):
             image = volume.images[first : first + SLICES_PER_PASS].to(device).float()
             labels = volume.labels[first : first + SLICES_PER_PASS]

@@ -1,4 +1,4 @@
-"""What every reader promises: an image read, its label written and read back is the same array in the same place."""
+"""What every reader promises: what is written for an image reads back the same, in the same place."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_image, make_label, save_hdf5, save_nifti, save_picture
 
+from helpers import make_image, make_label, save_hdf5, save_nifti, save_picture
 from knowsam.io import READERS, file_suffix, read_image, read_label, write_label, write_probabilities
 from knowsam.types import MedicalImage
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import make_label, save_hdf5
 
+from helpers import make_label, save_hdf5
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label, write_label, write_probabilities
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_image, save_picture
 
+from helpers import make_image, save_picture
 from knowsam.errors import InputError
 from knowsam.io import IMAGE_SUFFIXES, READERS, file_stem, file_suffix, read_image, write_label
 from knowsam.io import write_probabilities as write_probs

@@ -5,8 +5,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers import SPACING_MM, make_affine, make_image, make_label, save_nifti
 
+from helpers import SPACING_MM, make_affine, make_image, make_label, save_nifti
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label, write_label, write_probabilities
 from knowsam.io.nifti import largest_spacing_axis
@@ -107,12 +107,10 @@ def test_truncated_files_are_named(tmp_path: Path, name: str, share: float) -> N
         read_image(path)
 
 
-def test_unset_spacing_is_px_and_microns_are_converted(tmp_path: Path) -> None:
-    image = nib.Nifti1Image(VOLUME, np.eye(4))
-    image.header["pixdim"][1:4] = (0, 0, 0)
-    nib.save(image, tmp_path / "a.nii")
+def test_spacing_that_is_no_number_is_px_and_microns_are_converted(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(VOLUME, np.eye(4)), tmp_path / "a.nii")
     raw = bytearray((tmp_path / "a.nii").read_bytes())
-    raw[80:92] = bytes(12)  # pixdim[1..3], which nibabel sets from the affine on saving
+    raw[80:84] = np.float32(np.nan).tobytes()  # pixdim[1], which nibabel sets from the affine on saving
     (tmp_path / "a.nii").write_bytes(raw)
     assert read_image(tmp_path / "a.nii").geometry.unit == "px"
     image = nib.Nifti1Image(VOLUME, np.diag([500, 500, 2000, 1]))

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from helpers import make_image, make_label, save_picture
 from PIL import Image
 
+from helpers import make_image, make_label, save_picture
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label
 from knowsam.io.raster import exif_orientation
@@ -21,8 +21,7 @@ COLOURS = [0, 0, 0, 255, 0, 0, 0, 255, 0]
 
 
 def palette_picture(path: Path, colours: list[int]) -> Path:
-    picture = Image.fromarray(LABEL, mode="P") if not hasattr(Image.Image, "x") else None
-    assert picture is not None
+    picture = Image.frombytes("P", LABEL.shape[::-1], LABEL.tobytes())
     picture.putpalette(colours)
     picture.save(path)
     return path

@@ -54,9 +54,7 @@ def test_update_ema_of_equal_networks_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(
-    "other", [UNet(1, 2, widths=(2,), dropout=(0,)), UNet(1, 3, widths=(2, 4), dropout=(0, 0))]
-)
+@pytest.mark.parametrize("other", [UNet(1, 2, widths=(2,), dropout=(0,)), UNet(1, 3, widths=(2, 4), dropout=(0, 0))])
 def test_update_ema_rejects_another_architecture(other: nn.Module) -> None:
     ema, _ = pair()
     with pytest.raises(ValueError, match=r"head|differ"):

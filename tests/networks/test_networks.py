@@ -74,9 +74,7 @@ def test_the_table_names_the_classes() -> None:
 
 
 def test_build_network_passes_arguments_on() -> None:
-    assert isinstance(
-        build_network("vnet", 1, 2, normalisation="batch").encoder[0][0][1], torch.nn.BatchNorm2d
-    )
+    assert isinstance(build_network("vnet", 1, 2, normalisation="batch").encoder[0][0][1], torch.nn.BatchNorm2d)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +97,7 @@ def test_build_network_needs_two_classes() -> None:
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, knowsam.networks;"
-        "sys.exit(' '.join({'transformers', 'kornia', 'accelerate'} & set(sys.modules)))"
+        "import sys, knowsam.networks;sys.exit(' '.join({'transformers', 'kornia', 'accelerate'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stderr.strip() == ""
@@ -109,9 +106,7 @@ def test_import_is_light() -> None:
 def test_standardise_image_hand_value() -> None:
     image = torch.tensor([[[[0.0, 2.0]], [[4.0, 6.0]]], [[[5.0, 5.0]], [[5.0, 5.0]]]])
     found = standardise_image(image)
-    expected = (
-        torch.tensor([-3.0, -1.0, 1.0, 3.0]) / 5**0.5
-    )  # mean 3, variance 5, over channels and pixels together
+    expected = torch.tensor([-3.0, -1.0, 1.0, 3.0]) / 5**0.5  # mean 3, variance 5, over channels and pixels together
     torch.testing.assert_close(found[0].flatten(), expected)
     assert torch.equal(found[1], torch.zeros(2, 1, 2))
 

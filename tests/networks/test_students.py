@@ -32,8 +32,7 @@ def test_parameters_and_operations_of_the_paper() -> None:
 def test_unet_dropout_grows_with_depth_and_is_absent_on_the_way_up() -> None:
     network = UNet(1, 2)
     down, up = (
-        [m.p for m in part.modules() if isinstance(m, nn.Dropout)]
-        for part in (network.encoder, network.decoder)
+        [m.p for m in part.modules() if isinstance(m, nn.Dropout)] for part in (network.encoder, network.decoder)
     )
     assert down == [0.05, 0.1, 0.2, 0.3, 0.5]
     assert up == [0, 0, 0, 0]
@@ -97,9 +96,7 @@ def test_vnet_weights_are_kaiming_normal() -> None:
     torch.manual_seed(0)
     weight = VNet(3, 2).encoder[4][1][0].weight
     assert weight.std().item() == pytest.approx(math.sqrt(2 / weight[0].numel()), rel=0.01)
-    assert ((weight / weight.std()) ** 4).mean().item() == pytest.approx(
-        3, abs=0.1
-    )  # normal: 3, uniform: 1.8
+    assert ((weight / weight.std()) ** 4).mean().item() == pytest.approx(3, abs=0.1)  # normal: 3, uniform: 1.8
 
 
 def test_agreement_map_equals_xor_at_one_half_for_two_classes() -> None:

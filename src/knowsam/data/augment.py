@@ -51,8 +51,7 @@ class Augmentation(nn.Module):
             RandomHorizontalFlip(p=0.5),
             RandomVerticalFlip(p=0.5),
             RandomAffine(10.0, translate=(0.0625, 0.0625), scale=(0.95, 1.05), p=0.5),
-            data_keys=["input", "mask"],
-            extra_args={"mask": {"resample": "nearest"}},
+            data_keys=["input", "mask"],  # kornia resamples a "mask" with nearest neighbour
         )
         sigma = max(image_size) / 12
         kernel = 4 * int(sigma) + 1

@@ -27,6 +27,9 @@ from knowsam.types import MedicalImage, MedicalLabel
 
 __all__ = ["CheckReport", "check_folder", "check_pair", "print_report"]
 
+# classes, label_values, ignore_value
+_Wish = tuple[int | Sequence[str] | None, Sequence[int] | None, int | None]
+
 SMALLEST_SIDE = 16
 """px; the students halve an image four times, so anything smaller is a thumbnail or a mistake."""
 
@@ -67,8 +70,7 @@ def check_pair(image: MedicalImage, label: MedicalLabel) -> None:
         advice = "its axes are swapped: was the image turned by its EXIF orientation, or the mask transposed?"
     raise InputError(
         f"{label.path}: the mask has size {size_text(found)}, its image {image.path.name} "
-        f"{size_text(expected)}; "
-        f"expected equal sizes; {advice}."
+        f"{size_text(expected)}; expected equal sizes; {advice}."
     )
 
 
@@ -190,8 +192,7 @@ def _count_cases(report: CheckReport, folder: Folder, split: Split | None) -> No
     if not split.val:
         report.warnings.append(
             "No validation image: the best checkpoint cannot be chosen; at least two labelled groups, or "
-            "val.txt, "
-            "are needed for it."
+            "val.txt, are needed for it."
         )
 
 
@@ -212,8 +213,7 @@ def _judge_images(report: CheckReport, findings: list[_Finding], split: Split | 
     if 0 < len(spacings) < len(read):
         report.warnings.append(
             f"{len(read) - len(spacings)} of {len(read)} images have no known spacing: their distances are "
-            "in px, "
-            f"the others' in mm ({some(f.case.stem for f in read if f.spacing_mm is None)})."
+            f"in px, the others' in mm ({some(f.case.stem for f in read if f.spacing_mm is None)})."
         )
     if len(report.counts["channels"]) > 1:
         report.notes.append("Grey and colour images are mixed.")
@@ -227,9 +227,8 @@ def _judge_images(report: CheckReport, findings: list[_Finding], split: Split | 
     )
     _warn(
         report,
-        "images carry an EXIF orientation, which is not applied (pixels are used as stored): make sure that "
-        "their "
-        "masks were drawn on the stored pixels",
+        "images carry an EXIF orientation, which is not applied (pixels are used as stored): make sure "
+        "that their masks were drawn on the stored pixels",
         (f for f in read if f.orientation != 1),
     )
 
@@ -246,17 +245,12 @@ def _judge_duplicates(report: CheckReport, findings: list[_Finding], split: Spli
     first = " = ".join(f.case.stem for f in copies[0][:2])
     report.warnings.append(
         f"{len(copies)} images occur again, pixel for pixel, in another group (such as {first}): give the "
-        "copies one "
-        "group in groups.csv."
+        "copies one group in groups.csv."
     )
     if split is None:
         return
     training, held = set(split.labelled + split.unlabelled), set(split.val + split.test)
-    leaks = [
-        same
-        for same in copies
-        if {f.case.stem for f in same} & training and {f.case.stem for f in same} & held
-    ]
+    leaks = [same for same in copies if {f.case.stem for f in same} & training and {f.case.stem for f in same} & held]
     if leaks:
         report.warnings.append(
             f"{len(leaks)} of them are both in training and in validation or test: scores will be too good."
@@ -267,7 +261,7 @@ def _judge_labels(
     report: CheckReport,
     findings: list[_Finding],
     split: Split | None,
-    wish: tuple[int | Sequence[str] | None, Sequence[int] | None, int | None],
+    wish: _Wish,
 ) -> None:
     seen = _members(split) - set(split.unlabelled) if split is not None else {f.case.stem for f in findings}
     for finding in findings:
@@ -299,15 +293,14 @@ def _judge_labels(
     in_training = sum(f.case.stem in learned for f in empty)
     if learned and in_training > len(learned) / 2:
         report.warnings.append(
-            f"{in_training} of {len(learned)} labelled training images show background only: they teach "
-            "little."
+            f"{in_training} of {len(learned)} labelled training images show background only: they teach little."
         )
 
 
 def _infer(
     report: CheckReport,
     findings: list[_Finding],
-    wish: tuple[int | Sequence[str] | None, Sequence[int] | None, int | None],
+    wish: _Wish,
 ) -> LabelCoding | None:
     """The coding training would find; where it finds none, the error is reported and None returned."""
     first_seen: dict[int, Path] = {}
@@ -321,24 +314,23 @@ def _infer(
     try:
         coding, notes = infer_coding(first_seen, classes, label_values, ignore_value)
     except InputError as error:
-        # With given classes every offending mask is to be named, not only the first.
-        if classes is not None or label_values is not None:
-            try:
-                none_seen: dict[int, Path] = {}
-                coding, notes = infer_coding(none_seen, classes, label_values, ignore_value)
-            except InputError:
-                report.errors.append(str(error))
-                return None
-        else:
+        coding_as_wished = None if classes is None and label_values is None else _wished_coding(wish)
+        if coding_as_wished is None:
             report.errors.append(str(error))
-            return None
+        return coding_as_wished
     report.notes += notes
     return coding
 
 
-def _judge_values(
-    report: CheckReport, finding: _Finding, coding: LabelCoding, opened_in_training: bool
-) -> None:
+def _wished_coding(wish: _Wish) -> LabelCoding | None:
+    """The coding the given settings mean by themselves: with it every mask that breaks it can be named."""
+    try:
+        return infer_coding({}, *wish)[0]
+    except InputError:
+        return None  # The settings contradict each other, which is what the caller's error says.
+
+
+def _judge_values(report: CheckReport, finding: _Finding, coding: LabelCoding, opened_in_training: bool) -> None:
     assert finding.values is not None
     assert finding.case.label is not None
     problem = coding.problem(finding.case.label, finding.values)

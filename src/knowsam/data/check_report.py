@@ -75,8 +75,8 @@ def size_summary(sizes: list[tuple[int, ...]]) -> str:
     ordered = sorted(counted, key=lambda item: int(np.prod(item[0])))
     smallest, largest = ordered[0][0], ordered[-1][0]
     return (
-        f"{len(counted)} different, {size_text(smallest)} to {size_text(largest)}, "
-        f"most often {size_text(counted[0][0])} ({counted[0][1]} times)"
+        f"{len(counted)} different, {size_text(smallest)} to {size_text(largest)}, most often "
+        f"{size_text(counted[0][0])} ({counted[0][1]} times)"
     )
 
 

@@ -166,10 +166,13 @@ class StepDataset(Dataset[Batch]):
                     f"batch: {size} {kind} images per step were asked for on {world} processes, but expected a multiple of"
                     f" {world}; the batch is the total over all processes."
                 )
-        self.labelled, self.unlabelled = labelled, unlabelled
+        # A batch of 4+0 is a batch without unlabelled half, whatever the folder holds.
+        self.labelled, self.unlabelled = labelled, unlabelled if batch[1] else None
         self.batch, self.steps, self.rank, self.world = batch, steps, rank, world
         self._labelled_stream = IndexStream(len(labelled), seed, "labelled")
-        self._unlabelled_stream = None if unlabelled is None else IndexStream(len(unlabelled), seed, "unlabelled")
+        self._unlabelled_stream = (
+            None if self.unlabelled is None else IndexStream(len(self.unlabelled), seed, "unlabelled")
+        )
 
     def __len__(self) -> int:
         return self.steps
@@ -209,7 +212,10 @@ class ScoringVolume:
 
 
 def load_scoring_volumes(
-    cases: Sequence[Case], preprocessing: Preprocessing, coding: LabelCoding, advance: Callable[[], None] | None = None
+    cases: Sequence[Case],
+    preprocessing: Preprocessing,
+    coding: LabelCoding,
+    advance: Callable[[], None] | None = None,
 ) -> list[ScoringVolume]:
     """Read the validation cases; slices that belong to one volume are gathered into it."""
     volumes: dict[str, tuple[list[Tensor], list[Tensor]]] = {}

@@ -205,8 +205,7 @@ def absent_notes(total: np.ndarray, coding: LabelCoding) -> list[str]:
     """One note for each class without a single pixel in the labelled set."""
     return [
         f"Class {index} ({coding.names[index]}, mask value {coding.values[index]}) never occurs in the "
-        "labelled set: "
-        "it cannot be learned."
+        "labelled set: it cannot be learned."
         for index in np.flatnonzero(total == 0)
     ]
 
@@ -223,50 +222,40 @@ def _read_counts(cases: Sequence[Case]) -> Iterator[tuple[Path, dict[int, int]]]
         yield from pool.map(read, cases)
 
 
-def _checked_label_values(
-    label_values: Sequence[int], K: int | None, ignore_value: int | None
-) -> tuple[int, ...]:
+def _checked_label_values(label_values: Sequence[int], K: int | None, ignore_value: int | None) -> tuple[int, ...]:
     values = tuple(int(value) for value in label_values)
     if len(set(values)) != len(values):
-        raise InputError(
-            f"label_values={list(values)} names a value twice; expected one value for each class."
-        )
+        raise InputError(f"label_values={list(values)} names a value twice; expected one value for each class.")
     if K is not None and len(values) != K:
         raise InputError(
-            f"label_values={list(values)} has {len(values)} values for {K} classes; expected one for each "
-            "class."
+            f"label_values={list(values)} has {len(values)} values for {K} classes; expected one for each class."
         )
     return values
 
 
-def _inferred_values(
-    seen: list[int], first_seen: Mapping[int, Path], ignore_value: int | None
-) -> tuple[int, ...]:
+def _inferred_values(seen: list[int], first_seen: Mapping[int, Path], ignore_value: int | None) -> tuple[int, ...]:
     """0..max for values that look like class indices, else an error that says what to set."""
     if not any(seen):
         found = "no pixel with ground truth" if not seen else "only the value 0"
         raise InputError(
             f"{next(iter(first_seen.values()))}: this and every other mask to learn from has {found}; "
-            "expected at "
-            "least two classes; add a labelled image that shows the object."
+            "expected at least two classes; add a labelled image that shows the object."
         )
     if len(seen) > MOST_INFERRED_CLASSES:
         raise InputError(
             f"{first_seen[seen[-1]]}: the masks have {len(seen)} different values from {seen[0]} to "
-            f"{seen[-1]}; "
-            "expected one value for each class; were they interpolated or lossily compressed, or are they "
-            "instance "
-            "numbers? Save class indices 0, 1, 2, ... as PNG, or set classes if there really are so many."
+            f"{seen[-1]}; expected one value for each class; were they interpolated or lossily compressed, "
+            "or are they instance numbers? Save class indices 0, 1, 2, ... as PNG, or set classes if there "
+            "really are so many."
         )
     without_255 = [value for value in seen if value != 255]
     if _consecutive_like(seen):
         return tuple(range(max(seen) + 1))
     if 255 in seen and ignore_value is None and _consecutive_like(without_255):
         raise InputError(
-            f"{first_seen[255]}: mask value 255 beside the classes {without_255}; if it marks pixels "
-            "without ground "
-            "truth set ignore_value=255; if some masks use 255 for class 1, save all of them with the same "
-            "values."
+            f"{first_seen[255]}: mask value 255 beside the classes {without_255}; if it marks pixels without "
+            "ground truth set ignore_value=255; if some masks use 255 for class 1, save all of them with "
+            "the same values."
         )
     raise InputError(
         f"{first_seen[seen[-1]]}: the masks have the values {seen}, which are no class indices 0, 1, 2, ...; "

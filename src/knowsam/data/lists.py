@@ -41,14 +41,10 @@ def read_groups(path: Path, known: Collection[str], warnings: list[str]) -> dict
     for number, row in _csv_rows(path):
         stem, group = file_stem(row["stem"].strip()), row["group"].strip()
         if not stem or not group:
-            raise InputError(
-                f"{path}: line {number} has an empty stem or group; fill it in or remove the line."
-            )
+            raise InputError(f"{path}: line {number} has an empty stem or group; fill it in or remove the line.")
         value = (group, (row.get("volume") or "").strip())
         if table.setdefault(stem, value) != value:
-            raise InputError(
-                f"{path}: line {number} gives {stem} another group than an earlier line; keep one."
-            )
+            raise InputError(f"{path}: line {number} gives {stem} another group than an earlier line; keep one.")
         if stem not in known:
             strangers.append(stem)
     if strangers:
@@ -68,8 +64,7 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             header = reader.fieldnames or []
             if "stem" not in header or "group" not in header:
                 raise InputError(
-                    f"{path}: the first line is {','.join(header)!r}; expected the header "
-                    "stem,group[,volume]."
+                    f"{path}: the first line is {','.join(header)!r}; expected the header stem,group[,volume]."
                 )
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:

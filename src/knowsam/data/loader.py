@@ -41,9 +41,8 @@ class RunData:
 def plan_split(config: Config) -> tuple[Folder, Split]:
     """Look into the folder and decide who is labelled, unlabelled, validation and test. Opens no image."""
     folder = scan_folder(Path(config.data.path))
-    labelled = config.data.labelled
-    if isinstance(labelled, str):
-        labelled = parse_labelled(labelled)
+    given = config.data.labelled
+    labelled = parse_labelled(given) if isinstance(given, str) else given
     return folder, make_split(folder, labelled, config.data.val_fraction, config.train.seed)
 
 
@@ -93,4 +92,6 @@ def load_data(
     return RunData(split, coding, preprocessing, labelled_store, unlabelled_store, volumes, notes)
 
 
-CHANNEL_SAMPLE = 1000  # files looked at to find out whether a set has colour; masks exist for few, so this is all of them
+CHANNEL_SAMPLE = (
+    1000  # files looked at to find out whether a set has colour; masks exist for few, so this is all of them
+)

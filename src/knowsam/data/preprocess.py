@@ -49,7 +49,9 @@ class Preprocessing:
         """The slice axis of a volume."""
         axis = image.geometry.slice_axis if self.slice_axis is None else self.slice_axis
         if not 0 <= axis < 3:
-            raise InputError(f"{image.path}: slice axis {axis} was asked for, but expected 0, 1 or 2; change data.axis.")
+            raise InputError(
+                f"{image.path}: slice axis {axis} was asked for, but expected 0, 1 or 2; change data.axis."
+            )
         return axis
 
     def slices(self, image: MedicalImage) -> torch.Tensor:
@@ -82,15 +84,17 @@ def to_unit_range(image: MedicalImage, normalise: Normalisation = "auto") -> np.
     """The image's values as float32 in [0, 1]; a constant image becomes zero under percentiles.
 
     Raises:
-        InputError: If `"range"` is asked for on values that have no range of their own (floats).
+        InputError: If `"range"` is asked for on values that have no range of their own (floats, signed integers).
     """
     array = image.array
     if array.dtype == bool:
         return array.astype(np.float32)
     if normalise == "range" or (normalise == "auto" and array.dtype == np.uint8):
-        if not np.issubdtype(array.dtype, np.integer):
+        # A signed type's largest value says nothing about an image's range: CT in int16 is -1000 to 3000.
+        if not np.issubdtype(array.dtype, np.unsignedinteger):
             raise InputError(
-                f"{image.path}: {array.dtype} values were found, but data.normalise=range expects integers; use percentile."
+                f"{image.path}: {array.dtype} values were found, but data.normalise=range expects unsigned integers; use"
+                " percentile."
             )
         return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
     low, high = np.percentile(array, PERCENTILES)

@@ -122,13 +122,10 @@ def _scan_images_and_masks(root: Path) -> Folder:
     unlabelled = _list_files(root / "unlabelled", warnings) if (root / "unlabelled").is_dir() else {}
     for stem in images.keys() & unlabelled.keys():
         raise InputError(
-            f"{unlabelled[stem]}: the same stem as {images[stem]}; stems must be unique; rename or remove "
-            "one."
+            f"{unlabelled[stem]}: the same stem as {images[stem]}; stems must be unique; rename or remove one."
         )
     if not images and not unlabelled:
-        raise InputError(
-            f"{root / 'images'}: no image found; expected files ending in {' '.join(IMAGE_SUFFIXES)}."
-        )
+        raise InputError(f"{root / 'images'}: no image found; expected files ending in {' '.join(IMAGE_SUFFIXES)}.")
     masks = _list_masks(root, images, unlabelled, notes, warnings)
     known = images | unlabelled
     table = read_groups(root / "groups.csv", known, warnings)
@@ -151,9 +148,7 @@ def _scan_ssl4mis(root: Path) -> Folder:
     has_slices = (root / "data" / "slices").is_dir()
     slices = _list_files(root / "data" / "slices", warnings) if has_slices else {}
     for stem in slices.keys() & volumes.keys():
-        raise InputError(
-            f"{slices[stem]}: the same stem as {volumes[stem]}; stems must be unique; rename one."
-        )
+        raise InputError(f"{slices[stem]}: the same stem as {volumes[stem]}; stems must be unique; rename one.")
     known = slices | volumes
     if not known:
         raise InputError(f"{root / 'data'}: no .h5 file found; expected slices/*.h5 and volumes *.h5.")
@@ -213,8 +208,8 @@ def _list_files(folder: Path, warnings: list[str], subfolders_expected: bool = F
                 stem = file_stem(name)
                 if stem in files:
                     raise InputError(
-                        f"{folder / name}: the same stem as {files[stem].name}; stems must be unique; "
-                        "rename or remove one."
+                        f"{folder / name}: the same stem as {files[stem].name}; stems must be unique; rename "
+                        "or remove one."
                     )
                 files[stem] = folder / name
     if left_aside:
@@ -237,9 +232,7 @@ def _list_masks(
     """Stem -> mask file, each of which has an image."""
     found = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
     if len(found) == 2:
-        raise InputError(
-            f"{root}: both masks/ and labels/ exist; expected one of them; remove or rename one."
-        )
+        raise InputError(f"{root}: both masks/ and labels/ exist; expected one of them; remove or rename one.")
     if not found:
         notes.append(f"{root}: neither masks/ nor labels/: no image is labelled.")
         return {}
@@ -268,9 +261,7 @@ def _check_lists(folder: Folder, leak_is_error: bool) -> None:
     for name in LISTS:
         for stem in getattr(folder, name) or []:
             if stem in stem_list:
-                raise InputError(
-                    f"{folder.root}: {stem} is in the {stem_list[stem]} and the {name} list; keep one."
-                )
+                raise InputError(f"{folder.root}: {stem} is in the {stem_list[stem]} and the {name} list; keep one.")
             stem_list[stem] = name
             group = folder.cases[stem].group
             other = group_list.setdefault(group, name)
@@ -282,15 +273,13 @@ def _check_lists(folder: Folder, leak_is_error: bool) -> None:
     if leak_is_error:
         raise InputError(
             f"{folder.root}: group {group} is in the {first} and the {second} list, which leaks and makes "
-            "scores too "
-            f"good; a group must be in one list ({len(leaks)} such groups); move its images, or correct "
-            "groups.csv."
+            f"scores too good; a group must be in one list ({len(leaks)} such groups); move its images, or "
+            "correct groups.csv."
         )
     folder.warnings.append(
         f"{folder.root}: {len(leaks)} groups are in two lists, such as {group} in {first} and {second}: by "
         "their names these are images of the same patient, and scores will be too good; if the names "
-        "mislead, "
-        "state the groups in groups.csv."
+        "mislead, state the groups in groups.csv."
     )
 
 
@@ -301,28 +290,21 @@ def _note_participation(folder: Folder) -> None:
         outside = [s for s in folder.cases if s not in listed and not folder.in_unlabelled_folder(s)]
         if outside:
             folder.notes.append(
-                f"{len(outside)} images are in no list and take no part ({some(outside)}); unlabelled/ "
-                "always does."
+                f"{len(outside)} images are in no list and take no part ({some(outside)}); unlabelled/ always does."
             )
     held = {folder.cases[s].group for s in (folder.val or []) + (folder.test or [])}
-    in_train = set(folder.train or [])
     shadowed = [
         stem
         for stem, case in folder.cases.items()
-        if case.group in held
-        and stem not in listed
-        and (folder.train is None or folder.in_unlabelled_folder(stem))
-        and stem not in in_train
+        if case.group in held and stem not in listed and (folder.train is None or folder.in_unlabelled_folder(stem))
     ]
     if shadowed:
         folder.notes.append(
             f"{len(shadowed)} images are left out of training, since their group is in the validation or "
-            "test "
-            f"list ({some(shadowed)})."
+            f"test list ({some(shadowed)})."
         )
     maskless = [stem for stem in folder.val or [] if folder.cases[stem].label is None]
     if maskless:
         folder.warnings.append(
-            f"{len(maskless)} images of the validation list have no mask and cannot be scored "
-            f"({some(maskless)})."
+            f"{len(maskless)} images of the validation list have no mask and cannot be scored ({some(maskless)})."
         )

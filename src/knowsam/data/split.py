@@ -102,9 +102,7 @@ def make_split(
     if folder.val is not None:
         val = [stem for stem in folder.val if cases[stem].label is not None]
         if not val:
-            raise InputError(
-                f"{folder.root}: no image of the validation list has a mask; add masks or drop it."
-            )
+            raise InputError(f"{folder.root}: no image of the validation list has a mask; add masks or drop it.")
     else:
         keep = {cases[stem].group for stem in named}
         drawn = _draw_groups(with_mask, keep, val_fraction, seed)
@@ -113,9 +111,8 @@ def make_split(
         with_mask = [group for group in with_mask if group not in drawn]
     if not with_mask:
         raise InputError(
-            f"{folder.root}: no labelled image to train on; expected at least one mask in masks/ whose "
-            "image is "
-            "not held out for validation or test."
+            f"{folder.root}: no labelled image to train on; expected at least one mask in masks/ whose image "
+            "is not held out for validation or test."
         )
     if isinstance(labelled, (str, Path)):
         visible = named
@@ -150,8 +147,7 @@ def parse_labelled(text: str) -> int | float | Path:
         return value
     raise InputError(
         f"labelled is {text!r}; expected a number of groups (7), a share of them (0.1 or 10%), or an "
-        "existing "
-        "text file with one group or stem a line."
+        "existing text file with one group or stem a line."
     )
 
 
@@ -198,9 +194,7 @@ def _visible_stems(
 ) -> set[str]:
     """Training stems whose masks are used, by number or share of groups."""
     groups = (
-        with_mask
-        if labelled is None
-        else with_mask[: _number_of_groups(folder, labelled, len(with_mask), has_val)]
+        with_mask if labelled is None else with_mask[: _number_of_groups(folder, labelled, len(with_mask), has_val)]
     )
     chosen = set(groups)
     return {s for s in training if folder.cases[s].label is not None and folder.cases[s].group in chosen}
@@ -212,8 +206,7 @@ def _number_of_groups(folder: Folder, labelled: int | float, available: int, has
             aside = " outside validation and test" if has_val or folder.test else ""
             raise InputError(
                 f"{folder.root}: {labelled} labelled groups were asked for, and {available} training groups "
-                "have "
-                f"masks{aside}; expected 1 to {available}."
+                f"have masks{aside}; expected 1 to {available}."
             )
         return labelled
     if not 0 < labelled <= 1:

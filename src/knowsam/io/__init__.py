@@ -61,6 +61,13 @@ IMAGE_SUFFIXES: tuple[str, ...] = tuple(READERS)
 """Every suffix that can be read, lower case."""
 
 
+OVERLAY_SUFFIX = "_overlay"
+"""End of the stem of a picture that `predict` draws beside a label map; never taken for a label map."""
+
+PROBABILITY_SUFFIX = "_prob"
+"""End of the stem of the soft maps that `predict` writes."""
+
+
 def file_suffix(path: str | Path) -> str | None:
     """The known suffix a file name ends with, lower case (`".nii.gz"` is one suffix), or None."""
     name = Path(path).name.lower()
@@ -165,7 +172,7 @@ def _reader(path: Path) -> Reader:
     suffix = file_suffix(path)
     if suffix is None:
         raise InputError(
-            f"{path}: {path.suffix or 'a name without suffix'} is not a known image format; "
-            f"expected one of {' '.join(IMAGE_SUFFIXES)}."
+            f"{path}: {path.suffix or 'a name without suffix'} is not a known image format; expected one of "
+            f"{' '.join(IMAGE_SUFFIXES)}."
         )
     return READERS[suffix]

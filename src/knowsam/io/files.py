@@ -64,8 +64,8 @@ def check_finite(array: np.ndarray, path: Path) -> None:
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
         raise InputError(
-            f"{path}: {bad} of {array.size} values are NaN or infinite; expected finite intensities; "
-            "replace them (for example by the background value)."
+            f"{path}: {bad} of {array.size} values are NaN or infinite; expected finite intensities; replace "
+            "them (for example by the background value)."
         )
 
 

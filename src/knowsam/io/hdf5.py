@@ -70,8 +70,8 @@ def _read(path: Path, name: str) -> np.ndarray:
                 raise InputError(f"{path}: has no dataset `{name}` (found: {there}); expected one.")
             if found.ndim not in (2, 3) or found.dtype.kind not in "buif":
                 raise InputError(
-                    f"{path}: dataset `{name}` has shape {found.shape} and dtype {found.dtype}; "
-                    "expected numbers of shape (H, W) or (D, H, W)."
+                    f"{path}: dataset `{name}` has shape {found.shape} and dtype {found.dtype}; expected "
+                    "numbers of shape (H, W) or (D, H, W)."
                 )
             array = np.asarray(found[()])
     except InputError:

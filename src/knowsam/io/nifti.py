@@ -138,7 +138,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
 def _geometry(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
     factor = MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
     zooms = tuple(float(zoom) * factor for zoom in header.get_zooms()[: len(shape)])
-    # A spacing of 0 means that the writer did not set it: then distances are in px, and the unit says so.
+    # Some writers leave NaN: then distances are in px, and the unit says so. nibabel itself turns 0 into 1.
     known = all(np.isfinite(zoom) and zoom > 0 for zoom in zooms)
     axis = largest_spacing_axis(zooms if known else (1.0,) * len(shape), shape) if len(shape) == 3 else 0
     return Geometry(zooms if known else None, axis, np.array(affine, dtype=np.float64), header)

@@ -76,8 +76,8 @@ def read_label(path: Path) -> MedicalLabel:
     if array.ndim == 3:
         if (array != array[..., :1]).any():
             raise InputError(
-                f"{path}: a colour picture; expected a mask with one class index per pixel; "
-                "save the indices as a grey or palette PNG."
+                f"{path}: a colour picture; expected a mask with one class index per pixel; save the indices "
+                "as a grey or palette PNG."
             )
         array = array[..., 0]
     return MedicalLabel(whole_numbers(array, path), Geometry(), path)
@@ -129,8 +129,8 @@ def _read_pillow(path: Path, as_label: bool) -> np.ndarray:
         with Image.open(path) as image:
             if as_label and image.format in LOSSY_FORMATS:
                 raise InputError(
-                    f"{path}: a JPEG, which is lossy and changes class indices; store masks as PNG "
-                    "(export them again from the annotation tool: converting this file does not repair it)."
+                    f"{path}: a JPEG, which is lossy and changes class indices; store masks as PNG (export "
+                    "them again from the annotation tool: converting this file does not repair it)."
                 )
             depth = _png_depth(path) if image.format == "PNG" else 8
             image.load()
@@ -198,8 +198,8 @@ def _read_tiff(path: Path, as_label: bool) -> np.ndarray:
         with tifffile.TiffFile(path) as file:
             if len(file.pages) != 1:
                 raise InputError(
-                    f"{path}: a TIFF of {len(file.pages)} pages; multi-page TIFF is not read yet; "
-                    "save each page as a file of its own."
+                    f"{path}: a TIFF of {len(file.pages)} pages; multi-page TIFF is not read yet; save each "
+                    "page as a file of its own."
                 )
             page: Any = file.pages[0]
             _check_tiff_page(page, path, as_label)
@@ -221,13 +221,12 @@ def _check_tiff_page(page: Any, path: Path, as_label: bool) -> None:
     lossy = int(page.compression) in LOSSY_TIFF_COMPRESSIONS
     if as_label and lossy:
         raise InputError(
-            f"{path}: a TIFF with lossy compression, which changes class indices; store masks as PNG "
-            "(export them again from the annotation tool: converting this file does not repair it)."
+            f"{path}: a TIFF with lossy compression, which changes class indices; store masks as PNG (export "
+            "them again from the annotation tool: converting this file does not repair it)."
         )
     if as_label and int(page.photometric) == GREY_WHITE_IS_ZERO and page.bitspersample > 1:
         raise InputError(
-            f"{path}: a mask stored with white as zero, so that its class indices are ambiguous; "
-            "save it as a grey PNG."
+            f"{path}: a mask stored with white as zero, so that its class indices are ambiguous; save it as a grey PNG."
         )
     if int(page.photometric) not in COLOUR_PHOTOMETRICS and not lossy:
         name = getattr(page.photometric, "name", page.photometric)
@@ -238,8 +237,8 @@ def _read_compressed_tiff(page: Any, path: Path, as_label: bool) -> np.ndarray:
     if page.samplesperpixel > 1 and page.bitspersample > 8:
         name = getattr(page.compression, "name", page.compression)
         raise InputError(
-            f"{path}: 16-bit colour with {name} compression cannot be read without loss; "
-            "save it uncompressed or with zlib (deflate) compression."
+            f"{path}: 16-bit colour with {name} compression cannot be read without loss; save it "
+            "uncompressed or with zlib (deflate) compression."
         )
     return _read_pillow(path, as_label)
 

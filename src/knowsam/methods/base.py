@@ -48,19 +48,21 @@ class Method(nn.Module):
     uses_unlabelled: ClassVar[bool] = True
     sam: SamDistillation | None
 
-    def __init__(self, context: MethodContext) -> None:
+    def __init__(self, options: Any, context: MethodContext) -> None:
         super().__init__()
+        self.options = options
         self.sam = context.sam
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
-        """`step`, under the name that distributed wrappers and autocast know."""
-        return self.step(batch, progress)
+        """`step` with detached terms, under the name that distributed wrappers and autocast know."""
+        output = self.step(batch, progress)
+        return StepOutput(output.loss, {name: term.detach() for name, term in output.terms.items()})
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
-        """The loss of one batch; changes nothing but batch-norm statistics."""
+        """The loss of one batch and its terms, still attached; changes nothing but batch-norm statistics."""
         raise NotImplementedError
 
-    def after_step(self, progress: Progress) -> None:  # noqa: B027 - nothing to do is the common case
+    def after_step(self, progress: Progress) -> None:
         """Called after the optimisers: EMA teachers and the like."""
 
     def student(self) -> nn.Module:
@@ -96,7 +98,9 @@ def load_method(name: str) -> type[Method]:
         InputError: For an unknown name, with the nearest known one.
     """
     if name not in METHODS:
-        raise InputError(f"method: '{name}' was found, but expected one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
+        raise InputError(
+            f"method: '{name}' was found, but expected one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}"
+        )
     entry = METHODS[name]
     if isinstance(entry, str):
         module, attribute = entry.split(":")

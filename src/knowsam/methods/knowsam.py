@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from knowsam.losses import cross_consistency_loss, entropy_loss, entropy_map, segmentation_loss
 from knowsam.methods.base import Method, MethodContext
 from knowsam.mixing import exchange, uncertain_cells
-from knowsam.networks import build_network
+from knowsam.networks import CoTrainedStudents
 from knowsam.schedules import gaussian_rampup
 from knowsam.types import IGNORE, Batch, Progress, StepOutput
 
@@ -25,7 +25,7 @@ from knowsam.types import IGNORE, Batch, Progress, StepOutput
 class KnowSAMOptions(BaseModel):
     """Settings of `knowsam`; the defaults are the paper's."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     entropy_weight: float = Field(0.9, ge=0)
     """Weight of the students' entropy (section 5)."""
@@ -50,6 +50,13 @@ class KnowSAMOptions(BaseModel):
     standardise: bool = False
     """Remove each image's own brightness and contrast before the students."""
 
+    @model_validator(mode="after")
+    def _cells_fit_the_grid(self) -> KnowSAMOptions:
+        # Else the run would fail at its first exchange, a quarter of the way in.
+        if self.ugda_cells > self.ugda_grid**2:
+            raise ValueError(f"ugda_cells at most ugda_grid^2 = {self.ugda_grid**2}")
+        return self
+
 
 class KnowSAM(Method):
     """The method of the paper, for any K >= 2, any B_l and B_u, any H and W divisible by 16.
@@ -60,16 +67,14 @@ class KnowSAM(Method):
     Options = KnowSAMOptions
 
     def __init__(self, options: KnowSAMOptions, context: MethodContext) -> None:
-        super().__init__(context)
-        self.options = options
-        self.spec = {
-            "name": "cotrained",
+        super().__init__(options, context)
+        self.arguments: dict[str, Any] = {
             "in_channels": context.in_channels,
             "classes": context.classes,
             "vnet_normalisation": options.vnet_normalisation,
             "standardise": options.standardise,
         }
-        self.students = build_network(**self.spec)
+        self.students = CoTrainedStudents(**self.arguments)
 
     def student(self) -> nn.Module:
         """U-Net, V-Net and fusion head; its forward pass gives the fused logits."""
@@ -77,7 +82,7 @@ class KnowSAM(Method):
 
     def student_spec(self) -> dict[str, Any]:
         """Name and arguments for `build_network`."""
-        return self.spec
+        return {"name": "cotrained", **self.arguments}
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """One step of section 5.
@@ -133,7 +138,7 @@ class KnowSAM(Method):
                 "vnet_mix_ent": mix_ent[1], "unet_mix_cons": mix_cons[0], "vnet_mix_cons": mix_cons[1],
                 "unet_mix_pseudo": mix_pseudo[0], "vnet_mix_pseudo": mix_pseudo[1], "fused_mix": fused_mix,
             }  # fmt: skip
-        return StepOutput(loss, {name: term.detach() for name, term in terms.items()})
+        return StepOutput(loss, terms)
 
     def exchange_cells(self, batch: Batch, fused_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
         """Uncertainty-guided data augmentation (section 4), for any B_l and B_u.
@@ -148,9 +153,7 @@ class KnowSAM(Method):
             Mixed images `(B_l + B_u, C, H, W)`, labelled ones first, and their mixed labels `(B_l + B_u, H, W)`.
         """
         options = self.options
-        cells = uncertain_cells(
-            entropy_map(fused_logits), options.ugda_cells, options.ugda_grid, options.ugda_select
-        )
+        cells = uncertain_cells(entropy_map(fused_logits), options.ugda_cells, options.ugda_grid, options.ugda_select)
         count = batch.labelled_image.shape[0]
         x_l, y_l, mask_l = batch.labelled_image, batch.label, cells[:count]
         x_un, y_un, mask_un = batch.unlabelled_image, teacher_logits[count:].argmax(dim=1), cells[count:]

@@ -30,8 +30,8 @@ class Supervised(Method):
     uses_unlabelled = False
 
     def __init__(self, options: SupervisedOptions, context: MethodContext) -> None:
-        super().__init__(context)
-        self.spec = {
+        super().__init__(options, context)
+        self.spec: dict[str, Any] = {
             "name": options.network,
             "in_channels": context.in_channels,
             "classes": context.classes,
@@ -43,7 +43,7 @@ class Supervised(Method):
         """`L = CE + Dice` on `(B_l, K, H, W)`."""
         logits = self.network(batch.labelled_image)
         loss = segmentation_loss(logits, batch.label)
-        terms = {"unet_sup" if self.spec["name"] == "unet" else "vnet_sup": loss.detach()}
+        terms = {"unet_sup" if self.spec["name"] == "unet" else "vnet_sup": loss}
         if self.sam is not None:
             sam = self.sam(batch.labelled_image, [logits], batch.label)
             loss, terms = loss + sam.loss, terms | sam.terms

@@ -31,9 +31,7 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
     for name, average in averages.items():
         current = currents[name]
         if average.shape != current.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(average.shape)} in ema, {tuple(current.shape)} in model"
-            )
+            raise ValueError(f"{name} has shape {tuple(average.shape)} in ema, {tuple(current.shape)} in model")
         if average.is_floating_point():
             average.lerp_(current.to(average.dtype), 1.0 - decay)
         else:

@@ -40,9 +40,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(widths) != len(dropout):
-            raise ValueError(
-                f"got {len(widths)} widths and {len(dropout)} dropout probabilities, expected as many"
-            )
+            raise ValueError(f"got {len(widths)} widths and {len(dropout)} dropout probabilities, expected as many")
         self.in_channels = in_channels
         self.classes = classes
         self.standardise = standardise

@@ -69,9 +69,7 @@ class VNet(nn.Module):
         self.up = nn.ModuleList(
             _layer(nn.ConvTranspose2d(a, b, 2, stride=2, bias=not batch), batch) for a, b in upwards
         )
-        self.decoder = nn.ModuleList(
-            _stage(b, b, n, batch) for (_, b), n in zip(upwards, UP_CONVOLUTIONS, strict=True)
-        )
+        self.decoder = nn.ModuleList(_stage(b, b, n, batch) for (_, b), n in zip(upwards, UP_CONVOLUTIONS, strict=True))
         self.head = nn.Conv2d(widths[0], classes, 1)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -105,9 +103,7 @@ class VNet(nn.Module):
 
 def _stage(in_channels: int, out_channels: int, convolutions: int, batch: bool) -> nn.Sequential:
     sizes = [in_channels] + [out_channels] * convolutions
-    return nn.Sequential(
-        *(_layer(nn.Conv2d(a, b, 3, padding=1, bias=not batch), batch) for a, b in pairwise(sizes))
-    )
+    return nn.Sequential(*(_layer(nn.Conv2d(a, b, 3, padding=1, bias=not batch), batch) for a, b in pairwise(sizes)))
 
 
 def _layer(convolution: nn.Conv2d | nn.ConvTranspose2d, batch: bool) -> nn.Sequential:

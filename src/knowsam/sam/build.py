@@ -20,7 +20,11 @@ SIZES: dict[str, dict[str, Any]] = {
     "vit_h": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16,
               "global_attn_indexes": [7, 15, 23, 31]},
 }  # fmt: skip
-HUB_NAMES = {"vit_b": "facebook/sam-vit-base", "vit_l": "facebook/sam-vit-large", "vit_h": "facebook/sam-vit-huge"}
+HUB_NAMES = {
+    "vit_b": "facebook/sam-vit-base",
+    "vit_l": "facebook/sam-vit-large",
+    "vit_h": "facebook/sam-vit-huge",
+}
 
 
 def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -> tuple[nn.Module, bool]:
@@ -99,10 +103,10 @@ def _resize_relative(table: nn.Parameter, length: int) -> nn.Parameter:
 
 
 def _tiny_config(image_size: int) -> Any:
-    """A SAM for two cores: patch 8 keeps thin structures visible at 96 px, four layers, width 128, all global."""
+    """A SAM for two cores: patch 8 keeps thin structures visible at 96 px, four layers, all global."""
     from transformers import SamConfig, SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 
-    patch, width, tokens = 8, 128, 128
+    patch, width, tokens = 8, 128, 64
     side = patch * -(-image_size // patch)
     return SamConfig(
         vision_config=SamVisionConfig(
@@ -114,7 +118,7 @@ def _tiny_config(image_size: int) -> Any:
         mask_decoder_config=SamMaskDecoderConfig(
             hidden_size=tokens, mlp_dim=2 * tokens, num_attention_heads=4, iou_head_hidden_dim=tokens
         ),
-       
+
     )  # fmt: skip
 
 
@@ -124,7 +128,6 @@ def _size_config(name: str, image_size: int) -> Any:
     return SamConfig(
         vision_config=SamVisionConfig(image_size=image_size, **SIZES[name]),
         prompt_encoder_config=SamPromptEncoderConfig(image_size=image_size),
-       
     )
 
 
@@ -132,7 +135,7 @@ def _random_sam(config: Any) -> Any:
     """Random weights that a signal gets through: transformers' own (standard deviation 1e-10) leave the encoder dead."""
     from transformers import SamModel
 
-    sam = SamModel(config)
+    sam: Any = SamModel(config)
     for module in sam.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(module.weight)
@@ -147,14 +150,17 @@ def _load(source: str, name: str) -> Any:
     from transformers import SamModel
 
     try:
-        sam, info = SamModel.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
+        loaded: Any = SamModel.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise InputError(
             f"sam: '{name}' could not be loaded from {source} ({first_line}); expected a Hugging Face directory or cache"
             " entry of a SamModel. Without a network, copy the directory here and give its path, or use sam=tiny."
         ) from error
-    unexplained = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
+    sam, info = loaded
+    unexplained = {
+        kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]
+    }
     if unexplained:
         raise InputError(
             f"sam: {source} does not hold the weights of a SamModel: {unexplained} was found, but expected every key to"

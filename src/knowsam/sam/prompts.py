@@ -36,7 +36,7 @@ class ClassPrompt(nn.Module):
         self.project = nn.Conv2d(dim, dim, 1)
         self.pool = nn.MaxPool2d(2)
         self.feed_forward = nn.Sequential(
-            nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, TOKENS_PER_CLASS * dim)
+            nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, TOKENS_PER_CLASS * dim)
         )
 
     def forward(self, embedding: Tensor) -> Tensor:

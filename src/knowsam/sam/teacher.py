@@ -32,6 +32,9 @@ class SamTeacher(nn.Module):
         adapter_init: How the adapters start; `"zero"` leaves SAM's function as it was.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self, sam: Any, classes: int, train: TrainMode = "adapters", adapter_init: AdapterInit = "zero"
     ) -> None:

@@ -1,0 +1,197 @@
+"""The command line: parse, import late, call one documented function, exit code.
+
+Exit codes: 0 done, 1 done but some inputs failed, 2 bad input (one sentence on stderr), 130 interrupted and saved.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from knowsam.errors import InputError
+
+app = typer.Typer(
+    help="From a folder of medical images and a few masks to a small segmentation network.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+EXIT_FAILED_FILES = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+OUT_HELP = "Folder to write to."
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="Folder with images/ and masks/ (or labels/).")],
+    labelled: Annotated[str | None, typer.Option(help="Groups that stay labelled: N, a share, or a list file.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes, background included.")] = None,
+    ignore_value: Annotated[int | None, typer.Option(help="Mask value of pixels nobody annotated.")] = None,
+) -> None:
+    """Look through a data folder before any training: what is there, and what would go wrong."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from knowsam.data.check import check_folder
+    from knowsam.data.check_report import print_report
+    from knowsam.data.split import parse_labelled
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+        report = check_folder(
+            data,
+            labelled=None if labelled is None else parse_labelled(labelled),
+            classes=classes,
+            ignore_value=ignore_value,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print_report(report)
+    if not report.ok:
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+@app.command()
+def train(
+    data: Annotated[str | None, typer.Argument(help="Data folder; with --resume, leave it out.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings as key=value, e.g. sam=none train.lr=0.02.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New or empty folder for the run.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    method: Annotated[str | None, typer.Option(help="knowsam, supervised, ...")] = None,
+    labelled: Annotated[str | None, typer.Option(help="Groups that stay labelled: N, a share, or a list file.")] = None,
+    size: Annotated[str | None, typer.Option(help="Network size in pixels: 256 or 192x256.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Total number of steps; with --resume, the new total.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Labelled + unlabelled images per step, e.g. 12+12.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no text.")] = False,
+) -> None:
+    """Train a run, or continue one with --resume."""
+    if resume is not None:
+        given = [name for name, value in {
+            "--out": out, "--config": config, "--method": method, "--labelled": labelled, "--size": size,
+            "--batch": batch, "--seed": seed, "DATA": data, "key=value": overrides or None,
+        }.items() if value is not None]  # fmt: skip
+        if given:
+            raise InputError(
+                f"--resume: {', '.join(given)} was given too, but expected at most --steps; a resumed run keeps its own"
+                " settings, so leave that out or start a new run."
+            )
+        from knowsam.train import resume as resume_run
+
+        result = resume_run(resume, steps=steps, quiet=quiet)
+    else:
+        if data is None or out is None:
+            missing = "DATA" if data is None else "--out"
+            raise InputError(f"train: {missing} is missing, but expected `knowsam train DATA --out RUN`; add it.")
+        from knowsam.config import load_yaml, parse_overrides, resolve_config
+        from knowsam.train import train as train_run
+
+        flags = _flags(data=data, method=method, labelled=labelled, size=size, steps=steps, batch=batch, seed=seed)
+        from_file = {} if config is None else load_yaml(config)
+        result = train_run(resolve_config(from_file, parse_overrides(overrides or []), flags), out, quiet=quiet)
+    if not result.finished:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _flags(data: str, method: str | None, **values: Any) -> dict[str, Any]:
+    """Command-line flags as a configuration layer."""
+    sections = {"labelled": "data", "size": "data", "steps": "train", "batch": "train", "seed": "train"}
+    layer: dict[str, Any] = {"data": {"path": data}, "train": {}}
+    if method is not None:
+        layer["method"] = method
+    for name, value in values.items():
+        if value is not None:
+            layer[sections[name]][name] = value
+    return layer
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder or student.safetensors.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a volume, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help=OUT_HELP)],
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the masks over the images.")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write the soft maps.")] = False,
+    only: Annotated[Path | None, typer.Option(help="Text file: predict only these stems, one a line.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no text.")] = False,
+) -> None:
+    """Predict masks for new images, in their own size and geometry."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from knowsam.data.lists import read_lines
+    from knowsam.predict import Predictor, list_inputs, predict_files
+
+    wanted = None if only is None else {line for _, line in read_lines(only)}
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    failed, done = [], 0
+    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        total = len(list_inputs(source, out)) if wanted is None else len(wanted)
+        task = bar.add_task("predicting", total=total)
+        predictor = Predictor(run, device)
+        accept = None if wanted is None else wanted.__contains__
+        for item in predict_files(predictor, source, out, overlay, probabilities, accept):
+            bar.advance(task)
+            done += item.error is None
+            if item.error is not None:
+                failed.append(item.error)
+    if wanted is not None and done + len(failed) < len(wanted):
+        failed.append(
+            f"{only}: {len(wanted) - done - len(failed)} of its stems have no image in {source}; check the list."
+        )
+    console.print(f"{done} predicted into {out}")
+    for error in failed:
+        print(error, file=sys.stderr)
+    if failed:
+        raise typer.Exit(EXIT_BAD_INPUT if done == 0 else EXIT_FAILED_FILES)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder of predicted masks, or one file.")],
+    truth: Annotated[Path, typer.Argument(help="Folder of true masks, or one file.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for scores.csv and scores.json.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Number of classes, or their names: background,liver,...")] = None,
+    label_values: Annotated[str | None, typer.Option(help="Mask values in the order of the classes: 0,85,170.")] = None,
+    ignore_value: Annotated[int | None, typer.Option(help="Mask value of pixels nobody annotated.")] = None,
+) -> None:
+    """Score predictions: Dice, Jaccard, HD95 and ASD per case and class, at native size, in mm where known."""
+    from knowsam.evaluate import evaluate as score
+    from knowsam.evaluate import print_table
+
+    names: int | list[str] | None = None
+    if classes is not None:
+        names = int(classes) if classes.isdigit() else classes.split(",")
+    values = None
+    if label_values is not None:
+        if not all(part.strip().isdigit() for part in label_values.split(",")):
+            raise InputError(
+                f"--label-values: '{label_values}' was found, but expected whole numbers like 0,85,170; correct it."
+            )
+        values = [int(part) for part in label_values.split(",")]
+    print_table(score(predictions, truth, out, classes=names, label_values=values, ignore_value=ignore_value))
+
+
+def main() -> None:
+    """Entry point: bad input becomes one sentence and exit code 2, anything else stays a traceback."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

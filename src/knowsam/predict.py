@@ -1,0 +1,200 @@
+"""Prediction: a file, a folder or an array in, label maps in the image's own geometry out.
+
+Needs the student file alone: no SAM, no method, no training dependency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from knowsam.checkpoint import StudentInfo, load_student
+from knowsam.data.preprocess import to_unit_range
+from knowsam.errors import InputError
+from knowsam.io import (
+    IMAGE_SUFFIXES,
+    OVERLAY_SUFFIX,
+    PROBABILITY_SUFFIX,
+    file_stem,
+    file_suffix,
+    read_image,
+    write_label,
+    write_probabilities,
+)
+from knowsam.pictures import overlay, volume_sheet, write_png
+from knowsam.types import MedicalImage
+from knowsam.validate import probabilities_at
+
+SLICES_PER_PASS = 8
+STUDENT_FILE = "student.safetensors"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of one image, in the image's own axes.
+
+    Attributes:
+        label: Class indices, uint8 or uint16, `(H, W)` or `(X, Y, Z)`.
+        probabilities: `(K, *spatial)` float32, or None if not asked for.
+    """
+
+    label: np.ndarray
+    probabilities: np.ndarray | None
+
+
+class Predictor:
+    """A trained student, ready to predict.
+
+    Args:
+        path: A run folder or a `student.safetensors`.
+        device: `"cpu"`, `"cuda"`, or None for a GPU where there is one.
+    """
+
+    def __init__(self, path: str | Path, device: str | None = None) -> None:
+        path = Path(path)
+        if path.is_dir():
+            path = path / STUDENT_FILE
+        if not path.exists():
+            raise InputError(
+                f"{path}: no such file was found, but expected a run folder or a {STUDENT_FILE}; check the path, or wait for"
+                " the run's first validation."
+            )
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.student, self.info = load_student(path, self.device)
+        self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def classes(self) -> int:
+        """K, background included."""
+        return len(self.info.class_names)
+
+    @torch.inference_mode()
+    def predict(self, image: MedicalImage, probabilities: bool = False) -> Prediction:
+        """Segment one image at its native size.
+
+        Args:
+            image: A picture or a volume, as `knowsam.io.read_image` gives it.
+            probabilities: Also return the soft maps.
+
+        Returns:
+            Label map and, if asked for, class probabilities, in the image's own axes.
+        """
+        preprocessing = self.info.preprocessing
+        slices = preprocessing.slices(image)
+        spatial = list(image.spatial_shape)
+        if image.is_volume:
+            del spatial[preprocessing.axis_of(image)]
+        native = (spatial[0], spatial[1])
+        labels, soft = [], []
+        for first in range(0, len(slices), SLICES_PER_PASS):
+            batch = slices[first : first + SLICES_PER_PASS].to(self.device)
+            probs = probabilities_at(self.student(batch.contiguous(memory_format=torch.channels_last)), native)
+            labels.append(probs.argmax(dim=1).to("cpu", torch.int32).numpy())
+            if probabilities:
+                soft.append(probs.cpu().numpy())
+        dtype = np.uint8 if self.classes <= 256 else np.uint16
+        label = preprocessing.restore(np.concatenate(labels).astype(dtype), image)
+        restored = preprocessing.restore(np.concatenate(soft), image) if probabilities else None
+        return Prediction(np.ascontiguousarray(label), restored)
+
+
+@dataclass(frozen=True)
+class PredictedFile:
+    """One file of a folder prediction.
+
+    Attributes:
+        image: The input.
+        label: The label map written, None if the input could not be read.
+        error: Why not, in one sentence.
+    """
+
+    image: Path
+    label: Path | None
+    error: str | None = None
+
+
+def list_inputs(source: Path, own: Path | None = None) -> list[Path]:
+    """The image files to predict: the file itself, or all images of a folder, sorted by name.
+
+    Args:
+        source: A file or a folder (a data folder with `images/` stands for its images).
+        own: The output folder, whose files are no inputs.
+
+    Raises:
+        InputError: If there is nothing to predict, or two inputs would write the same output.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise InputError(f"{source}: nothing was found, but expected an image or a folder of images; check the path.")
+    folder = source / "images" if (source / "images").is_dir() else source
+    files = sorted(path for path in folder.iterdir() if path.is_file() and file_suffix(path) and path.parent != own)
+    if not files:
+        raise InputError(
+            f"{folder}: no image was found, but expected files ending in {' '.join(IMAGE_SUFFIXES)}; check the path."
+        )
+    by_stem: dict[str, Path] = {}
+    for path in files:
+        other = by_stem.setdefault(file_stem(path), path)
+        if other != path:
+            raise InputError(
+                f"{path}: {other.name} has the same stem, but expected one image per name, because both predictions would be"
+                " written to one file; rename one."
+            )
+    return files
+
+
+def predict_files(
+    predictor: Predictor,
+    source: str | Path,
+    out: str | Path,
+    with_overlay: bool = False,
+    with_probabilities: bool = False,
+    stems: Callable[[str], bool] | None = None,
+) -> Iterator[PredictedFile]:
+    """Predict a file or a folder, one file at a time; a broken file does not stop the others.
+
+    Args:
+        predictor: The network.
+        source: A file or a folder.
+        out: Where to write; label maps are named like their images.
+        with_overlay: Also write `<stem>_overlay.png`; for a volume a sheet of slices.
+        with_probabilities: Also write `<stem>_prob` with the soft maps.
+        stems: Predict only images whose stem this accepts.
+
+    Yields:
+        What happened to each file.
+    """
+    source, out = Path(source), Path(out)
+    files = [path for path in list_inputs(source, out) if stems is None or stems(file_stem(path))]
+    if any(path.resolve().parent == out.resolve() for path in files):
+        raise InputError(
+            f"{out}: the images themselves lie there, but expected another output folder; choose another --out."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        try:
+            image = read_image(path)
+            prediction = predictor.predict(image, with_probabilities)
+        except InputError as error:
+            yield PredictedFile(path, None, str(error))
+            continue
+        stem = file_stem(path)
+        if prediction.probabilities is not None:
+            write_probabilities(out / (stem + PROBABILITY_SUFFIX), prediction.probabilities, image)
+        if with_overlay:
+            write_png(out / f"{stem}{OVERLAY_SUFFIX}.png", draw(image, prediction.label, predictor.info))
+        yield PredictedFile(path, write_label(out / stem, prediction.label, image))
+
+
+def draw(image: MedicalImage, label: np.ndarray, info: StudentInfo) -> np.ndarray:
+    """The label map over the image, `(h, w, 3)` uint8; a volume becomes a sheet of slices."""
+    array = to_unit_range(image, info.preprocessing.normalise)
+    if not image.is_volume:
+        return overlay(array, label)
+    axis = info.preprocessing.axis_of(image)
+    return volume_sheet(np.moveaxis(array, axis, 0), np.moveaxis(label, axis, 0))
