@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,10 +111,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: no checkpoint was found, but expected one to resume from; start the run anew into an empty folder."
+            f"{path}: no checkpoint was found, but expected one to resume from; start the run anew into an"
+            " empty folder."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # torch stumbles over a file that is no checkpoint in many ways, IndexError among them
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: a broken checkpoint was found ({reason}); restore it or start the run anew."
         ) from error

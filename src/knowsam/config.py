@@ -20,12 +20,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     # Measured in docs/short-budget.md.
     "short": {
-        "train": {"ema": 0.99},
+        "train": {"optimiser": "adamw", "lr": 1e-3, "ema": 0.99},
+        "sam": {"lr": 1e-3},
         "options": {
             "knowsam": {
-                "vnet_normalisation": "batch",
+                "residual_fusion": True,
                 "entropy_ramp": True,
-                "ugda_start": 0.5,
+                "kd_ramp": True,
+                "ugda_start": 0.4,
+                "ugda_teacher": "mean",
             },
         },
     },

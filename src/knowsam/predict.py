@@ -60,7 +60,8 @@ class Predictor:
             path = path / STUDENT_FILE
         if not path.exists():
             raise InputError(
-                f"{path}: no such file was found, but expected a run folder or a {STUDENT_FILE}; check the path, or wait for"
+                f"{path}: no such file was found, but expected a run folder or a {STUDENT_FILE}; check the"
+                " path, or wait for"
                 " the run's first validation."
             )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -142,7 +143,8 @@ def list_inputs(source: Path, own: Path | None = None) -> list[Path]:
         other = by_stem.setdefault(file_stem(path), path)
         if other != path:
             raise InputError(
-                f"{path}: {other.name} has the same stem, but expected one image per name, because both predictions would be"
+                f"{path}: {other.name} has the same stem, but expected one image per name, because both"
+                " predictions would be"
                 " written to one file; rename one."
             )
     return files

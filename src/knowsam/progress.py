@@ -50,7 +50,8 @@ class TrainingDisplay:
         unlabelled = 0 if data.unlabelled is None else len(data.unlabelled)
         self.console.print(
             f"{config.data.path}: {len(data.labelled)} labelled and {unlabelled} unlabelled images,"
-            f" {len(data.validation)} validation volumes ({len(split.val)} files), classes {', '.join(data.coding.names)}"
+            f" {len(data.validation)} validation volumes ({len(split.val)} files), classes"
+            f" {', '.join(data.coding.names)}"
         )
         for note in data.notes:
             self.console.print(f"[yellow]note:[/yellow] {note}")

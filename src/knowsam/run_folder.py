@@ -44,21 +44,30 @@ class RunFolder:
         self.student = path / "student.safetensors"
         self.student_last = path / "student_last.safetensors"
 
-    def create(self, config: Config) -> None:
-        """Start a new run here.
+    def check_free(self) -> None:
+        """Make sure that a new run can start here.
 
         Raises:
             InputError: If the folder already holds something.
         """
         if self.config.exists():
             raise InputError(
-                f"{self.path}: another run was found, but expected a new or empty folder; choose another --out, or continue"
+                f"{self.path}: another run was found, but expected a new or empty folder; choose another --out,"
+                " or continue"
                 f" that run with `knowsam train --resume {self.path}`."
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(
                 f"{self.path}: other files were found, but expected a new or empty folder; choose another --out."
             )
+
+    def create(self, config: Config) -> None:
+        """Start a new run here.
+
+        Raises:
+            InputError: If the folder already holds something.
+        """
+        self.check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config, config.to_yaml())
         write_json(self.environment, describe_environment())

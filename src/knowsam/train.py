@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
@@ -19,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from knowsam import __version__
-from knowsam.checkpoint import StudentInfo, load_checkpoint, save_checkpoint, save_student
+from knowsam.checkpoint import StudentInfo, load_checkpoint, load_student, save_checkpoint, save_student
 from knowsam.config import Config, SamConfig
 from knowsam.data.augment import strong_augmentation, weak_augmentation
 from knowsam.data.dataset import StepDataset
@@ -93,9 +94,10 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch's generators for one step of one process.
 
     Augmentation and dropout are thereby functions of (seed, step, process): nothing to save, and a resumed run draws
-    what the uninterrupted one would have drawn. Multiplication by an odd constant keeps neighbouring steps far apart.
+    what the uninterrupted one would have drawn. Hashed, because torch's CPU generator looks at the lower 32 bits only.
     """
-    torch.manual_seed(((seed << 40) + (rank << 32) + step) * 0x9E3779B97F4A7C15 % 2**63)
+    words = np.random.SeedSequence((seed, step, rank)).generate_state(2, np.uint32)
+    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
 
 
 def build_method(config: Config, in_channels: int, classes: int) -> Method:
@@ -185,14 +187,20 @@ class _Run:
         self.strong = strong_augmentation(size).to(self.accelerator.device)
         self.step = 0
         self.best: float | None = None
+        self.batches = self._dataset()
+        # Last of all: what is refused above leaves no half-made run behind.
         if resume:
             self._restore()
+        elif self.accelerator.is_main_process:
+            folder.create(config)
+            self.data.split.to_json(folder.split)
+        self.accelerator.wait_for_everyone()
 
     def loop(self) -> RunResult:
         """Train from `self.step` to the end."""
         train, total = self.config.train, self.config.train.steps
         loader = DataLoader(
-            self._dataset(),
+            self.batches,
             batch_size=None,
             sampler=range(self.step, total),
             num_workers=self.config.data.workers,
@@ -261,13 +269,10 @@ class _Run:
             scanned, _ = plan_split(config)
             split = Split.from_json(folder.split)
         else:
+            folder.check_free()
             scanned, split = plan_split(config)
         with self.display.reading() as progress:
             data = load_data(config, scanned, split, uses_unlabelled, progress)
-        if not self.resuming and self.accelerator.is_main_process:
-            folder.create(config)
-            split.to_json(folder.split)
-        self.accelerator.wait_for_everyone()
         self.display.data(config, data)
         return data
 
@@ -339,7 +344,8 @@ class _Run:
         """Before weights are kept: a checkpoint of NaN could not be continued, and would replace one that can."""
         if not all(bool(parameter.isfinite().all()) for group in self.groups for parameter in group.parameters):
             raise InputError(
-                f"{self.folder.path}: at step {self.step} weights were not finite, but expected numbers; lower train.lr or"
+                f"{self.folder.path}: at step {self.step} weights were not finite, but expected numbers; lower"
+                " train.lr or"
                 " set train.clip=1. The last checkpoint is untouched."
             )
 
@@ -385,13 +391,15 @@ class _Run:
         state = load_checkpoint(path)
         if state["classes"] != self.classes:
             raise InputError(
-                f"{path}: a checkpoint of {state['classes']} classes was found, but expected {self.classes} as in the data;"
+                f"{path}: a checkpoint of {state['classes']} classes was found, but expected {self.classes} as"
+                " in the data;"
                 " restore the data, or start a new run."
             )
         total = self.config.train.steps
         if state["step"] >= total:
             raise InputError(
-                f"{self.folder.path}: {state['step']} of {total} steps are done; to train longer give a larger total, e.g."
+                f"{self.folder.path}: {state['step']} of {total} steps are done; to train longer give a larger"
+                " total, e.g."
                 f" --steps {2 * state['step']}."
             )
         load_trained_state(self.method, state["method"], path)
@@ -436,6 +444,29 @@ def load_trained_state(method: Method, state: dict[str, torch.Tensor], path: Pat
             f"{path}: missing keys {missing[:3]} and unused keys {unused[:3]} were found, but expected the weights of"
             " this run's method; resume with the configuration the run was made with."
         )
+
+
+def load_method_of_run(out: str | Path) -> tuple[Method, StudentInfo]:
+    """The whole trained method of a run, for looking at what prediction does not need: single students, SAM.
+
+    Args:
+        out: The run's folder.
+
+    Returns:
+        The method in evaluation mode, on the CPU, with the weights of the last checkpoint (its student is the running
+        average where the run keeps one); and what belongs to the run's student.
+
+    Raises:
+        InputError: If there is no run, or its checkpoint does not fit.
+    """
+    folder = RunFolder(Path(out))
+    config, state = folder.read_config(), load_checkpoint(folder.checkpoint)
+    info = load_student(folder.student)[1]
+    method = build_method(config, info.preprocessing.channels, len(info.class_names))
+    load_trained_state(method, state["method"], folder.checkpoint)
+    if state["averaged"] is not None:
+        method.student().load_state_dict(state["averaged"])
+    return method.eval(), info
 
 
 def _is_frozen_sam(name: str, parameter: nn.Parameter) -> bool:

@@ -163,7 +163,8 @@ class StepDataset(Dataset[Batch]):
         for kind, size in zip(("labelled", "unlabelled"), batch, strict=True):
             if size % world:
                 raise InputError(
-                    f"batch: {size} {kind} images per step were asked for on {world} processes, but expected a multiple of"
+                    f"batch: {size} {kind} images per step were asked for on {world} processes, but expected a"
+                    " multiple of"
                     f" {world}; the batch is the total over all processes."
                 )
         # A batch of 4+0 is a batch without unlabelled half, whatever the folder holds.
@@ -222,7 +223,8 @@ def load_scoring_volumes(
     for case in cases:
         if case.label is None:
             raise InputError(
-                f"{case.image}: no mask was found, but expected one for a validation case; add it or take it off val.txt."
+                f"{case.image}: no mask was found, but expected one for a validation case; add it or take it"
+                " off val.txt."
             )
         image, label = read_image(case.image), read_label(case.label)
         check_pair(image, label)

@@ -93,7 +93,8 @@ def to_unit_range(image: MedicalImage, normalise: Normalisation = "auto") -> np.
         # A signed type's largest value says nothing about an image's range: CT in int16 is -1000 to 3000.
         if not np.issubdtype(array.dtype, np.unsignedinteger):
             raise InputError(
-                f"{image.path}: {array.dtype} values were found, but data.normalise=range expects unsigned integers; use"
+                f"{image.path}: {array.dtype} values were found, but data.normalise=range expects unsigned"
+                " integers; use"
                 " percentile."
             )
         return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)

@@ -39,6 +39,8 @@ class KnowSAMOptions(BaseModel):
     """Let the distillation weight follow the consistency ramp instead of being constant from step 0."""
     ugda_start: float = Field(0.24, ge=0, le=1)
     """Share of the run after which cells are exchanged; 1 switches UGDA off (section 4)."""
+    ugda_teacher: Literal["sam", "fused", "mean"] = "sam"
+    """Whose answer is the pseudo-label of an unlabelled image: SAM's, the fused map's, or the mean of both."""
     ugda_cells: int = Field(5, ge=1)
     """Number of exchanged cells per image."""
     ugda_grid: int = Field(4, ge=1)
@@ -47,6 +49,8 @@ class KnowSAMOptions(BaseModel):
     """Which cells are replaced: those of highest or of lowest entropy."""
     vnet_normalisation: Literal["none", "batch"] = "none"
     """Normalisation in the V-Net; the paper's has none."""
+    residual_fusion: bool = False
+    """Let the fusion head correct the students' mean instead of replacing it; the paper's replaces it."""
     standardise: bool = False
     """Remove each image's own brightness and contrast before the students."""
 
@@ -73,6 +77,7 @@ class KnowSAM(Method):
             "classes": context.classes,
             "vnet_normalisation": options.vnet_normalisation,
             "standardise": options.standardise,
+            "residual_fusion": options.residual_fusion,
         }
         self.students = CoTrainedStudents(**self.arguments)
 
@@ -113,14 +118,18 @@ class KnowSAM(Method):
             "unet_cons": cons[0], "vnet_cons": cons[1], "fused_sup": fused_sup,
         }  # fmt: skip
 
-        teacher_logits = z["fused"].detach()
+        fused_logits = z["fused"].detach()
+        teacher_scores = fused_logits
         if self.sam is not None:
             sam = self.sam(image, students, label, mask_prompt=z["fused"], kd_ramp=ramp if options.kd_ramp else 1.0)
             loss, terms = loss + sam.loss, terms | sam.terms
-            teacher_logits = sam.logits
+            if options.ugda_teacher == "sam":
+                teacher_scores = sam.logits
+            elif options.ugda_teacher == "mean":
+                teacher_scores = sam.logits.softmax(dim=1) + fused_logits.softmax(dim=1)
 
         if batch.unlabelled_image is not None and progress.fraction >= options.ugda_start < 1:
-            mixed_image, mixed_label = self.exchange_cells(batch, z["fused"].detach(), teacher_logits)
+            mixed_image, mixed_label = self.exchange_cells(batch, fused_logits, teacher_scores)
             m = self.students.outputs(mixed_image)
             mixed = [m["unet"], m["vnet"]]
             # The unlabelled images' mixtures come last in the batch, as in `join_halves`.
@@ -140,14 +149,14 @@ class KnowSAM(Method):
             }  # fmt: skip
         return StepOutput(loss, terms)
 
-    def exchange_cells(self, batch: Batch, fused_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+    def exchange_cells(self, batch: Batch, fused_logits: Tensor, teacher_scores: Tensor) -> tuple[Tensor, Tensor]:
         """Uncertainty-guided data augmentation (section 4), for any B_l and B_u.
 
         Args:
             batch: The images and labels.
             fused_logits: `(B_l + B_u, K, H, W)`, detached; their entropy says which cells change places.
-            teacher_logits: `(B_l + B_u, K, H, W)`, detached; pseudo-labels of the unlabelled half, from SAM, or from
-                the fused map where there is no SAM.
+            teacher_scores: `(B_l + B_u, K, H, W)`, detached; the class of highest score is the pseudo-label of the
+                unlabelled half.
 
         Returns:
             Mixed images `(B_l + B_u, C, H, W)`, labelled ones first, and their mixed labels `(B_l + B_u, H, W)`.
@@ -156,7 +165,7 @@ class KnowSAM(Method):
         cells = uncertain_cells(entropy_map(fused_logits), options.ugda_cells, options.ugda_grid, options.ugda_select)
         count = batch.labelled_image.shape[0]
         x_l, y_l, mask_l = batch.labelled_image, batch.label, cells[:count]
-        x_un, y_un, mask_un = batch.unlabelled_image, teacher_logits[count:].argmax(dim=1), cells[count:]
+        x_un, y_un, mask_un = batch.unlabelled_image, teacher_scores[count:].argmax(dim=1), cells[count:]
         assert x_un is not None  # step() asks only when there is an unlabelled half
         image = torch.cat([exchange(x_l, x_un, mask_l), exchange(x_un, x_l, mask_un)])
         label = torch.cat([exchange(y_l, y_un, mask_l), exchange(y_un, y_l, mask_un)])
@@ -164,7 +173,7 @@ class KnowSAM(Method):
 
 
 def join_halves(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Both halves as one batch, labelled first: images `(B, C, H, W)`, labels `(B, H, W)` with `IGNORE` where unknown."""
+    """Both halves as one batch, labelled first: images `(B, C, H, W)`, labels `(B, H, W)` (`IGNORE` where unknown)."""
     if batch.unlabelled_image is None:
         return batch.labelled_image, batch.label
     unknown = batch.label.new_full((batch.unlabelled_image.shape[0], *batch.label.shape[1:]), IGNORE)

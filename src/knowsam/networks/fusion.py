@@ -22,11 +22,15 @@ class FusionHead(nn.Module):
 
     Args:
         classes: K of the logits, background included.
+        residual: Learn a correction to the students' mean logits that starts at zero, so that the fused map is their
+            ensemble from step 0. The paper's head (False) has to learn to pass them on, and its last batch-norm bounds
+            its logits; both take thousands of steps.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, residual: bool = False) -> None:
         super().__init__()
         self.classes = classes
+        self.residual = residual
         self.ambiguity = _stem(classes, 16, 16)
         self.uncertainty = _stem(2, 16, 16)
         self.logits = _stem(2 * classes, 16, 32)
@@ -34,10 +38,13 @@ class FusionHead(nn.Module):
             nn.Conv2d(64, 64, 3, padding=1, bias=False),
             nn.BatchNorm2d(64),
             nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(64, classes, 3, padding=1, bias=False),
-            nn.BatchNorm2d(classes),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(64, classes, 3, padding=1, bias=residual),
         )
+        if residual:
+            nn.init.zeros_(self.fuse[3].weight)
+            nn.init.zeros_(self.fuse[3].bias)
+        else:
+            self.fuse.extend([nn.BatchNorm2d(classes), nn.LeakyReLU(0.2, inplace=True)])
 
     def forward(self, unet_logits: Tensor, vnet_logits: Tensor) -> Tensor:
         """Fused logits.
@@ -56,7 +63,8 @@ class FusionHead(nn.Module):
             self.uncertainty(certainty.to(unet_logits.dtype)),
             self.logits(torch.cat([unet_logits, vnet_logits], dim=1)),
         ]
-        return self.fuse(torch.cat(features, dim=1))
+        fused = self.fuse(torch.cat(features, dim=1))
+        return fused + (unet_logits + vnet_logits) / 2 if self.residual else fused
 
 
 class CoTrainedStudents(nn.Module):
@@ -71,6 +79,7 @@ class CoTrainedStudents(nn.Module):
         vnet_normalisation: Normalisation of the V-Net, see `VNet`.
         standardise: Remove each image's own brightness and contrast before both networks, see
             `standardise_image`.
+        residual_fusion: See `FusionHead`.
     """
 
     stride: int = 16
@@ -81,6 +90,7 @@ class CoTrainedStudents(nn.Module):
         classes: int,
         vnet_normalisation: Literal["none", "batch"] = "none",
         standardise: bool = False,
+        residual_fusion: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -88,7 +98,7 @@ class CoTrainedStudents(nn.Module):
         self.standardise = standardise
         self.unet = UNet(in_channels, classes)
         self.vnet = VNet(in_channels, classes, normalisation=vnet_normalisation)
-        self.fusion = FusionHead(classes)
+        self.fusion = FusionHead(classes, residual_fusion)
 
     def forward(self, image: Tensor) -> Tensor:
         """Fused logits `(B, K, H, W)` of images `(B, C, H, W)`: the prediction used at test time."""

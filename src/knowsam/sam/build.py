@@ -11,7 +11,7 @@ from torch import nn
 
 from knowsam.errors import InputError
 
-# Encoder: hidden size, layers, heads, layers with global attention. Decoder and prompt encoder are the same in all three.
+# Encoder: width, layers, heads, layers with global attention. Decoder and prompt encoder are the same in all three.
 SIZES: dict[str, dict[str, Any]] = {
     "vit_b": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
               "global_attn_indexes": [2, 5, 8, 11]},
@@ -132,7 +132,7 @@ def _size_config(name: str, image_size: int) -> Any:
 
 
 def _random_sam(config: Any) -> Any:
-    """Random weights that a signal gets through: transformers' own (standard deviation 1e-10) leave the encoder dead."""
+    """Random weights that a signal gets through; transformers' own (standard deviation 1e-10) leave it dead."""
     from transformers import SamModel
 
     sam: Any = SamModel(config)
@@ -147,14 +147,16 @@ def _random_sam(config: Any) -> Any:
 
 def _load(source: str, name: str) -> Any:
     """`from_pretrained` with our own sentence for what can go wrong, and no key left unexplained."""
+    from safetensors import SafetensorError
     from transformers import SamModel
 
     try:
         loaded: Any = SamModel.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise InputError(
-            f"sam: '{name}' could not be loaded from {source} ({first_line}); expected a Hugging Face directory or cache"
+            f"sam: '{name}' could not be loaded from {source} ({first_line}); expected a Hugging Face directory"
+            " or cache"
             " entry of a SamModel. Without a network, copy the directory here and give its path, or use sam=tiny."
         ) from error
     sam, info = loaded

@@ -1,4 +1,4 @@
-"""SAM as a semantic teacher: adapters, learnable prompts and the students' mask as dense prompt (KnowSAM, section 2)."""
+"""SAM as a semantic teacher: adapters, learnable prompts, the students' mask as dense prompt (KnowSAM, section 2)."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ class SamTeacher(nn.Module):
         missing = [name for name in missing if name not in frozen]
         if missing or unused:
             raise InputError(
-                f"checkpoint: SAM keys missing {missing[:3]} and unused {unused[:3]} were found, but expected the keys of"
+                f"checkpoint: SAM keys missing {missing[:3]} and unused {unused[:3]} were found, but expected"
+                " the keys of"
                 f" train={self.train_mode!r}; resume with the configuration the run was made with."
             )
 

@@ -1,0 +1,47 @@
+# make demo    train on a real brain MRI, predict, score, draw (needs Python 3.11, make, git, a package index)
+# make test    lint, types, tests
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo-run
+
+# Tests run in two processes; each must not start a thread per core as well.
+test: export OMP_NUM_THREADS = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help install demo test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    train on a real brain MRI, predict, score, draw; then look into $(DEMO)/"
+	@echo "make test    lint, types, tests"
+	@echo "make lint    lint and types alone;  make format  puts the code in order"
+	@echo "make clean   remove .venv, $(DEMO) and all caches"
+
+install: .venv/.installed
+
+# torch comes first and by itself, pinned: a looser request may bring several GB of CUDA libraries.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" \
+		|| { echo "Python 3.11 or newer is needed, $(PYTHON) is older; name another: make PYTHON=python3.11"; exit 1; }
+	@echo "Installing into .venv; this happens once and takes some minutes."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,demo]'
+	@touch $@
+
+demo: .venv/.installed
+	@$(BIN)/python examples/mri_demo.py $(DEMO)
+
+lint: .venv/.installed
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && echo "ruff: clean"
+	@$(BIN)/mypy
+
+test: lint
+	@$(BIN)/pytest -n 2
+
+format: .venv/.installed
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+clean:
+	rm -rf .venv $(DEMO) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

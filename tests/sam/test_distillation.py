@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from small_sam import small_sam
+from torch import Tensor
+
+from knowsam.losses import distillation_loss, segmentation_loss
+from knowsam.sam.build import resize_input
+from knowsam.sam.distillation import SamDistillation
+from knowsam.sam.teacher import SamTeacher
+from knowsam.types import IGNORE
+
+SIZE, K = (32, 48), 3
+
+
+@pytest.fixture
+def distillation() -> SamDistillation:
+    sam = small_sam()
+    resize_input(sam, SIZE)
+    torch.manual_seed(0)
+    return SamDistillation(SamTeacher(sam, K), temperature=4.0, kd_weight=0.5).eval()
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.rand(2, 1, *SIZE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def label() -> Tensor:
+    label = torch.randint(0, K, (2, *SIZE), generator=torch.Generator().manual_seed(1))
+    label[1] = IGNORE
+    return label
+
+
+def student_logits(seed: int) -> Tensor:
+    return torch.randn(2, K, *SIZE, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+def test_terms_and_their_weighted_sum(distillation: SamDistillation, image: Tensor, label: Tensor) -> None:
+    students = [student_logits(2), student_logits(3)]
+    step = distillation(image, students, label, mask_prompt=students[0], kd_ramp=0.2)
+    logits = distillation.teacher(image, students[0])
+    assert torch.equal(step.logits, logits)
+    torch.testing.assert_close(step.terms["sam_sup"], segmentation_loss(logits, label))
+    kd = [distillation_loss(z, logits, temperature=4.0) for z in students]
+    torch.testing.assert_close(step.terms["sam_kd"], (kd[0] + kd[1]) / 2)
+    torch.testing.assert_close(step.loss, step.terms["sam_sup"] + 0.5 * 0.2 * step.terms["sam_kd"])
+
+
+def test_the_graphs_of_sam_and_students_are_disjoint(
+    distillation: SamDistillation, image: Tensor, label: Tensor
+) -> None:
+    student = student_logits(2)
+    step = distillation(image, [student], label, mask_prompt=student)
+    assert not step.logits.requires_grad
+    sams = [p for p in distillation.parameters() if p.requires_grad]
+    by_sup = torch.autograd.grad(step.terms["sam_sup"], [student, *sams], retain_graph=True, allow_unused=True)
+    by_kd = torch.autograd.grad(step.terms["sam_kd"], [student, *sams], allow_unused=True)
+    assert by_sup[0] is None
+    assert any(g is not None and g.abs().max() > 0 for g in by_sup[1:])
+    assert by_kd[0].abs().max() > 0
+    assert all(g is None for g in by_kd[1:])
+
+
+def test_the_students_mean_is_the_default_prompt(distillation: SamDistillation, image: Tensor, label: Tensor) -> None:
+    students = [student_logits(2), student_logits(3)]
+    step = distillation(image, students, label)
+    assert torch.equal(step.logits, distillation.teacher(image, torch.stack(students).mean(dim=0)))
+
+
+def test_an_unlabelled_batch_teaches_sam_nothing(distillation: SamDistillation, image: Tensor) -> None:
+    unknown = torch.full((2, *SIZE), IGNORE)
+    step = distillation(image, [student_logits(2)], unknown)
+    assert step.terms["sam_sup"] == 0
+    assert step.terms["sam_kd"] > 0
+
+
+def test_predict_gives_sams_answer_without_gradient(distillation: SamDistillation, image: Tensor) -> None:
+    prompt = student_logits(2)
+    answer = distillation.predict(image, prompt)
+    assert not answer.requires_grad
+    torch.testing.assert_close(answer, distillation.teacher(image, prompt))

@@ -1,0 +1,433 @@
+"""Every command end to end on tiny data, through the real entry point: exit codes, files, and what is said."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cli_helpers import knowsam, make_trained_run, train_small
+from helpers import make_folder, make_image, make_label, make_nifti_folder, save_nifti, save_picture
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_trained_run(tmp_path_factory.mktemp("trained"))
+
+
+def one_sentence(err: str) -> str:
+    """The single line on stderr, without the word `error:`."""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert lines[0].endswith((".", "?"))
+    return lines[0].removeprefix("error: ")
+
+
+# --- the main path -------------------------------------------------------------------------------------------------
+
+
+def test_check_train_predict_evaluate(tmp_path: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data", n_images=8, n_masks=5)
+    checked = knowsam(capsys, "check", data)
+    assert checked.code == 0
+    assert "Ready to train" in checked.out
+
+    out = tmp_path / "runs" / "a"
+    trained = knowsam(
+        capsys, "train", data, "--out", out, "--size", "32x48", "--steps", "2", "--batch", "2+1", "--seed", "3",
+        "sam=tiny", "options.ugda_start=0", "train.log_every=1",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    assert "done: 2 steps" in trained.out
+    files = {path.name for path in out.iterdir()}
+    assert files == {
+        "config.yaml", "environment.json", "split.json", "metrics.jsonl", "checkpoint.pt", "student.safetensors",
+        "student_last.safetensors",
+    }  # fmt: skip
+
+    predicted = knowsam(capsys, "predict", out, data, "--out", tmp_path / "preds")
+    assert predicted.code == 0
+    assert sorted(path.name for path in (tmp_path / "preds").iterdir()) == [f"case_{i}.png" for i in range(8)]
+    label = np.asarray(Image.open(tmp_path / "preds" / "case_0.png"))
+    assert label.shape == (32, 40)
+    assert label.max() < 3
+
+    scored = knowsam(capsys, "evaluate", tmp_path / "preds", data / "masks", "--out", tmp_path / "scores")
+    assert scored.code == 0
+    assert "Dice" in scored.out
+    with (tmp_path / "scores" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["case"], row["class"]) for row in rows} == {(f"case_{i}", c) for i in range(5) for c in ("1", "2")}
+    report = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert report["n_cases"] == 5
+    assert report["unit"] == "px"
+
+
+def test_train_flags_override_keys_and_file(tmp_path: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data")
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("method: supervised\ntrain: {steps: 50, seed: 7, lr: 0.5}\n")
+    ended = train_small(capsys, data, tmp_path / "run", "--config", str(settings), "train.lr=0.02", "--labelled", "2")
+    assert ended.code == 0, ended.err
+    from knowsam.run_folder import RunFolder
+
+    config = RunFolder(tmp_path / "run").read_config()
+    assert (config.method, config.train.steps, config.train.seed, config.train.lr) == ("supervised", 2, 7, 0.02)
+    assert len(json.loads((tmp_path / "run" / "split.json").read_text())["labelled"]) == 2
+
+
+def test_resume_trains_longer(tmp_path: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data")
+    assert train_small(capsys, data, tmp_path / "run").code == 0
+    ended = knowsam(capsys, "train", "--resume", tmp_path / "run", "--steps", "4", "--quiet")
+    assert ended.code == 0, ended.err
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 4
+
+
+def test_interrupted_run_saves_and_ends_with_130(tmp_path: Path, capsys: Capture) -> None:
+    data, out = make_folder(tmp_path / "data"), tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "knowsam.cli", "train", data, "--out", out, "--size", "32", "--batch", "1+1",
+         "--steps", "5000", "sam=none", "train.log_every=1", "method=supervised"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    text, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert f"knowsam train --resume {out}" in text
+    done = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < done < 5000
+    assert knowsam(capsys, "train", "--resume", out, "--steps", str(done + 1), "--quiet").code == 0
+
+
+# --- predict -------------------------------------------------------------------------------------------------------
+
+
+def test_predict_nifti_keeps_shape_affine_and_codes(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    volume = make_image((20, 24, 5), seed=1).astype(np.int16)
+    source = save_nifti(tmp_path / "in" / "vol.nii.gz", volume, codes=(3, 2))
+    ended = knowsam(capsys, "predict", run, source, "--out", tmp_path / "out", "--overlay", "--probabilities")
+    assert ended.code == 0, ended.err
+    given, label = nib.load(source), nib.load(tmp_path / "out" / "vol.nii.gz")
+    assert label.shape == (20, 24, 5)
+    assert label.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(label.affine, given.affine)
+    for key in ("sform_code", "qform_code", "xyzt_units"):
+        assert label.header[key] == given.header[key]
+    soft = nib.load(tmp_path / "out" / "vol_prob.nii.gz")
+    assert soft.shape == (20, 24, 5, 3)
+    probs = np.asarray(soft.dataobj)
+    np.testing.assert_allclose(probs.sum(axis=-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(probs.argmax(axis=-1), np.asarray(label.dataobj))
+    sheet = np.asarray(Image.open(tmp_path / "out" / "vol_overlay.png"))
+    assert sheet.ndim == 3
+    assert sheet.shape[2] == 3
+
+
+def test_predict_extras_of_a_picture_are_not_scored(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data", n_images=2, n_masks=2)
+    out = tmp_path / "out"
+    assert knowsam(capsys, "predict", run, data, "--out", out, "--overlay", "--probabilities").code == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "case_0.png", "case_0_overlay.png", "case_0_prob.tif", "case_1.png", "case_1_overlay.png", "case_1_prob.tif",
+    ]  # fmt: skip
+    assert np.asarray(Image.open(out / "case_0_overlay.png")).shape == (32, 40, 3)
+    assert knowsam(capsys, "evaluate", out, data / "masks").code == 0
+
+
+def test_predict_only_listed_stems(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data")
+    only = tmp_path / "test.txt"
+    only.write_text("# the test set\ncase_1\ncase_3.png\n")
+    ended = knowsam(capsys, "predict", run, data, "--out", tmp_path / "out", "--only", only)
+    assert ended.code == 0, ended.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case_1.png", "case_3.png"]
+    only.write_text("case_1\ncase_99\n")
+    ended = knowsam(capsys, "predict", run, data, "--out", tmp_path / "out", "--only", only)
+    assert ended.code == 1
+    assert "case_99" in one_sentence(ended.err)
+
+
+def test_predict_goes_on_after_a_broken_file(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data", n_images=3, n_masks=0)
+    truncate(data / "images" / "case_1.png")
+    ended = knowsam(capsys, "predict", run, data / "images", "--out", tmp_path / "out")
+    assert ended.code == 1
+    assert "case_1.png" in one_sentence(ended.err)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case_0.png", "case_2.png"]
+
+
+def test_predict_refuses_to_write_over_its_input(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data", n_images=2, n_masks=0)
+    before = (data / "images" / "case_0.png").read_bytes()
+    ended = knowsam(capsys, "predict", run, data / "images" / "case_0.png", "--out", data / "images")
+    assert ended.code == 2
+    one_sentence(ended.err)
+    assert (data / "images" / "case_0.png").read_bytes() == before
+
+
+def test_predict_two_runs_of_one_command_agree(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data", n_images=2, n_masks=0)
+    for out in ("first", "second", "second"):  # the second time over what lies there
+        assert knowsam(capsys, "predict", run / "student.safetensors", data, "--out", tmp_path / out).code == 0
+    for name in ("case_0.png", "case_1.png"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+# --- bad input: one sentence that names the file, exit code 2, nothing half-written --------------------------------
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def truncated_image(data: Path) -> str:
+    truncate(data / "images" / "case_0.png")
+    return "case_0.png"
+
+
+def truncated_unlabelled_image(data: Path) -> str:
+    truncate(data / "images" / "case_5.png")
+    return "case_5.png"
+
+
+def mask_of_another_size(data: Path) -> str:
+    save_picture(data / "masks" / "case_1.png", make_label((32, 32)))
+    return "masks/case_1.png"
+
+
+def mask_with_unknown_value(data: Path) -> str:
+    label = make_label()
+    label[0, 0] = 200
+    save_picture(data / "masks" / "case_2.png", label)
+    return "masks/case_2.png"
+
+
+def mask_without_image(data: Path) -> str:
+    save_picture(data / "masks" / "stranger.png", make_label())
+    return "masks/stranger.png"
+
+
+def no_labelled_image(data: Path) -> str:
+    shutil.rmtree(data / "masks")
+    return str(data)
+
+
+def empty_folder(data: Path) -> str:
+    shutil.rmtree(data)
+    data.mkdir()
+    return str(data)
+
+
+def no_such_folder(data: Path) -> str:
+    shutil.rmtree(data)
+    return str(data)
+
+
+def lossy_mask(data: Path) -> str:
+    (data / "masks" / "case_0.png").unlink()
+    save_picture(data / "masks" / "case_0.jpg", make_label())
+    return "masks/case_0.jpg"
+
+
+SPOILERS = [
+    truncated_image, truncated_unlabelled_image, mask_of_another_size, mask_with_unknown_value, mask_without_image,
+    no_labelled_image, empty_folder, no_such_folder, lossy_mask,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", SPOILERS, ids=lambda spoil: spoil.__name__)
+def test_bad_data_is_one_sentence_and_no_run(spoil, tmp_path: Path, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+    data = make_folder(tmp_path / "data")
+    named = spoil(data)
+    ended = train_small(capsys, data, tmp_path / "runs" / "a")
+    assert ended.code == 2
+    assert named in one_sentence(ended.err)
+    assert not (tmp_path / "runs").exists()
+
+    checked = knowsam(capsys, "check", data)
+    assert checked.code == 2
+    assert Path(named).name in re.sub(r"\s+", " ", checked.out)
+
+
+def test_nan_in_a_volume(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    data = make_nifti_folder(tmp_path / "data")
+    volume = np.ones((20, 24, 5), np.float32)
+    volume[3, 4, 2] = np.nan
+    save_nifti(data / "images" / "vol_3.nii.gz", volume)
+    ended = train_small(capsys, data, tmp_path / "run")
+    assert ended.code == 2
+    assert "vol_3.nii.gz" in one_sentence(ended.err)
+    assert not (tmp_path / "run").exists()
+    ended = knowsam(capsys, "predict", run, data / "images" / "vol_3.nii.gz", "--out", tmp_path / "out")
+    assert ended.code == 2
+    assert "vol_3.nii.gz" in one_sentence(ended.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train.stepz=3"], ["'train.stepz'", "did you mean 'train.steps'"]),
+        (["lr=0.1"], ["'lr'", "did you mean 'train.lr'"]),
+        (["options.entropy_wight=1"], ["did you mean 'options.entropy_weight'"]),
+        (["method=knowsan"], ["knowsan", "did you mean 'knowsam'"]),
+        (["sam=/no/such/place"], ["/no/such/place"]),
+        (["--size", "100"], ["data.size", "multiples of 16"]),
+        (["--batch", "four"], ["train.batch"]),
+        (["--labelled", "77"], ["77"]),
+        (["--labelled", "nowhere.txt"], ["nowhere.txt"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["data.classes=2"], ["masks/case_0.png"]),
+        (["data.val_fraction=1.5"], ["data.val_fraction"]),
+        (["word"], ["'word'", "key=value"]),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)  # fmt: skip
+def test_bad_setting_is_one_sentence_and_no_run(
+    arguments: list[str], words: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    data = make_folder(tmp_path / "data")
+    ended = train_small(capsys, data, tmp_path / "run", *arguments)
+    assert ended.code == 2
+    sentence = one_sentence(ended.err)
+    for word in words:
+        assert word in sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_occupied_run_folder(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    ended = train_small(capsys, data, run)
+    assert ended.code == 2
+    assert str(run) in one_sentence(ended.err)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "letter.txt").write_text("dear reader")
+    ended = train_small(capsys, data, tmp_path / "notes")
+    assert ended.code == 2
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["letter.txt"]
+
+
+def test_checkpoint_of_another_class_count(tmp_path: Path, capsys: Capture) -> None:
+    data, out = make_folder(tmp_path / "data", n_masks=6), tmp_path / "run"
+    assert train_small(capsys, data, out).code == 0
+    for path in (data / "masks").iterdir():
+        save_picture(path, make_label(classes=2))
+    ended = knowsam(capsys, "train", "--resume", out, "--steps", "4", "--quiet")
+    assert ended.code == 2
+    sentence = one_sentence(ended.err)
+    assert "checkpoint.pt" in sentence
+    assert "3 classes" in sentence
+
+
+def test_resume_mistakes(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    for arguments, word in (
+        (["--resume", tmp_path / "none"], str(tmp_path / "none")),
+        (["--resume", run], "2 of 2 steps"),
+        (["--resume", run, "--seed", "1"], "--seed"),
+        ([], "DATA"),
+        ([tmp_path], "--out"),
+    ):
+        ended = knowsam(capsys, "train", *arguments)
+        assert ended.code == 2
+        assert word in one_sentence(ended.err)
+
+
+def test_predict_and_evaluate_mistakes(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data")
+    (tmp_path / "empty").mkdir()
+    weights = tmp_path / "student.safetensors"
+    weights.write_bytes(b"no weights at all")
+    for command, word in (
+        (["predict", tmp_path / "empty", data], "student.safetensors"),
+        (["predict", weights, data], str(weights)),
+        (["predict", run, tmp_path / "empty"], str(tmp_path / "empty")),
+        (["predict", run, tmp_path / "nothing.png"], "nothing.png"),
+        (["predict", run, data, "--only", tmp_path / "none.txt"], "none.txt"),
+        (["evaluate", tmp_path / "empty", data / "masks"], str(tmp_path / "empty")),
+        (["evaluate", data / "masks", data / "masks", "--label-values", "a,b"], "a,b"),
+    ):
+        ended = knowsam(capsys, *command, "--out", tmp_path / "out")
+        assert ended.code == 2, command
+        assert word in one_sentence(ended.err)
+        assert not (tmp_path / "out").exists()
+
+
+# --- not errors, but said plainly ----------------------------------------------------------------------------------
+
+
+def test_no_unlabelled_image_trains_supervised_and_says_so(tmp_path: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data", n_images=4, n_masks=4)
+    ended = knowsam(
+        capsys, "train", data, "--out", tmp_path / "run", "--size", "32", "--steps", "2", "--batch", "1+1", "sam=none"
+    )
+    assert ended.code == 0, ended.err
+    assert "No unlabelled image" in " ".join(ended.out.split())
+
+
+def test_class_that_never_occurs_is_said(tmp_path: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data", n_images=5, n_masks=4)
+    arguments = ("--size", "32", "--steps", "2", "--batch", "1+1", "sam=none", "data.classes=4")
+    ended = knowsam(capsys, "train", data, "--out", tmp_path / "run", *arguments)
+    assert ended.code == 0, ended.err
+    assert "never occurs" in " ".join(ended.out.split())
+
+
+# --- imports -------------------------------------------------------------------------------------------------------
+
+
+def modules_after(*arguments: str | Path) -> set[str]:
+    """Names of the top-level modules that `knowsam ARGUMENTS...` has imported when it ends."""
+    code = (
+        "import sys\nsys.argv = ['knowsam', *sys.argv[1:]]\nfrom knowsam.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "print('MODULES', *sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    return set(ended.stdout.rsplit("MODULES", 1)[1].split())
+
+
+@pytest.mark.parametrize("command", [[], ["check"], ["train"], ["predict"], ["evaluate"]], ids=str)
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    heavy = {"torch", "transformers", "accelerate", "kornia", "numpy", "scipy", "matplotlib", "pydantic"}
+    assert not modules_after(*command, "--help") & heavy
+
+
+def test_predict_imports_no_training_dependency(tmp_path: Path, run: Path) -> None:
+    source = save_picture(tmp_path / "image.png", make_image())
+    modules = modules_after("predict", run, source, "--out", tmp_path / "out", "--overlay")
+    assert "torch" in modules
+    assert not modules & {"transformers", "kornia", "accelerate", "matplotlib"}
+    assert (tmp_path / "out" / "image.png").exists()
+
+
+def test_module_entry_point_reports_bad_input(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "knowsam.cli", "train", str(tmp_path / "none"), "--out", str(tmp_path / "run")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert str(tmp_path / "none") in one_sentence(ended.stderr)
+    assert ended.stdout == ""

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knowsam.config import PRESETS, SHORT_BUDGET, Config, load_yaml, parse_overrides, resolve_config
+from knowsam.errors import InputError
+from knowsam.methods.knowsam import KnowSAMOptions
+from knowsam.methods.supervised import SupervisedOptions
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """`"a.b", 1` -> `{"a": {"b": 1}}`."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def get(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part] if isinstance(value, dict) else getattr(value, part)
+    return value
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def test_the_paper_preset_is_the_papers_schedule() -> None:
+    config = resolve_config({"preset": "paper"})
+    train, sam = config.train, config.sam
+    assert (train.optimiser, train.lr, train.momentum, train.weight_decay) == ("sgd", 0.01, 0.9, 1e-4)
+    assert (train.batch, train.warmup, train.ema, config.data.size) == ((12, 12), 0, 0.0, (256, 256))
+    assert (sam.lr, sam.temperature, sam.kd_weight) == (1e-4, 10.0, 1.0)
+    options = KnowSAMOptions()
+    assert (options.entropy_weight, options.consistency_weight, options.ramp_end) == (0.9, 1.0, 1.0)
+    assert (options.ugda_start, options.ugda_cells, options.ugda_grid) == (0.24, 5, 4)
+    assert (options.entropy_ramp, options.kd_ramp, options.standardise) == (False, False, False)
+    assert config.options == options.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("steps", "preset"), [(SHORT_BUDGET - 1, "short"), (SHORT_BUDGET, "paper"), (1, "short"), (50_000, "paper")]
+)
+def test_auto_chooses_the_preset_by_budget_and_writes_down_which(steps: int, preset: str) -> None:
+    assert resolve_config({"train": {"steps": steps}}).preset == preset
+
+
+@pytest.mark.parametrize("method", ["knowsam", "supervised"])
+def test_a_preset_changes_what_it_lists_and_nothing_else(method: str) -> None:
+    found = leaves(resolve_config({"preset": "short", "method": method}).model_dump())
+    expected = leaves(resolve_config({"preset": "paper", "method": method}).model_dump())
+    changes = dict(PRESETS["short"])
+    options = changes.pop("options", {}).get(method, {})
+    expected |= leaves(changes) | leaves({"options": options}) | {"preset": "short"}
+    assert found == expected
+
+
+@pytest.mark.parametrize("key", [key for key in leaves(PRESETS["short"]) if not key.startswith("options.")])
+def test_what_a_user_sets_wins_over_the_preset(key: str) -> None:
+    default = get(Config(), key)
+    assert get(resolve_config({"preset": "short"}, nested(key, default)), key) == default
+
+
+@pytest.mark.parametrize("key", PRESETS["short"]["options"]["knowsam"])
+def test_an_option_that_a_user_sets_wins_over_the_preset(key: str) -> None:
+    default = KnowSAMOptions().model_dump()[key]
+    config = resolve_config({"preset": "short", "options": {key: default}})
+    assert config.options[key] == default
+    assert config.options != KnowSAMOptions().model_dump()  # the preset's other options stand
+
+
+def test_a_presets_options_are_those_of_the_method_alone() -> None:
+    assert set(resolve_config({"preset": "short", "method": "supervised"}).options) == set(
+        SupervisedOptions.model_fields
+    )
+
+
+def test_later_layers_win_key_by_key() -> None:
+    config = resolve_config(
+        {"train": {"lr": 0.1, "steps": 7}, "options": {"ugda_cells": 2}},
+        {"train": {"lr": 0.2}},
+        {"train": {"seed": 3}, "options": {"ugda_grid": 3}},
+    )
+    assert (config.train.lr, config.train.steps, config.train.seed) == (0.2, 7, 3)
+    assert (config.options["ugda_cells"], config.options["ugda_grid"]) == (2, 3)
+
+
+def test_resolving_changes_no_layer() -> None:
+    layer = {"train": {"lr": 0.1}, "options": {}}
+    resolve_config(layer, {"train": {"lr": 0.2}, "options": {"ugda_cells": 1}})
+    assert layer == {"train": {"lr": 0.1}, "options": {}}
+
+
+@pytest.mark.parametrize("value", ["none", None, False, {"name": "none"}])
+def test_sam_can_be_switched_off_in_all_the_ways_people_write_it(value: Any) -> None:
+    assert resolve_config({"sam": value}).sam.name == "none"
+
+
+def test_sam_null_in_yaml_is_no_sam(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("sam: null\n")
+    assert resolve_config(load_yaml(file)).sam.name == "none"
+
+
+def test_a_sam_given_by_name_keeps_the_other_settings_of_lower_layers() -> None:
+    config = resolve_config({"sam": {"name": "vit_b", "lr": 0.5}}, {"sam": "tiny"})
+    assert (config.sam.name, config.sam.lr) == ("tiny", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [(96, (96, 96)), ("96", (96, 96)), ("96x128", (96, 128)), ("96X128", (96, 128)), ([96, 128], (96, 128)), ([96], (96, 96))],
+)
+def test_size_shorthands(value: Any, size: tuple[int, int]) -> None:
+    assert resolve_config({"data": {"size": value}}).data.size == size
+
+
+@pytest.mark.parametrize("value", ["4+6", [4, 6], (4, 6), "4 + 6"])
+def test_batch_shorthands(value: Any) -> None:
+    assert resolve_config({"train": {"batch": value}}).train.batch == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("data.size", 100, "multiples of 16, e.g. 96 instead of 100"),
+        ("data.size", "8x32", "multiples of 16, e.g. 16 instead of 8"),
+        ("data.size", [32, 32, 32], "a side in pixels, or height x width"),
+        ("train.batch", "12", r"labelled \+ unlabelled images, e.g. 4\+4"),
+        ("train.batch", 12, r"labelled \+ unlabelled images, e.g. 4\+4"),
+        ("train.batch", "0+4", "at least one labelled image"),
+        ("train.steps", 0, "greater than or equal to 1"),
+        ("train.lr", float("inf"), "a finite number"),
+        ("train.optimiser", "adam", "'sgd' or 'adamw'"),
+        ("sam", 3, "keys and values"),
+        ("train", 3, "keys and values"),
+        ("options", 3, "keys and values"),
+        ("options.ugda_select", "best", "'uncertain' or 'confident'"),
+        ("data.classes", 2.5, "a valid integer.* or a valid list"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_key_and_what_was_expected(key: str, value: Any, expected: str) -> None:
+    with pytest.raises(InputError, match=rf"{key}: .* was found, but expected: {expected}") as error:
+        resolve_config(nested(key, value))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("lr", "'train.lr' or 'sam.lr'"),
+        ("stepps", "'train.steps'"),
+        ("train.lrr", "'train.lr'"),
+        ("train.sise", "'data.size'"),
+        ("data.sizes", "'data.size'"),
+        ("sam.temprature", "'sam.temperature'"),
+        ("options.ugda_strat", "'options.ugda_start'"),
+        ("ugda_start", "'options.ugda_start'"),
+        ("methd", "'method'"),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_nearest_known_one(key: str, nearest: str) -> None:
+    with pytest.raises(InputError, match=rf"the key '{key}' does not exist; did you mean {nearest}\?"):
+        resolve_config(nested(key, 1))
+
+
+def test_a_key_that_resembles_none_is_told_with_all_keys_beside_it() -> None:
+    with pytest.raises(InputError, match="'zzzz' does not exist; known: method, preset, data, sam, train, options"):
+        resolve_config({"zzzz": 1})
+
+
+def test_an_option_of_another_method_is_unknown() -> None:
+    with pytest.raises(InputError, match="'options.ugda_start' does not exist"):
+        resolve_config({"method": "supervised", "options": {"ugda_start": 0.1}})
+
+
+def test_an_unknown_method_is_told_with_the_nearest_known_one() -> None:
+    with pytest.raises(InputError, match="did you mean 'knowsam'"):
+        resolve_config({"method": "knowsan"})
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    with pytest.raises(InputError) as error:
+        resolve_config(
+            {"lrr": 1, "data": {"size": 100}, "train": {"steps": -1, "batch": "0+1"}, "options": {"foo": 1, "ugda_grid": 0}}
+        )
+    for part in ("'lrr'", "data.size", "train.steps", "train.batch", "'options.foo'", "options.ugda_grid"):
+        assert part in str(error.value), part
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {},
+        {"preset": "short", "sam": None},
+        {"method": "supervised", "train": {"steps": 5, "lr": 1e-5, "clip": 1e-7, "checkpoint_every": 3}},
+        {"data": {"size": "32x48", "labelled": 0.1, "classes": ["a", "ä: b"], "label_values": [0, 255], "axis": 2}},
+        {"data": {"labelled": "10%", "path": "a b/ü", "classes": 4, "ignore_value": 255}},
+    ],
+)
+def test_yaml_round_trip_is_exact(layer: dict[str, Any], tmp_path: Path) -> None:
+    config = resolve_config(layer)
+    file = tmp_path / "c.yaml"
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    assert resolve_config(load_yaml(file)) == config
+
+
+def test_a_resolved_configuration_does_not_change_its_preset_with_the_budget() -> None:
+    config = resolve_config({"train": {"steps": 5}})
+    longer = resolve_config(config.model_dump(), {"train": {"steps": 10 * SHORT_BUDGET}})
+    assert longer == config.model_copy(update={"train": config.train.model_copy(update={"steps": 10 * SHORT_BUDGET})})
+
+
+def test_overrides_are_read_as_yaml() -> None:
+    arguments = ["train.lr=0.02", "sam=none", "data.classes=[a, b]", "train.clip=null", "train.batch=4+4", "data.size=32x48"]
+    assert parse_overrides(arguments) == {
+        "train": {"lr": 0.02, "clip": None, "batch": "4+4"},
+        "sam": {"name": "none"},
+        "data": {"classes": ["a", "b"], "size": "32x48"},
+    }
+
+
+def test_a_number_in_scientific_notation_is_a_number() -> None:
+    # YAML 1.1 reads 1e-3 as text.
+    assert resolve_config(parse_overrides(["train.lr=1e-3"])).train.lr == 1e-3
+
+
+@pytest.mark.parametrize("argument", ["train.lr", "=3", "train.lr=[1"])
+def test_an_override_that_cannot_be_read_is_quoted(argument: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_overrides([argument])
+    assert str(error.value).startswith(f"'{argument}' was found")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"), [("- a\n- b\n", "list was found"), ("a: [1\n", "no valid YAML"), (None, "could not be read")]
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str | None, match: str) -> None:
+    file = tmp_path / "c.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InputError, match=match) as error:
+        load_yaml(file)
+    assert str(file) in str(error.value)
+
+
+def test_an_empty_file_is_the_default_configuration(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("# nothing\n")
+    assert resolve_config(load_yaml(tmp_path / "c.yaml")) == resolve_config()
