@@ -25,8 +25,8 @@ install: .venv/.installed
 		|| { echo "Python 3.11 or newer is needed, $(PYTHON) is older; name another: make PYTHON=python3.11"; exit 1; }
 	@echo "Installing into .venv; this happens once and takes some minutes."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,demo]'
+	@$(BIN)/pip install -qq --constraint constraints.txt torch==2.13.0
+	@$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev,demo]'
 	@touch $@
 
 demo: .venv/.installed

@@ -74,7 +74,8 @@ def run_demo(out: Path, steps: int = STEPS, size: str = SIZE, slices: int = SLIC
     for method, sam in (("supervised", "none"), ("knowsam", "tiny")):
         console.print(f"\n[bold]Training {method}[/bold]")
         begun = time.perf_counter()
-        train(demo_config(out, method, sam, steps, size, seed), out / "runs" / method)
+        if not train(demo_config(out, method, sam, steps, size, seed), out / "runs" / method).finished:
+            sys.exit(130)
         minutes[method] = round((time.perf_counter() - begun) / 60, 2)
 
     console.print("\n[bold]Predicting all slices[/bold]")
@@ -231,18 +232,19 @@ def write_report(
 
 ![image, truth, supervised, KnowSAM](overlays.png)
 
-{number} axial slices of the ICBM152 T1 template, {LABELLED} of them with a mask (grey matter, white matter). Dice on the
-other {number - LABELLED}, scored as one volume at their own size:
+{number} axial slices of the ICBM152 T1 template, {LABELLED} of them with a mask (grey matter, white matter).
+Dice on the other {number - LABELLED}, scored as one volume at their own size:
 
 | prediction | {" | ".join((*CLASSES[1:], "mean"))} |
 |---|---|---|---|
 {rows}
 
-- Each method: {steps} steps at {size} px, batch {BATCH}, seed {seed}, the short-budget defaults, no validation set: the last
+- Each method: {steps} steps at {size} px, batch {BATCH}, seed {seed}, default settings, no validation set: the last
   weights are scored, once. The supervised baseline sees eight annotated slices per step where KnowSAM sees four
   annotated and four others.
 - SAM is the built-in `tiny` one with random weights, trained along; the fused map needs no SAM after training.
-- Training took {minutes["supervised"]:.1f} (supervised) and {minutes["knowsam"]:.1f} (KnowSAM) minutes on {torch.get_num_threads()} threads, everything {minutes["all"]:.1f}.
+- Training took {minutes["supervised"]:.1f} (supervised) and {minutes["knowsam"]:.1f} (KnowSAM) minutes on
+  {torch.get_num_threads()} threads, everything {minutes["all"]:.1f}.
 - `knowsam_volume.nii.gz` is KnowSAM's prediction of all slices in the place of the template;
   `runs/` holds both runs, `predictions/` every predicted mask, `truth/` what they were compared with.
 

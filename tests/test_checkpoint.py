@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from training_helpers import SIZE
 
 from knowsam import checkpoint
 from knowsam.checkpoint import StudentInfo, load_checkpoint, load_student, save_checkpoint, save_student
 from knowsam.data.preprocess import Preprocessing
 from knowsam.errors import InputError
 from knowsam.networks import build_network
+from training_helpers import SIZE
 
 NETWORK = {"name": "cotrained", "in_channels": 1, "classes": 3, "vnet_normalisation": "batch", "standardise": True}
-INFO = StudentInfo(NETWORK, Preprocessing(SIZE, 1, "percentile", 2), ("no", "one", "ünï"), 7, {"fused": {"dice": 0.5}}, "0.1")
+INFO = StudentInfo(
+    NETWORK, Preprocessing(SIZE, 1, "percentile", 2), ("no", "one", "ünï"), 7, {"fused": {"dice": 0.5}}, "0.1"
+)
 
 
 @pytest.fixture
@@ -119,5 +121,5 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_checkpoint_is_told_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no checkpoint was found.*start the run anew"):
+    with pytest.raises(InputError, match=r"no checkpoint was found.*start the run anew"):
         load_checkpoint(tmp_path / "c.pt")

@@ -118,6 +118,17 @@ def test_interrupted_run_saves_and_ends_with_130(tmp_path: Path, capsys: Capture
     assert knowsam(capsys, "train", "--resume", out, "--steps", str(done + 1), "--quiet").code == 0
 
 
+def test_interrupted_before_there_is_anything_to_save(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("knowsam.train.load_data", interrupted)
+    assert train_small(capsys, make_folder(tmp_path / "data"), tmp_path / "run").code == 130
+    assert not (tmp_path / "run").exists()
+
+
 # --- predict -------------------------------------------------------------------------------------------------------
 
 
@@ -411,7 +422,7 @@ def modules_after(*arguments: str | Path) -> set[str]:
 
 @pytest.mark.parametrize("command", [[], ["check"], ["train"], ["predict"], ["evaluate"]], ids=str)
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
-    heavy = {"torch", "transformers", "accelerate", "kornia", "numpy", "scipy", "matplotlib", "pydantic"}
+    heavy = {"torch", "transformers", "accelerate", "kornia", "numpy", "scipy", "matplotlib"}
     assert not modules_after(*command, "--help") & heavy
 
 

@@ -116,7 +116,14 @@ def test_a_sam_given_by_name_keeps_the_other_settings_of_lower_layers() -> None:
 
 @pytest.mark.parametrize(
     ("value", "size"),
-    [(96, (96, 96)), ("96", (96, 96)), ("96x128", (96, 128)), ("96X128", (96, 128)), ([96, 128], (96, 128)), ([96], (96, 96))],
+    [
+        (96, (96, 96)),
+        ("96", (96, 96)),
+        ("96x128", (96, 128)),
+        ("96X128", (96, 128)),
+        ([96, 128], (96, 128)),
+        ([96], (96, 96)),
+    ],
 )
 def test_size_shorthands(value: Any, size: tuple[int, int]) -> None:
     assert resolve_config({"data": {"size": value}}).data.size == size
@@ -177,7 +184,7 @@ def test_a_key_that_resembles_none_is_told_with_all_keys_beside_it() -> None:
 
 
 def test_an_option_of_another_method_is_unknown() -> None:
-    with pytest.raises(InputError, match="'options.ugda_start' does not exist"):
+    with pytest.raises(InputError, match=r"'options.ugda_start' does not exist"):
         resolve_config({"method": "supervised", "options": {"ugda_start": 0.1}})
 
 
@@ -189,7 +196,12 @@ def test_an_unknown_method_is_told_with_the_nearest_known_one() -> None:
 def test_everything_wrong_is_told_at_once() -> None:
     with pytest.raises(InputError) as error:
         resolve_config(
-            {"lrr": 1, "data": {"size": 100}, "train": {"steps": -1, "batch": "0+1"}, "options": {"foo": 1, "ugda_grid": 0}}
+            {
+                "lrr": 1,
+                "data": {"size": 100},
+                "train": {"steps": -1, "batch": "0+1"},
+                "options": {"foo": 1, "ugda_grid": 0},
+            }
         )
     for part in ("'lrr'", "data.size", "train.steps", "train.batch", "'options.foo'", "options.ugda_grid"):
         assert part in str(error.value), part
@@ -219,7 +231,14 @@ def test_a_resolved_configuration_does_not_change_its_preset_with_the_budget() -
 
 
 def test_overrides_are_read_as_yaml() -> None:
-    arguments = ["train.lr=0.02", "sam=none", "data.classes=[a, b]", "train.clip=null", "train.batch=4+4", "data.size=32x48"]
+    arguments = [
+        "train.lr=0.02",
+        "sam=none",
+        "data.classes=[a, b]",
+        "train.clip=null",
+        "train.batch=4+4",
+        "data.size=32x48",
+    ]
     assert parse_overrides(arguments) == {
         "train": {"lr": 0.02, "clip": None, "batch": "4+4"},
         "sam": {"name": "none"},

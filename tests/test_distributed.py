@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_folder
-from training_helpers import run_config
 
+from helpers import make_folder
 from knowsam.data.dataset import StepDataset
 from knowsam.data.loader import load_data, plan_split
 from knowsam.errors import InputError
 from knowsam.run_folder import RunFolder
+from training_helpers import run_config
 
 STEPS = 3
 
@@ -44,7 +44,8 @@ run = engine._Run(resolve_config(yaml.safe_load(config.read_text())), RunFolder(
 run.loop()
 rank = run.accelerator.process_index
 (config.parent / f"seen-{rank}.json").write_text(json.dumps(seen))
-torch.save({"method": run.method.state_dict(), "averaged": run.averaged.state_dict()}, config.parent / f"state-{rank}.pt")
+state = {"method": run.method.state_dict(), "averaged": run.averaged.state_dict()}
+torch.save(state, config.parent / f"state-{rank}.pt")
 run.accelerator.end_training()
 """
 
@@ -64,8 +65,9 @@ def test_two_processes_share_each_batch_and_end_with_equal_weights(tmp_path: Pat
     # With `--cpu` accelerate starts one process unless MPI is installed, whatever the number asked for. `--multi_gpu`
     # is its launcher of several processes on one machine; without a GPU they compute on the CPU and talk by gloo.
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()),
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", str(free_port()),
         str(tmp_path / "script.py"), str(tmp_path / "c.yaml"), str(tmp_path / "run"),
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
@@ -97,5 +99,5 @@ def test_two_processes_share_each_batch_and_end_with_equal_weights(tmp_path: Pat
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> None:
     config = run_config(make_folder(tmp_path / "data"))
     loaded = load_data(config, *plan_split(config))
-    with pytest.raises(InputError, match="3 labelled images per step were asked for on 2 processes.*multiple of 2"):
+    with pytest.raises(InputError, match=r"3 labelled images per step were asked for on 2 processes.*multiple of 2"):
         StepDataset(loaded.labelled, loaded.unlabelled, (3, 4), 1, 0, rank=0, world=2)

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import make_folder, make_image, make_label, save_picture
-from training_helpers import run_config
 
+from helpers import make_folder, make_image, make_label, save_picture
 from knowsam import train as engine
 from knowsam.checkpoint import load_checkpoint
 from knowsam.config import Config
 from knowsam.errors import InputError
 from knowsam.run_folder import RunFolder
 from knowsam.train import resume, train
+from training_helpers import run_config
 
 STEPS = 6
 
@@ -147,7 +147,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_counts_no_step_twice(
 def test_a_finished_run_is_not_resumed_and_the_sentence_says_how_to_train_longer(data: Path, tmp_path: Path) -> None:
     folder = train(config_of("supervised", data, steps=2), tmp_path / "run", quiet=True).folder
     before = folder.metrics.read_text()
-    with pytest.raises(InputError, match="2 of 2 steps are done.*--steps 4"):
+    with pytest.raises(InputError, match=r"2 of 2 steps are done.*--steps 4"):
         resume(folder.path, quiet=True)
     assert folder.metrics.read_text() == before
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import make_folder
 from pydantic import BaseModel
 from torch import Tensor, nn
-from training_helpers import run_config, small_method
 
+from helpers import make_folder
 from knowsam import train as engine
 from knowsam.checkpoint import load_checkpoint, load_student
 from knowsam.config import resolve_config
@@ -22,6 +21,7 @@ from knowsam.run_folder import RunFolder
 from knowsam.schedules import linear_decay
 from knowsam.train import build_method, build_optimiser, load_trained_state, resume, seed_step, train, trained_state
 from knowsam.types import Batch, Progress, StepOutput
+from training_helpers import run_config, small_method
 
 
 @pytest.fixture

@@ -128,12 +128,14 @@ def predict(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from knowsam.data.lists import read_lines
+    from knowsam.data.lists import read_lines, some
+    from knowsam.io import file_stem
     from knowsam.predict import Predictor, list_inputs, predict_files
 
-    wanted = None if only is None else {line for _, line in read_lines(only)}
+    # As in the other lists, a name may carry the suffix of its file.
+    wanted = None if only is None else {file_stem(line) for _, line in read_lines(only)}
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    failed, done = [], 0
+    failed, done, seen = [], 0, set()
     columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         total = len(list_inputs(source, out)) if wanted is None else len(wanted)
@@ -142,16 +144,17 @@ def predict(
         accept = None if wanted is None else wanted.__contains__
         for item in predict_files(predictor, source, out, overlay, probabilities, accept):
             bar.advance(task)
+            seen.add(file_stem(item.image))
             done += item.error is None
             if item.error is not None:
                 failed.append(item.error)
-    if wanted is not None and done + len(failed) < len(wanted):
-        failed.append(
-            f"{only}: {len(wanted) - done - len(failed)} of its stems have no image in {source}; check the list."
-        )
-    console.print(f"{done} predicted into {out}")
+    if wanted is not None and wanted - seen:
+        missing = sorted(wanted - seen)
+        failed.append(f"{only}: {some(missing)} have no image in {source}; correct the list or add the images.")
+    if done and not quiet:
+        print(f"{done} predicted into {out}")
     for error in failed:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
     if failed:
         raise typer.Exit(EXIT_BAD_INPUT if done == 0 else EXIT_FAILED_FILES)
 

@@ -60,9 +60,8 @@ class Predictor:
             path = path / STUDENT_FILE
         if not path.exists():
             raise InputError(
-                f"{path}: no such file was found, but expected a run folder or a {STUDENT_FILE}; check the"
-                " path, or wait for"
-                " the run's first validation."
+                f"{path}: no such file was found, but expected a run folder or a {STUDENT_FILE}; check the path, or"
+                " wait for the run's first validation (without validation: its end)."
             )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.student, self.info = load_student(path, self.device)

@@ -21,7 +21,10 @@ from knowsam.data.loader import RunData
 from knowsam.run_folder import RunFolder
 from knowsam.validate import ValidationScores
 
-SHOWN_TERMS = 5  # the bar has room for the total and the first few terms; metrics.jsonl has them all
+SHOWN_TERMS = 5  # beside the total, where the line has room for them; metrics.jsonl has them all
+BAR_WIDTH, NARROW_BAR_WIDTH, NARROW_CONSOLE = 24, 8, 120
+# "step 12000/30000", "0.62 steps/s", elapsed, "left", remaining, and the spaces between them.
+WIDTH_WITHOUT_BAR_AND_TERMS = 56
 
 
 class TrainingDisplay:
@@ -60,7 +63,7 @@ class TrainingDisplay:
     def training(self, total: int, done: int) -> Iterator[None]:
         """The bar of the training loop."""
         columns = (
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn("{task.fields[rate]}"),
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(self._bar_width()), TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[terms]}"),
         )  # fmt: skip
         with Progress(*columns, console=self.console) as bar:
@@ -68,11 +71,19 @@ class TrainingDisplay:
             yield
         self._bar = None
 
+    def _bar_width(self) -> int:
+        return NARROW_BAR_WIDTH if self.console.width < NARROW_CONSOLE else BAR_WIDTH
+
     def step(self, step: int, terms: dict[str, float]) -> None:
         """Advance the bar."""
         if self._bar is None:
             return
-        shown = " ".join(f"{name} {value:.3f}" for name, value in list(terms.items())[: SHOWN_TERMS + 1])
+        room = self.console.width - WIDTH_WITHOUT_BAR_AND_TERMS - self._bar_width()
+        words = [f"{name} {value:.3f}" for name, value in list(terms.items())[: SHOWN_TERMS + 1]]
+        # A longer line would make rich cut the step and the bar.
+        while len(words) > 1 and len(" ".join(words)) > room:
+            words.pop()
+        shown = " ".join(words)
         speed = self._bar.tasks[0].speed
         rate = f"{speed:.2f} steps/s" if speed else ""
         self._bar.update(self._task, completed=step, terms=shown, rate=rate)

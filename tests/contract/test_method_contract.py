@@ -7,11 +7,11 @@ import itertools
 import pytest
 import torch
 from torch import Tensor, nn
-from training_helpers import SIZE, small_batch, small_method, wake_adapters
 
 from knowsam.methods import METHODS, Method
 from knowsam.networks import CoTrainedStudents, build_network
 from knowsam.types import Progress, StepOutput
+from training_helpers import SIZE, small_batch, small_method, wake_adapters
 
 EARLY, LATE = Progress(10, 100), Progress(90, 100)  # before and after UGDA has started
 every_method = pytest.mark.parametrize("name", METHODS)

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from training_helpers import SIZE, small_batch, small_method
 
 from knowsam.config import resolve_config
 from knowsam.errors import InputError
 from knowsam.methods.knowsam import join_halves
 from knowsam.types import IGNORE, Batch, Progress
+from training_helpers import SIZE, small_batch, small_method
 
 
 def seg(logits: Tensor, label: Tensor) -> Tensor:
@@ -105,6 +105,8 @@ def test_exchange_cells_takes_the_highest_or_the_lowest_entropy() -> None:
 OPTIONS = {
     "paper": {},
     "ramps": {"entropy_ramp": True, "kd_ramp": True, "ramp_end": 0.5, "consistency_weight": 0.7},
+    "short": {"residual_fusion": True, "ugda_teacher": "mean", "standardise": True},
+    "fused": {"ugda_teacher": "fused"},
     "confident": {"ugda_select": "confident", "ugda_cells": 3, "entropy_weight": 0.3, "vnet_normalisation": "batch"},
 }
 
@@ -144,8 +146,12 @@ def test_step_naive(options: dict, step: int, sam: str, halves: tuple[int, int])
         expected["sam_kd"] = 0.5 * (kd(z["unet"], teacher) + kd(z["vnet"], teacher))
         loss = loss + expected["sam_sup"] + w_kd * expected["sam_kd"]
     if t >= 0.24:
+        # The pseudo-label is SAM's unless the option says otherwise, and the fused map's where there is no SAM.
+        p_sam, p_fused = teacher.softmax(dim=1), z["fused"].softmax(dim=1)
+        who = options.get("ugda_teacher", "sam")
+        scores = {"sam": p_sam, "fused": p_fused, "mean": (p_sam + p_fused) / 2}[who]
         mixed_image, mixed_y = exchange_pixel_by_pixel(
-            batch, z["fused"], teacher, options.get("ugda_select", "uncertain"), options.get("ugda_cells", 5)
+            batch, z["fused"], scores, options.get("ugda_select", "uncertain"), options.get("ugda_cells", 5)
         )
         m = method.students.outputs(mixed_image)
         expected["fused_mix"] = seg(m["fused"], mixed_y)

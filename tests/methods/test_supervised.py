@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from training_helpers import small_batch, small_method
 
 from knowsam.losses import segmentation_loss
 from knowsam.methods.supervised import Supervised
 from knowsam.types import Progress
+from training_helpers import small_batch, small_method
 
 NOW = Progress(0, 10)
 

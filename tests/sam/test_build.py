@@ -93,7 +93,7 @@ def test_resize_input_refuses_a_size_that_the_patch_does_not_divide() -> None:
 def test_an_unknown_name_or_path_is_named_with_what_is_known() -> None:
     with pytest.raises(InputError, match="'vit_x' was found, but expected one of none, tiny, vit_b"):
         build_sam("vit_x", (32, 32))
-    with pytest.raises(InputError, match="'no/such/folder' was found.*check the spelling or the path"):
+    with pytest.raises(InputError, match=r"'no/such/folder' was found.*check the spelling or the path"):
         build_sam("no/such/folder", (32, 32))
 
 
@@ -102,13 +102,15 @@ def test_weights_that_cannot_be_had_are_told_with_the_way_out(monkeypatch: pytes
         raise OSError("We couldn't connect to the hub\nand much more")
 
     monkeypatch.setattr("transformers.SamModel.from_pretrained", offline)
-    with pytest.raises(InputError, match=r"'vit_b' could not be loaded from facebook/sam-vit-base.*use sam=tiny") as error:
+    with pytest.raises(
+        InputError, match=r"'vit_b' could not be loaded from facebook/sam-vit-base.*use sam=tiny"
+    ) as error:
         build_sam("vit_b", (32, 32))
     assert "\n" not in str(error.value)
 
 
 def test_an_empty_directory_is_no_sam(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="could not be loaded from.*expected a Hugging Face directory") as error:
+    with pytest.raises(InputError, match=r"could not be loaded from.*expected a Hugging Face directory") as error:
         build_sam(str(tmp_path), (32, 32))
     assert str(tmp_path) in str(error.value)
 

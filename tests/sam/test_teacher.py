@@ -143,4 +143,6 @@ def test_trained_state_has_no_frozen_weight_and_restores_the_answer() -> None:
 
 def test_a_state_of_the_other_mode_is_refused() -> None:
     with pytest.raises(InputError, match="unused"):
-        make_teacher("all", classes=2).load_trained_state(make_teacher("all").trained_state() | {"other": torch.ones(1)})
+        make_teacher("all", classes=2).load_trained_state(
+            make_teacher("all").trained_state() | {"other": torch.ones(1)}
+        )

@@ -41,8 +41,8 @@ class FusionHead(nn.Module):
             nn.Conv2d(64, classes, 3, padding=1, bias=residual),
         )
         if residual:
-            nn.init.zeros_(self.fuse[3].weight)
-            nn.init.zeros_(self.fuse[3].bias)
+            for parameter in self.fuse[3].parameters():
+                nn.init.zeros_(parameter)
         else:
             self.fuse.extend([nn.BatchNorm2d(classes), nn.LeakyReLU(0.2, inplace=True)])
 

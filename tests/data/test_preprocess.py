@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from knowsam.data.preprocess import PERCENTILES, Preprocessing, resize, resize_label, to_channels, to_unit_range
+from knowsam.errors import InputError
+from knowsam.types import Geometry, MedicalImage
+
+
+def picture(array: np.ndarray) -> MedicalImage:
+    return MedicalImage(array, Geometry(), Path("somewhere/a.png"))
+
+
+def volume(array: np.ndarray, axis: int = 2) -> MedicalImage:
+    return MedicalImage(array, Geometry(spacing_mm=(1.0, 1.0, 1.0), slice_axis=axis), Path("somewhere/a.nii.gz"))
+
+
+def test_eight_bit_values_are_divided_by_255() -> None:
+    array = np.array([[0, 51, 255]], np.uint8)[..., None]
+    found = to_unit_range(picture(array))
+    assert found.dtype == np.float32
+    assert found[0, :, 0].tolist() == pytest.approx([0, 0.2, 1])
+
+
+def test_booleans_become_zero_and_one() -> None:
+    assert to_unit_range(picture(np.array([[[False], [True]]])))[0, :, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64])
+def test_other_values_are_mapped_by_their_own_percentiles(dtype: type) -> None:
+    array = np.random.default_rng(0).normal(1000, 100, (64, 64, 1)).astype(dtype)
+    low, high = np.percentile(array, PERCENTILES)
+    found = to_unit_range(picture(array))
+    assert found.dtype == np.float32
+    assert (found.min(), found.max()) == (0, 1)
+    expected = np.clip((array.astype(np.float64) - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.isclose((found == 0).mean(), 0.005, atol=0.002)
+
+
+def test_percentiles_on_request_hold_for_eight_bit_too() -> None:
+    array = np.linspace(100, 150, 256).astype(np.uint8).reshape(16, 16, 1)
+    found = to_unit_range(picture(array), "percentile")
+    assert (found.min(), found.max()) == (0, 1)
+
+
+def test_range_on_request_divides_by_the_largest_value_of_the_type() -> None:
+    assert to_unit_range(picture(np.array([[[65535]]], np.uint16)), "range").item() == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_range_is_refused_where_the_type_has_none(dtype: type) -> None:
+    with pytest.raises(InputError, match=rf"a\.png: {np.dtype(dtype)} values were found.*percentile"):
+        to_unit_range(picture(np.zeros((2, 2, 1), dtype)), "range")
+
+
+@pytest.mark.parametrize("value", [0, 700])
+def test_a_constant_image_becomes_zero(value: int) -> None:
+    assert not to_unit_range(picture(np.full((4, 4, 1), value, np.int16))).any()
+
+
+def test_a_small_object_on_a_constant_background_is_not_lost() -> None:
+    array = np.zeros((64, 64, 1), np.float32)
+    array[3, 4] = 5.0
+    found = to_unit_range(picture(array))
+    assert found[3, 4, 0] == 1
+    assert found.sum() == 1
+
+
+def test_slices_of_a_picture() -> None:
+    array = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
+    found = Preprocessing((2, 4), 3).slices(picture(array))
+    assert found.shape == (1, 3, 2, 4)
+    assert torch.equal(found[0], torch.from_numpy(array.transpose(2, 0, 1).astype(np.float32) / 255))
+
+
+@pytest.mark.parametrize(("asked", "axis"), [(None, 1), (0, 0), (2, 2)])
+def test_slices_of_a_volume_are_cut_along_the_files_axis_or_the_one_asked_for(asked: int | None, axis: int) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 1)).astype(np.uint8)
+    image = volume(array, axis=1)
+    native = tuple(np.delete(array.shape[:3], axis))
+    found = Preprocessing(native, 1, slice_axis=asked).slices(image)
+    assert found.shape == (array.shape[axis], 1, *native)
+    expected = np.take(array[..., 0], 2, axis=axis).astype(np.float32) / 255
+    assert torch.equal(found[2, 0], torch.from_numpy(expected))
+
+
+def test_a_volume_has_one_scale_for_all_its_slices() -> None:
+    array = np.zeros((8, 8, 2, 1), np.float32)
+    array[..., 0, 0], array[..., 1, 0] = np.linspace(0, 1, 64).reshape(8, 8), np.linspace(0, 10, 64).reshape(8, 8)
+    found = Preprocessing((8, 8), 1).slices(volume(array))
+    assert found[0].max() < 0.2
+    assert found[1].max() == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_restore_undoes_label_slices_of_a_volume(axis: int) -> None:
+    label = np.random.default_rng(0).integers(0, 4, (3, 4, 5))
+    image, preprocessing = volume(label[..., None].astype(np.uint8), axis), Preprocessing((16, 16), 1)
+    slices = preprocessing.label_slices(label, image)
+    assert slices.shape[0] == label.shape[axis]
+    np.testing.assert_array_equal(preprocessing.restore(slices.numpy(), image), label)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_restore_keeps_the_class_axis_of_probabilities_first(axis: int) -> None:
+    probs = np.random.default_rng(0).random((2, 3, 4, 5))
+    image = volume(np.zeros((3, 4, 5, 1), np.uint8), axis)
+    slices = np.moveaxis(probs, axis + 1, 0)  # (N, K, h, w)
+    np.testing.assert_array_equal(Preprocessing((16, 16), 1).restore(slices, image), probs)
+
+
+def test_restore_of_a_picture_drops_the_slice_axis() -> None:
+    label = np.arange(6).reshape(2, 3)
+    image, preprocessing = picture(np.zeros((2, 3, 1), np.uint8)), Preprocessing((16, 16), 1)
+    np.testing.assert_array_equal(preprocessing.restore(preprocessing.label_slices(label, image).numpy(), image), label)
+
+
+def test_an_axis_that_a_volume_does_not_have_is_named() -> None:
+    with pytest.raises(InputError, match=r"a\.nii\.gz: slice axis 3 was asked for"):
+        Preprocessing((16, 16), 1, slice_axis=3).slices(volume(np.zeros((3, 4, 5, 1), np.uint8)))
+
+
+def test_grey_to_rgb_repeats_and_rgb_to_grey_is_luminance() -> None:
+    grey = torch.rand(2, 1, 3, 4)
+    rgb = to_channels(grey, 3)
+    assert torch.equal(rgb, grey.repeat(1, 3, 1, 1))
+    torch.testing.assert_close(to_channels(rgb, 1), grey)
+    pure = torch.eye(3).view(3, 3, 1, 1)
+    torch.testing.assert_close(to_channels(pure, 1).flatten(), torch.tensor([0.299, 0.587, 0.114]))
+    assert to_channels(grey, 1) is grey
+
+
+def test_an_image_of_two_channels_is_refused() -> None:
+    with pytest.raises(InputError, match="2 channels"):
+        to_channels(torch.zeros(1, 2, 4, 4), 1)
+
+
+@pytest.mark.parametrize(("native", "size"), [((24, 36), (48, 64)), ((100, 70), (48, 48)), ((31, 47), (32, 48))])
+def test_image_and_label_are_resized_about_the_same_centres(native: tuple[int, int], size: tuple[int, int]) -> None:
+    # A linear ramp in each direction: wherever a pixel lands, its value says where it came from.
+    rows = torch.arange(native[0], dtype=torch.float32)[:, None].expand(native).contiguous()
+    columns = torch.arange(native[1], dtype=torch.float32)[None].expand(native).contiguous()
+    for ramp, axis in ((rows, 0), (columns, 1)):
+        image = resize(ramp[None, None], size)[0, 0]
+        label = resize_label(ramp[None].long(), size)[0].float()
+        scale = native[axis] / size[axis]
+        difference = image - label
+        inner = difference[8:-8, 8:-8]  # at the borders both are clamped
+        assert inner.abs().max() <= 0.5 * max(1.0, scale) + 1e-3
+        assert inner.mean().abs() < 0.1  # corner-aligned grids would differ by half a pixel on average
+
+
+def test_resize_to_the_same_size_is_no_work() -> None:
+    image, label = torch.rand(1, 1, 4, 6), torch.zeros(1, 4, 6, dtype=torch.long)
+    assert resize(image, (4, 6)) is image
+    assert resize_label(label, (4, 6)) is label
+
+
+def test_resize_label_invents_no_class() -> None:
+    label = torch.tensor([[[-1, 3], [7, 0]]])
+    found = resize_label(label, (5, 7))
+    assert found.dtype == torch.int64
+    assert set(found.unique().tolist()) == {-1, 0, 3, 7}
+
+
+def test_json_round_trip() -> None:
+    import json
+
+    preprocessing = Preprocessing((32, 48), 3, "percentile", 1)
+    assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
