@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from knowsam.schedules import gaussian_rampup, linear_decay, linear_rampup
+from knowsam.schedules import gaussian_rampup, linear_decay
 
 
 @pytest.mark.parametrize(
@@ -13,11 +13,6 @@ from knowsam.schedules import gaussian_rampup, linear_decay, linear_rampup
 )
 def test_gaussian_rampup(t: float, expected: float) -> None:
     assert gaussian_rampup(t) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("t", "expected"), [(-1, 0.75), (0, 0.75), (0.5, 0.85), (1, 0.95), (2, 0.95)])
-def test_linear_rampup(t: float, expected: float) -> None:
-    assert linear_rampup(t, 0.75, 0.95) == pytest.approx(expected)
 
 
 def test_linear_decay_without_warmup() -> None:

@@ -20,15 +20,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     # Measured in docs/short-budget.md.
     "short": {
-        "train": {"optimiser": "adamw", "lr": 1e-3, "ema": 0.99},
-        "sam": {"lr": 1e-3},
+        "train": {"optimiser": "adamw", "lr": 2e-3, "ema": 0.99, "pretrain": 0.3},
+        "sam": {"lr": 1e-3, "kd_weight": 0.2},
         "options": {
             "knowsam": {
+                "vnet_normalisation": "batch",
                 "residual_fusion": True,
                 "entropy_ramp": True,
                 "kd_ramp": True,
-                "ugda_start": 0.4,
+                "ugda_start": 0.3,
                 "ugda_teacher": "mean",
+                "ugda_confidence": 0.8,
             },
         },
     },
@@ -92,7 +94,7 @@ class DataConfig(_Section):
     size: Annotated[tuple[int, int], BeforeValidator(_parse_size), AfterValidator(_check_size)] = (256, 256)
     """Height and width the networks work at, in pixels, multiples of 16."""
     channels: Literal[1, 3] | None = None
-    """Grey or RGB; None: RGB as soon as one image has colour."""
+    """Grey or RGB; None: RGB as soon as one labelled image has colour."""
     classes: int | list[str] | None = None
     """Number or names of the classes, background first; None: found in the masks."""
     label_values: list[int] | None = None
@@ -141,6 +143,8 @@ class TrainConfig(_Section):
     """Optimiser of the students; SAM always has Adam."""
     lr: float = Field(0.01, gt=0)
     """Learning rate of the students at step 0; it falls linearly to 0."""
+    pretrain: float = Field(0.0, ge=0, le=1)
+    """Share of the run that sees labelled images alone, B_l + B_u per step, before the unlabelled ones join."""
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     warmup: int = Field(0, ge=0)

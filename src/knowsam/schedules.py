@@ -17,22 +17,7 @@ def gaussian_rampup(t: float) -> float:
     Returns:
         Factor from exp(-5) = 0.0067 at t <= 0 to 1 at t >= 1.
     """
-    return math.exp(-5.0 * (1.0 - _clip(t)) ** 2)
-
-
-def linear_rampup(t: float, start: float, end: float) -> float:
-    """The value on the straight line from `start` at t <= 0 to `end` at t >= 1.
-
-    Args:
-        t: Elapsed share of the ramp.
-        start: Value at its beginning.
-        end: Value at its end; may be below `start`.
-
-    Returns:
-        The value, in the unit of `start` and `end`.
-    """
-    t = _clip(t)
-    return (1.0 - t) * start + t * end
+    return math.exp(-5.0 * (1.0 - min(max(t, 0.0), 1.0)) ** 2)
 
 
 def linear_decay(step: int, total: int, warmup: int = 0) -> float:
@@ -54,7 +39,3 @@ def linear_decay(step: int, total: int, warmup: int = 0) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return (total - step) / (total - warmup)
-
-
-def _clip(t: float) -> float:
-    return min(max(t, 0.0), 1.0)

@@ -25,6 +25,7 @@ from knowsam.config import Config, SamConfig
 from knowsam.data.augment import strong_augmentation, weak_augmentation
 from knowsam.data.dataset import StepDataset
 from knowsam.data.loader import RunData, load_data, plan_split
+from knowsam.data.scan import scan_folder
 from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.methods import Method, MethodContext, load_method
@@ -69,6 +70,9 @@ def train(config: Config, out: str | Path, quiet: bool = False) -> RunResult:
     Raises:
         InputError: For bad data, configuration or an occupied folder.
     """
+    # An absolute path lets the run be continued from any directory.
+    data = config.data.model_copy(update={"path": str(Path(config.data.path).resolve())})
+    config = config.model_copy(update={"data": data})
     return _Run(config, RunFolder(Path(out)), resume=False, quiet=quiet).loop()
 
 
@@ -266,7 +270,7 @@ class _Run:
         config, folder = self.config, self.folder
         uses_unlabelled = load_method(config.method).uses_unlabelled
         if self.resuming:
-            scanned, _ = plan_split(config)
+            scanned = scan_folder(Path(config.data.path))
             split = Split.from_json(folder.split)
         else:
             folder.check_free()
@@ -283,6 +287,7 @@ class _Run:
         return StepDataset(
             self.data.labelled, self.data.unlabelled, (labelled, unlabelled), self.config.train.steps,
             self.config.train.seed, self.accelerator.process_index, self.accelerator.num_processes,
+            pretrain_steps=round(self.config.train.pretrain * self.config.train.steps),
         )  # fmt: skip
 
     def student(self) -> nn.Module:

@@ -166,3 +166,16 @@ def test_scoring_volumes_gather_slices_at_native_size(tmp_path: Path) -> None:
 def test_a_validation_case_without_mask_is_named(folder: Folder) -> None:
     with pytest.raises(InputError, match=r"case_7\.png: no mask was found.*val\.txt"):
         load_scoring_volumes([folder.cases["case_7"]], PREPROCESSING, CODING)
+
+
+def test_pretraining_steps_hold_labelled_images_alone_and_skip_none(folder: Folder) -> None:
+    labelled, unlabelled = stores(folder)
+    dataset = StepDataset(labelled, unlabelled, (2, 1), 7, seed=0, pretrain_steps=2)
+    batches = [dataset[step] for step in range(7)]
+    assert [len(batch.labelled_stems) for batch in batches] == [3, 3, 2, 2, 2, 2, 2]
+    assert [batch.unlabelled_image is None for batch in batches] == [True, True, *[False] * 5]
+    # 3 + 3 + 2 x 5 = 16 labelled images are the stream's first 16, and the unlabelled ones its first 5.
+    seen = [stem for batch in batches for stem in batch.labelled_stems]
+    assert seen == [labelled[i][2] for i in IndexStream(len(labelled), 0, "labelled").take(range(16))]
+    seen = [stem for batch in batches for stem in batch.unlabelled_stems]
+    assert seen == [unlabelled[i][2] for i in IndexStream(len(unlabelled), 0, "unlabelled").take(range(5))]

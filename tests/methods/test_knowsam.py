@@ -12,7 +12,7 @@ from torch import Tensor
 
 from knowsam.config import resolve_config
 from knowsam.errors import InputError
-from knowsam.methods.knowsam import join_halves
+from knowsam.methods.knowsam import confident_label, join_halves
 from knowsam.types import IGNORE, Batch, Progress
 from training_helpers import SIZE, small_batch, small_method
 
@@ -83,10 +83,17 @@ def test_exchange_cells_naive(halves: tuple[int, int], select: str) -> None:
     method = small_method("knowsam", ugda_select=select)
     batch = batch_with_unannotated_pixels(*halves)
     fused, teacher = torch.randn(2, sum(halves), 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    teacher = teacher.softmax(dim=1)
     image, label = method.exchange_cells(batch, fused, teacher)
     expected_image, expected_label = exchange_pixel_by_pixel(batch, fused, teacher, select)
     assert torch.equal(image, expected_image)
     assert torch.equal(label, expected_label)
+
+
+def test_confident_label_ignores_what_is_less_probable_than_the_threshold() -> None:
+    probs = torch.tensor([[0.5, 0.9, 0.1], [0.5, 0.1, 0.9]]).view(1, 2, 1, 3)
+    assert confident_label(probs, 0.8).tolist() == [[[IGNORE, 0, 1]]]
+    assert confident_label(probs, 0.0).tolist() == [[[0, 0, 1]]]
 
 
 @torch.no_grad()
@@ -98,7 +105,7 @@ def test_exchange_cells_takes_the_highest_or_the_lowest_entropy() -> None:
     batch = small_batch(3, 1, 1)
     for select, changed in (("uncertain", True), ("confident", False)):
         method = small_method("knowsam", ugda_select=select, ugda_cells=1)
-        image, _ = method.exchange_cells(batch, fused, fused)
+        image, _ = method.exchange_cells(batch, fused, fused.softmax(dim=1))
         assert torch.equal(image[0, :, :8, :12], batch.unlabelled_image[0, :, :8, :12]) == changed
 
 

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
 from small_sam import SIDE, TOKENS, small_sam
 
-from knowsam.errors import InputError
 from knowsam.sam.build import resize_input
 from knowsam.sam.teacher import SamTeacher
 
@@ -125,24 +122,3 @@ def test_every_prompt_matters() -> None:
     assert [torch.equal(before[:, c], after[:, c]) for c in range(3)] == [True, False, True]
     teacher.prompts.heads[2].feed_forward[2].bias += 1
     assert [torch.equal(after[:, c], teacher(image, changed)[:, c]) for c in range(3)] == [True, True, False]
-
-
-@torch.no_grad()
-def test_trained_state_has_no_frozen_weight_and_restores_the_answer() -> None:
-    trained, fresh = make_teacher(seed=3), make_teacher(seed=4)
-    state = copy.deepcopy(trained.trained_state())
-    frozen = {name for name, p in trained.named_parameters() if not p.requires_grad}
-    assert frozen
-    assert not frozen & state.keys()
-    image, prompt = torch.rand(2, 1, *SIZE), torch.randn(2, 3, *SIZE)
-    expected = trained.eval()(image, prompt)
-    assert not torch.equal(fresh.eval()(image, prompt), expected)
-    fresh.load_trained_state(state)
-    assert torch.equal(fresh(image, prompt), expected)
-
-
-def test_a_state_of_the_other_mode_is_refused() -> None:
-    with pytest.raises(InputError, match="unused"):
-        make_teacher("all", classes=2).load_trained_state(
-            make_teacher("all").trained_state() | {"other": torch.ones(1)}
-        )

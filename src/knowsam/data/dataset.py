@@ -148,6 +148,7 @@ class StepDataset(Dataset[Batch]):
         seed: Seed of the shuffling.
         rank: Index of this process.
         world: Number of processes; divides both batch sizes.
+        pretrain_steps: So many first steps hold labelled images alone, as many as both halves together.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class StepDataset(Dataset[Batch]):
         seed: int,
         rank: int = 0,
         world: int = 1,
+        pretrain_steps: int = 0,
     ) -> None:
         for kind, size in zip(("labelled", "unlabelled"), batch, strict=True):
             if size % world:
@@ -170,6 +172,7 @@ class StepDataset(Dataset[Batch]):
         # A batch of 4+0 is a batch without unlabelled half, whatever the folder holds.
         self.labelled, self.unlabelled = labelled, unlabelled if batch[1] else None
         self.batch, self.steps, self.rank, self.world = batch, steps, rank, world
+        self.pretrain_steps = 0 if self.unlabelled is None else pretrain_steps
         self._labelled_stream = IndexStream(len(labelled), seed, "labelled")
         self._unlabelled_stream = (
             None if self.unlabelled is None else IndexStream(len(self.unlabelled), seed, "unlabelled")
@@ -179,19 +182,24 @@ class StepDataset(Dataset[Batch]):
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        images, labels, names = self._draw(self.labelled, self._labelled_stream, self.batch[0], step)
+        pretrained = min(step, self.pretrain_steps)
+        size = sum(self.batch) if step < self.pretrain_steps else self.batch[0]
+        first = pretrained * sum(self.batch) + (step - pretrained) * self.batch[0]
+        images, labels, names = self._draw(self.labelled, self._labelled_stream, first, size)
         batch = Batch(torch.stack(images), torch.stack([label for label in labels if label is not None]))
         batch.labelled_stems = tuple(names)
-        if self.unlabelled is not None and self._unlabelled_stream is not None:
-            images, _, names = self._draw(self.unlabelled, self._unlabelled_stream, self.batch[1], step)
+        if self.unlabelled is not None and self._unlabelled_stream is not None and step >= self.pretrain_steps:
+            first = (step - pretrained) * self.batch[1]
+            images, _, names = self._draw(self.unlabelled, self._unlabelled_stream, first, self.batch[1])
             batch.unlabelled_image, batch.unlabelled_stems = torch.stack(images), tuple(names)
         return batch
 
     def _draw(
-        self, store: SliceStore, stream: IndexStream, size: int, step: int
+        self, store: SliceStore, stream: IndexStream, first: int, size: int
     ) -> tuple[list[Tensor], list[Tensor | None], list[str]]:
+        """This process's share of `size` items of the stream from position `first` on."""
         share = size // self.world
-        first = step * size + self.rank * share
+        first += self.rank * share
         items = [store[index] for index in stream.take(range(first, first + share))]
         images, labels, names = zip(*items, strict=True)
         return list(images), list(labels), list(names)

@@ -74,7 +74,7 @@ def load_data(
 
     channels = data.channels
     if channels is None:
-        channels = 3 if any(read_image(case.image).array.shape[-1] == 3 for case in labelled[:CHANNEL_SAMPLE]) else 1
+        channels = 3 if any(read_image(case.image).array.shape[-1] == 3 for case in labelled) else 1
     preprocessing = Preprocessing(data.size, channels, data.normalise, data.axis)
 
     advance = None if progress is None else progress(len(labelled) + len(unlabelled) + len(validation))
@@ -90,8 +90,3 @@ def load_data(
     if not volumes:
         notes.append("No validation case: the last weights are kept, and no score is computed while training.")
     return RunData(split, coding, preprocessing, labelled_store, unlabelled_store, volumes, notes)
-
-
-CHANNEL_SAMPLE = (
-    1000  # files looked at to find out whether a set has colour; masks exist for few, so this is all of them
-)

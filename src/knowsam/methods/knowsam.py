@@ -41,6 +41,8 @@ class KnowSAMOptions(BaseModel):
     """Share of the run after which cells are exchanged; 1 switches UGDA off (section 4)."""
     ugda_teacher: Literal["sam", "fused", "mean"] = "sam"
     """Whose answer is the pseudo-label of an unlabelled image: SAM's, the fused map's, or the mean of both."""
+    ugda_confidence: float = Field(0.0, ge=0, lt=1)
+    """Pseudo-labels less probable than this are ignored; 0, the paper's, keeps them all."""
     ugda_cells: int = Field(5, ge=1)
     """Number of exchanged cells per image."""
     ugda_grid: int = Field(4, ge=1)
@@ -119,22 +121,21 @@ class KnowSAM(Method):
         }  # fmt: skip
 
         fused_logits = z["fused"].detach()
-        teacher_scores = fused_logits
+        teacher_probs = fused_logits.softmax(dim=1)
         if self.sam is not None:
             sam = self.sam(image, students, label, mask_prompt=z["fused"], kd_ramp=ramp if options.kd_ramp else 1.0)
             loss, terms = loss + sam.loss, terms | sam.terms
-            if options.ugda_teacher == "sam":
-                teacher_scores = sam.logits
-            elif options.ugda_teacher == "mean":
-                teacher_scores = sam.logits.softmax(dim=1) + fused_logits.softmax(dim=1)
+            sam_probs = sam.logits.softmax(dim=1)
+            candidates = {"sam": sam_probs, "fused": teacher_probs, "mean": (sam_probs + teacher_probs) / 2}
+            teacher_probs = candidates[options.ugda_teacher]
 
         if batch.unlabelled_image is not None and progress.fraction >= options.ugda_start < 1:
-            mixed_image, mixed_label = self.exchange_cells(batch, fused_logits, teacher_scores)
+            mixed_image, mixed_label = self.exchange_cells(batch, fused_logits, teacher_probs)
             m = self.students.outputs(mixed_image)
             mixed = [m["unet"], m["vnet"]]
             # The unlabelled images' mixtures come last in the batch, as in `join_halves`.
             unlabelled = slice(batch.labelled_image.shape[0], None)
-            pseudo_label = m["fused"][unlabelled].detach().argmax(dim=1)
+            pseudo_label = confident_label(m["fused"][unlabelled].detach().softmax(dim=1), options.ugda_confidence)
 
             mix_sup = torch.stack([segmentation_loss(z_k, mixed_label) for z_k in mixed])
             mix_ent = torch.stack([entropy_loss(z_k) for z_k in mixed])
@@ -149,13 +150,13 @@ class KnowSAM(Method):
             }  # fmt: skip
         return StepOutput(loss, terms)
 
-    def exchange_cells(self, batch: Batch, fused_logits: Tensor, teacher_scores: Tensor) -> tuple[Tensor, Tensor]:
+    def exchange_cells(self, batch: Batch, fused_logits: Tensor, teacher_probs: Tensor) -> tuple[Tensor, Tensor]:
         """Uncertainty-guided data augmentation (section 4), for any B_l and B_u.
 
         Args:
             batch: The images and labels.
             fused_logits: `(B_l + B_u, K, H, W)`, detached; their entropy says which cells change places.
-            teacher_scores: `(B_l + B_u, K, H, W)`, detached; the class of highest score is the pseudo-label of the
+            teacher_probs: `(B_l + B_u, K, H, W)`, detached; the most probable class is the pseudo-label of the
                 unlabelled half.
 
         Returns:
@@ -165,7 +166,8 @@ class KnowSAM(Method):
         cells = uncertain_cells(entropy_map(fused_logits), options.ugda_cells, options.ugda_grid, options.ugda_select)
         count = batch.labelled_image.shape[0]
         x_l, y_l, mask_l = batch.labelled_image, batch.label, cells[:count]
-        x_un, y_un, mask_un = batch.unlabelled_image, teacher_scores[count:].argmax(dim=1), cells[count:]
+        x_un, mask_un = batch.unlabelled_image, cells[count:]
+        y_un = confident_label(teacher_probs[count:], options.ugda_confidence)
         assert x_un is not None  # step() asks only when there is an unlabelled half
         image = torch.cat([exchange(x_l, x_un, mask_l), exchange(x_un, x_l, mask_un)])
         label = torch.cat([exchange(y_l, y_un, mask_l), exchange(y_un, y_l, mask_un)])
@@ -178,6 +180,12 @@ def join_halves(batch: Batch) -> tuple[Tensor, Tensor]:
         return batch.labelled_image, batch.label
     unknown = batch.label.new_full((batch.unlabelled_image.shape[0], *batch.label.shape[1:]), IGNORE)
     return torch.cat([batch.labelled_image, batch.unlabelled_image]), torch.cat([batch.label, unknown])
+
+
+def confident_label(probs: Tensor, threshold: float) -> Tensor:
+    """The most probable class of `(B, K, H, W)`, `IGNORE` where its probability is below the threshold: `(B, H, W)`."""
+    confidence, label = probs.max(dim=1)
+    return label.masked_fill(confidence < threshold, IGNORE)
 
 
 def mutual_consistency(unet_logits: Tensor, vnet_logits: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowsam.errors import InputError
 from knowsam.sam.adapter import AdapterInit, insert_adapters
 from knowsam.sam.prompts import LearnablePrompts
 
@@ -65,27 +64,6 @@ class SamTeacher(nn.Module):
             "sam.mask_decoder.output_hypernetworks_mlps.2", "sam.mask_decoder.output_hypernetworks_mlps.3",
         )  # fmt: skip
         return [name for name in names if not name.startswith(unused)]
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps: everything but the frozen weights of SAM."""
-        frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-        return {name: value for name, value in self.state_dict().items() if name not in frozen}
-
-    def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `trained_state` gave; every key must be there and none may be left over.
-
-        Raises:
-            InputError: Naming the first missing and unused keys.
-        """
-        frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-        missing, unused = self.load_state_dict(state, strict=False)
-        missing = [name for name in missing if name not in frozen]
-        if missing or unused:
-            raise InputError(
-                f"checkpoint: SAM keys missing {missing[:3]} and unused {unused[:3]} were found, but expected"
-                " the keys of"
-                f" train={self.train_mode!r}; resume with the configuration the run was made with."
-            )
 
     def train(self, mode: bool = True) -> SamTeacher:
         """Training mode for what learns; a frozen SAM stays in evaluation mode."""
