@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from knowsam.config import PRESETS, SHORT_BUDGET, Config, load_yaml, parse_overrides, resolve_config
+from knowsam.config import SHORT_BUDGET, Config, load_yaml, parse_overrides, preset_changes, resolve_config
 from knowsam.errors import InputError
 from knowsam.methods.knowsam import KnowSAMOptions
 from knowsam.methods.supervised import SupervisedOptions
@@ -56,24 +56,32 @@ def test_auto_chooses_the_preset_by_budget_and_writes_down_which(steps: int, pre
 def test_a_preset_changes_what_it_lists_and_nothing_else(method: str) -> None:
     found = leaves(resolve_config({"preset": "short", "method": method}).model_dump())
     expected = leaves(resolve_config({"preset": "paper", "method": method}).model_dump())
-    changes = dict(PRESETS["short"])
+    changes = preset_changes("short", 30_000)
     options = changes.pop("options", {}).get(method, {})
     expected |= leaves(changes) | leaves({"options": options}) | {"preset": "short"}
     assert found == expected
 
 
-@pytest.mark.parametrize("key", [key for key in leaves(PRESETS["short"]) if not key.startswith("options.")])
+@pytest.mark.parametrize(
+    "key", [key for key in leaves(preset_changes("short", 30_000)) if not key.startswith("options.")]
+)
 def test_what_a_user_sets_wins_over_the_preset(key: str) -> None:
     default = get(Config(), key)
     assert get(resolve_config({"preset": "short"}, nested(key, default)), key) == default
 
 
-@pytest.mark.parametrize("key", PRESETS["short"]["options"]["knowsam"])
+@pytest.mark.parametrize("key", preset_changes("short", 30_000)["options"]["knowsam"])
 def test_an_option_that_a_user_sets_wins_over_the_preset(key: str) -> None:
     default = KnowSAMOptions().model_dump()[key]
     config = resolve_config({"preset": "short", "options": {key: default}})
     assert config.options[key] == default
     assert config.options != KnowSAMOptions().model_dump()  # the preset's other options stand
+
+
+@pytest.mark.parametrize(("steps", "share"), [(100, 0.6), (480, 0.5), (800, 0.3), (9000, 0.3)])
+def test_short_runs_spend_more_of_their_steps_on_labels_alone(steps: int, share: float) -> None:
+    config = resolve_config({"train": {"steps": steps}})
+    assert config.train.pretrain == config.options["ugda_start"] == share
 
 
 def test_a_presets_options_are_those_of_the_method_alone() -> None:

@@ -15,12 +15,22 @@ from knowsam.errors import InputError
 SHORT_BUDGET = 10_000
 """Below this many steps `preset: auto` means `short`; the paper's constants were made for 50,000."""
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # The models' own defaults are the paper's values.
-    "paper": {},
-    # Measured in docs/short-budget.md.
-    "short": {
-        "train": {"optimiser": "adamw", "lr": 2e-3, "ema": 0.99, "pretrain": 0.3},
+PRETRAIN_STEPS = 240
+"""Steps that two students need on labels alone before they can teach each other (docs/short-budget.md)."""
+
+
+def preset_changes(preset: str, steps: int) -> dict[str, Any]:
+    """What a preset changes for a run of so many steps; the part under `options` is by method.
+
+    The models' own defaults are the paper's values, so `paper` changes nothing. `short` is measured in
+    docs/short-budget.md.
+    """
+    if preset == "paper":
+        return {}
+    # 30 % of the run, more where that is too few steps to learn anything, never more than 60 %.
+    pretrain = min(0.6, max(0.3, PRETRAIN_STEPS / steps))
+    return {
+        "train": {"optimiser": "adamw", "lr": 2e-3, "ema": 0.99, "pretrain": pretrain},
         "sam": {"lr": 1e-3, "kd_weight": 0.2},
         "options": {
             "knowsam": {
@@ -28,14 +38,12 @@ PRESETS: dict[str, dict[str, Any]] = {
                 "residual_fusion": True,
                 "entropy_ramp": True,
                 "kd_ramp": True,
-                "ugda_start": 0.3,
+                "ugda_start": pretrain,
                 "ugda_teacher": "mean",
                 "ugda_confidence": 0.8,
             },
         },
-    },
-}
-"""What each preset changes; the part under `options` is by method."""
+    }
 
 
 def _parse_size(value: Any) -> Any:
@@ -204,8 +212,8 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
     preset = first.preset
     if preset == "auto":
         preset = "short" if first.train.steps < SHORT_BUDGET else "paper"
-    changes = {key: value for key, value in PRESETS[preset].items() if key != "options"}
-    options = PRESETS[preset].get("options", {}).get(first.method, {})
+    changes = preset_changes(preset, first.train.steps)
+    options = changes.pop("options", {}).get(first.method, {})
     given = _merge({**changes, "options": options}, {**given, "preset": preset})
     resolved, problems = _read(method.Options, given["options"], "options.", known)
     if resolved is None:
