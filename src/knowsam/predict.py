@@ -61,7 +61,7 @@ class Predictor:
         if not path.exists():
             raise InputError(
                 f"{path}: no such file was found, but expected a run folder or a {STUDENT_FILE}; check the path, or"
-                " wait for the run's first validation (without validation: its end)."
+                " wait for the run's first validation (without validation: its first checkpoint)."
             )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.student, self.info = load_student(path, self.device)

@@ -222,7 +222,7 @@ class _Run:
                 if self.data.validation and (self.step % train.validate_every == 0 or last):
                     self._validate()
                 if self.step % (train.checkpoint_every or train.validate_every) == 0 or last or stopping:
-                    self._save(last)
+                    self._save()
                 if stopping and not last:
                     finished = False
                     break
@@ -354,15 +354,15 @@ class _Run:
                 " set train.clip=1. The last checkpoint is untouched."
             )
 
-    def _save(self, last: bool) -> None:
+    def _save(self) -> None:
         self._require_finite_weights()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             save_checkpoint(self.folder.checkpoint, self._state())
-            if last:
-                self._save_student(self.folder.student_last, {})
-                if not self.data.validation:
-                    self._save_student(self.folder.student, {})
+            # With every checkpoint, so that an interrupted run can predict too.
+            self._save_student(self.folder.student_last, {})
+            if not self.data.validation:
+                self._save_student(self.folder.student, {})
         self.accelerator.wait_for_everyone()
 
     def _save_student(self, path: Path, validation: dict[str, Any]) -> None:
