@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from knowsam.data.check import check_pair
+from knowsam.data.examine import check_pair
 from knowsam.data.labels import LabelCoding
 from knowsam.data.preprocess import Preprocessing, resize_label
 from knowsam.data.scan import Case

@@ -65,6 +65,7 @@ class Folder:
         test: Stems of the test list, or None.
         notes: What a person should know about how the folder was understood.
         warnings: What is probably not meant, but no error.
+        errors: What training stops at, one sentence each; empty unless the scan was not strict.
     """
 
     root: Path
@@ -74,6 +75,7 @@ class Folder:
     test: list[str] | None
     notes: list[str]
     warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def in_unlabelled_folder(self, stem: str) -> bool:
         """True for an image that lies in `unlabelled/`."""
@@ -84,11 +86,13 @@ class Folder:
         return [case for case in self.cases.values() if case.label is not None]
 
 
-def scan_folder(root: str | Path) -> Folder:
+def scan_folder(root: str | Path, strict: bool = True) -> Folder:
     """Finds the cases, groups and lists of a data folder.
 
     Args:
         root: A folder in one of the two layouts.
+        strict: Raise at a mask without image, a stem in two lists or a group in two lists; else note them in `errors`,
+            pass over the mask, and leave the stem or group where it is.
 
     Returns:
         The folder as found. Its lists are disjoint, and so are the groups on their two sides.
@@ -97,7 +101,13 @@ def scan_folder(root: str | Path) -> Folder:
         InputError: No such folder, an unknown layout, no image, a mask without image, two files of one
             stem, a list entry without image, a stem in two lists, a group in two lists.
     """
-    root = Path(root)
+    folder = _scan(Path(root))
+    if strict and folder.errors:
+        raise InputError(folder.errors[0])
+    return folder
+
+
+def _scan(root: Path) -> Folder:
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
         raise InputError(f"{root}: the data folder {found}; {LAYOUT_ADVICE}.")
@@ -126,7 +136,8 @@ def _scan_images_and_masks(root: Path) -> Folder:
         )
     if not images and not unlabelled:
         raise InputError(f"{root / 'images'}: no image found; expected files ending in {' '.join(IMAGE_SUFFIXES)}.")
-    masks = _list_masks(root, images, unlabelled, notes, warnings)
+    errors: list[str] = []
+    masks = _list_masks(root, images, unlabelled, notes, warnings, errors)
     known = images | unlabelled
     table = read_groups(root / "groups.csv", known, warnings)
     cases = {}
@@ -135,7 +146,7 @@ def _scan_images_and_masks(root: Path) -> Folder:
         volume = volume or volume_of(stem)
         cases[stem] = Case(stem, known[stem], masks.get(stem), group or volume, volume)
     lists = {name: read_list(root / f"{name}.txt", cases, warnings) for name in LISTS}
-    folder = Folder(root, cases, lists["train"], lists["val"], lists["test"], notes, warnings)
+    folder = Folder(root, cases, lists["train"], lists["val"], lists["test"], notes, warnings, errors)
     _check_lists(folder, leak_is_error=True)
     _note_participation(folder)
     return folder
@@ -228,8 +239,9 @@ def _list_masks(
     unlabelled: dict[str, Path],
     notes: list[str],
     warnings: list[str],
+    errors: list[str],
 ) -> dict[str, Path]:
-    """Stem -> mask file, each of which has an image."""
+    """Stem -> mask file, each of which has an image; the others become one error."""
     found = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
     if len(found) == 2:
         raise InputError(f"{root}: both masks/ and labels/ exist; expected one of them; remove or rename one.")
@@ -250,18 +262,21 @@ def _list_masks(
             if first.lower().endswith(ending) and first[: -len(ending)] in images:
                 advice = f"a mask must have the stem of its image: rename it to {first[: -len(ending)]}"
     more = f" ({len(orphans)} such masks)" if len(orphans) > 1 else ""
-    raise InputError(f"{masks[first]}: a mask for which there is no image in images/{more}; {advice}.")
+    errors.append(f"{masks[first]}: a mask for which there is no image in images/{more}; {advice}.")
+    return {stem: path for stem, path in masks.items() if stem in images}
 
 
 def _check_lists(folder: Folder, leak_is_error: bool) -> None:
-    """Raises if a stem is in two lists, or (or warns) if a group is."""
+    """Notes an error for each stem in two lists, and an error or a warning for groups in two lists."""
     stem_list: dict[str, str] = {}
     group_list: dict[str, str] = {}
     leaks: dict[str, tuple[str, str]] = {}
     for name in LISTS:
         for stem in getattr(folder, name) or []:
             if stem in stem_list:
-                raise InputError(f"{folder.root}: {stem} is in the {stem_list[stem]} and the {name} list; keep one.")
+                first = stem_list[stem]
+                folder.errors.append(f"{folder.root}: {stem} is in the {first} and the {name} list; keep one.")
+                continue
             stem_list[stem] = name
             group = folder.cases[stem].group
             other = group_list.setdefault(group, name)
@@ -271,11 +286,12 @@ def _check_lists(folder: Folder, leak_is_error: bool) -> None:
         return
     group, (first, second) = next(iter(leaks.items()))
     if leak_is_error:
-        raise InputError(
+        folder.errors.append(
             f"{folder.root}: group {group} is in the {first} and the {second} list, which leaks and makes "
             f"scores too good; a group must be in one list ({len(leaks)} such groups); move its images, or "
             "correct groups.csv."
         )
+        return
     folder.warnings.append(
         f"{folder.root}: {len(leaks)} groups are in two lists, such as {group} in {first} and {second}: by "
         "their names these are images of the same patient, and scores will be too good; if the names "
