@@ -442,3 +442,151 @@ def test_module_entry_point_reports_bad_input(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert str(tmp_path / "none") in one_sentence(ended.stderr)
     assert ended.stdout == ""
+
+
+# --- around the commands -------------------------------------------------------------------------------------------
+
+
+def test_check_json_is_pure_and_complete(tmp_path: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data")
+    ended = knowsam(capsys, "check", data, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    report = json.loads(ended.out)
+    assert (report["ok"], report["counts"]["images"]) == (True, 6)
+    assert [one["name"] for one in report["classes"]] == ["background", "class_1", "class_2"]
+
+    for i in range(6):
+        truncate(data / "images" / f"case_{i}.png")
+    ended = knowsam(capsys, "check", data, "--json")
+    assert (ended.code, ended.err) == (2, "")
+    broken = next(one for one in json.loads(ended.out)["findings"] if one["kind"] == "unreadable-image")
+    assert (broken["severity"], broken["n_files"], len(broken["details"])) == ("error", 6, 6)
+
+
+def test_check_label_values_and_names(tmp_path: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data", mask_values=[0, 85, 170])
+    assert knowsam(capsys, "check", data).code == 2
+    ended = knowsam(capsys, "check", data, "--label-values", "0,85,170", "--classes", "ground,liver,tumour", "--json")
+    assert ended.code == 0
+    assert [(one["name"], one["value"]) for one in json.loads(ended.out)["classes"]] == [
+        ("ground", 0), ("liver", 85), ("tumour", 170),
+    ]  # fmt: skip
+
+
+def test_check_writes_a_page(tmp_path: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data")
+    ended = knowsam(capsys, "check", data, "--html", tmp_path / "check.html")
+    assert ended.code == 0
+    assert str(tmp_path / "check.html") in ended.out.replace("\n", "")
+    assert "Ready to train." in (tmp_path / "check.html").read_text()
+
+
+def test_evaluate_json_is_the_content_of_the_file(tmp_path: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data")
+    ended = knowsam(capsys, "evaluate", data / "masks", data / "masks", "--out", tmp_path / "scores", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert json.loads(ended.out) == json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert json.loads(ended.out)["mean"]["dice"] == 1
+
+
+@pytest.mark.parametrize("flag", ["--quiet", "-q"])
+def test_quiet_commands_say_nothing(flag: str, tmp_path: Path, run: Path, capsys: Capture) -> None:
+    data, masks = make_folder(tmp_path / "data", n_images=4, n_masks=4), tmp_path / "data" / "masks"
+    for command in (
+        ["check", data], ["predict", run, data, "--out", tmp_path / "out"], ["evaluate", masks, masks],
+        ["train", data, "--out", tmp_path / "run", "--size", "32", "--steps", "1", "--batch", "1+0", "sam=none"],
+    ):  # fmt: skip
+        assert knowsam(capsys, *command, flag) == (0, "", ""), command
+    truncate(data / "images" / "case_0.png")
+    ended = knowsam(capsys, "check", data, flag)
+    assert (ended.code, ended.out) == (2, "")
+    assert "case_0.png" in one_sentence(ended.err)
+
+
+def test_predict_mixes_good_and_broken_files(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data", n_images=5, n_masks=0)
+    for name in ("case_1", "case_3"):
+        truncate(data / "images" / f"{name}.png")
+    ended = knowsam(capsys, "predict", run, data, "--out", tmp_path / "out")
+    assert ended.code == 1
+    assert ended.out == f"3 predicted into {tmp_path / 'out'}\n"
+    named = [line for line in ended.err.splitlines() if line.strip()]
+    assert [Path(line.split(": ")[1]).name for line in named] == ["case_1.png", "case_3.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case_0.png", "case_2.png", "case_4.png"]
+
+    for name in ("case_0", "case_2", "case_4"):
+        truncate(data / "images" / f"{name}.png")
+    ended = knowsam(capsys, "predict", run, data, "--out", tmp_path / "none")
+    assert (ended.code, ended.out) == (2, "")
+    assert len([line for line in ended.err.splitlines() if line.startswith("error: ")]) == 5
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_version(capsys: Capture) -> None:
+    from knowsam import __version__
+
+    assert knowsam(capsys, "--version") == (0, f"knowsam {__version__}\n", "")
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What `knowsam ARGUMENTS...` writes to a terminal on stderr."""
+    import os
+    import pty
+
+    ours, theirs = pty.openpty()
+    changed = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "TERM")}
+    subprocess.run(
+        [sys.executable, "-m", "knowsam.cli", *arguments],
+        stderr=theirs, stdout=subprocess.DEVNULL, check=False, env=changed | {"TERM": "xterm"} | environment,
+    )  # fmt: skip
+    os.close(theirs)
+    written = b""
+    try:
+        while part := os.read(ours, 4096):
+            written += part
+    except OSError:  # On Linux the end of a terminal that was closed on the other side.
+        pass
+    os.close(ours)
+    return written.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a matter of Unix")
+def test_errors_are_red_on_a_terminal_and_plain_elsewhere(tmp_path: Path, capsys: Capture) -> None:
+    arguments = ("evaluate", str(tmp_path / "none"), str(tmp_path))
+    plain = knowsam(capsys, *arguments).err
+    assert "\033" not in plain
+    sentence = one_sentence(plain)
+    assert on_a_terminal(*arguments) == f"\033[1;31merror:\033[0m {sentence}\n"
+    assert on_a_terminal(*arguments, NO_COLOR="1") == plain
+    assert on_a_terminal(*arguments, TERM="dumb") == plain
+
+
+def completed(words: str) -> str:
+    """What bash would be offered after `words`."""
+    code = "import sys; sys.argv[0] = 'knowsam'; from knowsam.cli import main; main(); "
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={"_KNOWSAM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1),
+             "PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    assert ended.stderr == ""
+    return ended.stdout
+
+
+def test_shell_completion(capsys: Capture) -> None:
+    assert completed("knowsam pre").split() == ["predict"]
+    assert {"--json", "--html", "--quiet"} <= set(completed("knowsam check DATA --").split())
+    shown = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv[0] = 'knowsam'; from knowsam.cli import main; main()",
+         "--show-completion", "bash"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "--install-completion" in knowsam(capsys, "--help").out
+    assert shown.returncode == 0
+    assert "complete -o default -F _knowsam_completion knowsam" in shown.stdout
+
+
+def test_check_imports_no_network(tmp_path: Path) -> None:
+    modules = modules_after("check", make_folder(tmp_path / "data"), "--quiet")
+    assert "numpy" in modules
+    assert not modules & {"torch", "matplotlib", "jinja2", "transformers"}

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 done but some inputs failed, 2 bad input (one sentence on 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,14 +26,39 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 OUT_HELP = "Folder to write to."
+JSON_HELP = "Print the whole result as JSON, and nothing else."
+VALUES_HELP = "Mask values in the order of the classes: 0,85,170."
+CLASSES_HELP = "Number of classes, or their names: background,liver,..."
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no text; errors only.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from knowsam import __version__
+
+        print(f"knowsam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="Folder with images/ and masks/ (or labels/).")],
     labelled: Annotated[str | None, typer.Option(help="Groups that stay labelled: N, a share, or a list file.")] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of classes, background included.")] = None,
+    classes: Annotated[str | None, typer.Option(help=CLASSES_HELP)] = None,
+    label_values: Annotated[str | None, typer.Option(help=VALUES_HELP)] = None,
     ignore_value: Annotated[int | None, typer.Option(help="Mask value of pixels nobody annotated.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with pictures to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Look through a data folder before any training: what is there, and what would go wrong."""
     from rich.console import Console
@@ -42,18 +68,63 @@ def check(
     from knowsam.data.check_report import print_report
     from knowsam.data.split import parse_labelled
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    given = None if labelled is None else parse_labelled(labelled)
+    names, values = _parse_classes(classes), _parse_values(label_values)
+    hidden = quiet or not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
         task = bar.add_task("reading", total=None)
         report = check_folder(
             data,
-            labelled=None if labelled is None else parse_labelled(labelled),
-            classes=classes,
+            labelled=given,
+            classes=names,
+            label_values=values,
             ignore_value=ignore_value,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    print_report(report)
+    if html is not None:
+        from knowsam.data.check_html import write_page
+
+        write_page(report, html)
+    if as_json:
+        _print_json(report.to_json())
+    elif quiet:
+        for finding in report.of("error"):
+            _say_error(f"{finding} {finding.suggestion}".rstrip())
+    else:
+        print_report(report)
+        if html is not None:
+            print(f"with pictures: {html}")
     if not report.ok:
         raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def _parse_classes(text: str | None) -> int | list[str] | None:
+    """`"4"` or `"background,liver"`."""
+    if text is None:
+        return None
+    return int(text) if text.isdigit() else [name.strip() for name in text.split(",")]
+
+
+def _parse_values(text: str | None) -> list[int] | None:
+    """`"0,85,170"`."""
+    if text is None:
+        return None
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise InputError(f"--label-values: '{text}' was found, but expected whole numbers like 0,85,170; correct it.")
+    return [int(part) for part in text.split(",")]
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _say_error(sentence: str) -> None:
+    """One sentence on stderr, its first word red on a terminal that wants colour (https://no-color.org)."""
+    in_colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    word = "\033[1;31merror:\033[0m" if in_colour else "error:"
+    print(f"{word} {sentence}", file=sys.stderr)
 
 
 @app.command()
@@ -71,7 +142,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Total number of steps; with --resume, the new total.")] = None,
     batch: Annotated[str | None, typer.Option(help="Labelled + unlabelled images per step, e.g. 12+12.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no text.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a run, or continue one with --resume."""
     if resume is not None:
@@ -122,7 +193,7 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write the soft maps.")] = False,
     only: Annotated[Path | None, typer.Option(help="Text file: predict only these stems, one a line.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no text.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict masks for new images, in their own size and geometry."""
     from rich.console import Console
@@ -154,7 +225,7 @@ def predict(
     if done and not quiet:
         print(f"{done} predicted into {out}")
     for error in failed:
-        print(f"error: {error}", file=sys.stderr)
+        _say_error(error)
     if failed:
         raise typer.Exit(EXIT_BAD_INPUT if done == 0 else EXIT_FAILED_FILES)
 
@@ -164,25 +235,22 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted masks, or one file.")],
     truth: Annotated[Path, typer.Argument(help="Folder of true masks, or one file.")],
     out: Annotated[Path | None, typer.Option(help="Folder for scores.csv and scores.json.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Number of classes, or their names: background,liver,...")] = None,
-    label_values: Annotated[str | None, typer.Option(help="Mask values in the order of the classes: 0,85,170.")] = None,
+    classes: Annotated[str | None, typer.Option(help=CLASSES_HELP)] = None,
+    label_values: Annotated[str | None, typer.Option(help=VALUES_HELP)] = None,
     ignore_value: Annotated[int | None, typer.Option(help="Mask value of pixels nobody annotated.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score predictions: Dice, Jaccard, HD95 and ASD per case and class, at native size, in mm where known."""
     from knowsam.evaluate import evaluate as score
-    from knowsam.evaluate import print_table
+    from knowsam.evaluate import print_table, scores_json
 
-    names: int | list[str] | None = None
-    if classes is not None:
-        names = int(classes) if classes.isdigit() else classes.split(",")
-    values = None
-    if label_values is not None:
-        if not all(part.strip().isdigit() for part in label_values.split(",")):
-            raise InputError(
-                f"--label-values: '{label_values}' was found, but expected whole numbers like 0,85,170; correct it."
-            )
-        values = [int(part) for part in label_values.split(",")]
-    print_table(score(predictions, truth, out, classes=names, label_values=values, ignore_value=ignore_value))
+    names, values = _parse_classes(classes), _parse_values(label_values)
+    result = score(predictions, truth, out, classes=names, label_values=values, ignore_value=ignore_value)
+    if as_json:
+        _print_json(scores_json(result))
+    elif not quiet:
+        print_table(result)
 
 
 def main() -> None:
@@ -190,7 +258,7 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say_error(str(error))
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

@@ -337,17 +337,21 @@ def write_scores(result: EvaluationResult, out: Path) -> None:
                 name = result.class_names[score.class_index]
                 writer.writerow([case.case, score.class_index, name, *fields, case.unit, score.status])
     with whole_file(out / "scores.json") as path:
-        text = json.dumps(_without_nan(_report(result)), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(scores_json(result), indent=2, ensure_ascii=False, allow_nan=False)
         path.write_text(text + "\n", encoding="utf-8")
 
 
-def _report(result: EvaluationResult) -> dict[str, Any]:
-    """The content of scores.json."""
+def scores_json(result: EvaluationResult) -> dict[str, Any]:
+    """The content of scores.json and of `evaluate --json`: plain values, None for undefined.
+
+    Args:
+        result: What `evaluate` returned.
+    """
     per_class = []
     for entry in result.summary.classes:
         record = asdict(entry)
         per_class.append({"class": record.pop("class_index"), "name": result.class_names[entry.class_index]} | record)
-    return {
+    values = {
         "n_cases": len(result.cases),
         "unit": result.unit,
         "mean": result.summary.mean,
@@ -360,6 +364,8 @@ def _report(result: EvaluationResult) -> dict[str, Any]:
         "truth_without_prediction": list(result.truth_without_prediction),
         "prediction_without_truth": list(result.prediction_without_truth),
     }
+    plain: dict[str, Any] = _without_nan(values)
+    return plain
 
 
 def _without_nan(value: Any) -> Any:

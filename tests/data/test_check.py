@@ -36,8 +36,12 @@ def test_healthy_folder(tmp_path: Path) -> None:
     assert report.counts["with a mask"] == 5
     assert report.counts["split: labelled"] == {"images": 4, "groups": 4}
     assert report.counts["sizes"] == "all 32x40"
-    assert report.counts["class shares (labelled)"]["class_1"] == pytest.approx(1 / 3, abs=0.05)
-    json.dumps(report.counts)
+    assert report.counts["formats"] == {".png": 7}
+    assert report.counts["bit depth"] == {"8 bit": 7}
+    # Stripes of rows 0..10, 11..21 and 22..31 of 32 (make_label), the same in every mask.
+    assert [one.pixel_share for one in report.classes] == pytest.approx([11 / 32, 11 / 32, 10 / 32], abs=1e-6)
+    assert [(one.images, one.groups, one.val_images) for one in report.classes] == [(4, 4, 1)] * 3
+    json.dumps(report.to_json(), allow_nan=False)
 
 
 @pytest.mark.parametrize("maker", [make_nifti_folder, make_hdf5_folder])
@@ -59,7 +63,9 @@ def test_all_problems_are_collected(tmp_path: Path) -> None:
     save_picture(tmp_path / "masks" / "case_4.png", make_image((32, 40), channels=3))
     report = check_folder(tmp_path, classes=2)
     assert not report.ok
-    assert len(report.errors) == 4
+    # Two masks cannot be used, which is one finding with two sentences.
+    assert [one.kind for one in report.of("error")] == ["unreadable-image", "unfit-mask", "unknown-values"]
+    assert [len(one.files) for one in report.of("error")] == [1, 2, 1]
     for name, text in [
         ("case_1", "broken or truncated"),
         ("case_2", "axes are swapped"),
@@ -108,7 +114,7 @@ def test_warnings_and_notes(tmp_path: Path) -> None:
     report = check_folder(tmp_path)
     assert report.ok
     text = "\n".join(report.warnings + report.notes)
-    assert "1 images are constant, one value everywhere (case_0)" in text
+    assert "1 image is constant, one value everywhere. case_0" in text
     assert "side below 16 px" in text
     assert "Grey and colour images are mixed" in text
     assert "No unlabelled image: training will be supervised only" in text
@@ -120,16 +126,7 @@ def test_absent_class_is_noted(tmp_path: Path) -> None:
     make_folder(tmp_path, n_images=4, n_masks=4, classes=2)
     report = check_folder(tmp_path, classes=["bg", "a", "b"])
     assert report.ok
-    assert any("Class 2 (b, mask value 2) never occurs" in text for text in report.notes)
-
-
-def test_copies_in_other_groups_are_found(tmp_path: Path) -> None:
-    make_folder(tmp_path, n_images=4, n_masks=4)
-    save_picture(tmp_path / "images" / "case_3.png", make_image(seed=0))
-    (tmp_path / "val.txt").write_text("case_3\n")
-    text = "\n".join(check_folder(tmp_path).warnings)
-    assert "case_0 = case_3" in text
-    assert "both in training and in validation" in text
+    assert any("Class 2 (b, mask value 2) never occurs" in text for text in report.warnings)
 
 
 def test_displaced_mask_is_warned_of(tmp_path: Path) -> None:
@@ -137,7 +134,7 @@ def test_displaced_mask_is_warned_of(tmp_path: Path) -> None:
     save_nifti(tmp_path / "labels" / "vol_0.nii.gz", make_label((20, 24, 5)), spacing_mm=(1.0, 1.0, 3.0))
     report = check_folder(tmp_path)
     assert report.ok
-    assert any("masks lie elsewhere" in text and "vol_0" in text for text in report.warnings)
+    assert any("1 mask lies elsewhere" in text and "vol_0" in text for text in report.warnings)
 
 
 def test_exif_orientation_is_warned_of(tmp_path: Path) -> None:
@@ -159,14 +156,29 @@ def test_check_pair() -> None:
 
 def test_report_is_printed_whole_and_literally() -> None:
     out = io.StringIO()
-    report = CheckReport(errors=["a[0].png: bad"], warnings=["w"], notes=["n"], counts={"images": 3, "x": {"a": 1}})
+    report = CheckReport(counts={"images": 3, "x": {"a": 1}})
+    report.add("note", "k", "n")
+    report.add("warning", "near-copies", "w", "Do [this].", files=("a", "b"), twins=[("a", "b")])
+    report.add("error", "k", "2 are bad.", details=[f"a[{i}].png: bad" for i in range(7)])
     print_report(report, Console(file=out, width=60))
     text = out.getvalue()
-    for part in ("images", "a: 1", "Note: n", "Warning: w", "Error: a[0].png: bad", "1 error to correct"):
+    for part in ("images", "a: 1", "Note: n", "Warning: w", "a ~ b", "-> Do [this].", "a[4].png: bad", "and 2 more"):
         assert part in text
+    assert "a[5].png" not in text
+    assert "1 error to correct" in text
+    assert report.to_json()["findings"][2]["details"][6] == "a[6].png: bad"
     out = io.StringIO()
     print_report(CheckReport(), Console(file=out))
     assert "Ready to train" in out.getvalue()
+
+
+def test_advice_of_a_sentence_becomes_the_suggestion() -> None:
+    report = CheckReport()
+    report.add_sentence("error", "k", "a.png: a; b; rename it.", otherwise="Else.")
+    report.add_sentence("warning", "k", "Plain.", otherwise="Else.")
+    assert [(one.sentence, one.suggestion) for one in report.findings] == [
+        ("a.png: a; b.", "Rename it."), ("Plain.", "Else."),
+    ]  # fmt: skip
 
 
 def test_affine_helper_has_the_given_spacing() -> None:
@@ -177,3 +189,79 @@ def test_affine_helper_has_the_given_spacing() -> None:
 def test_real_folders_are_ready(shared_data: Path, name: str) -> None:
     report = check_folder(shared_data / name, labelled=1)
     assert report.ok, report.errors
+
+
+def kinds(report: CheckReport, severity: str = "warning") -> set[str]:
+    return {one.kind for one in report.findings if one.severity == severity}
+
+
+def test_check_goes_on_after_faults_of_the_layout(tmp_path: Path) -> None:
+    make_folder(tmp_path, n_images=5, n_masks=5, groups=["a", "a", "b", "c", "d"])
+    save_picture(tmp_path / "masks" / "stranger.png", make_label((32, 40)))
+    (tmp_path / "train.txt").write_text("case_0\ncase_2\ncase_3\n")
+    (tmp_path / "val.txt").write_text("case_1\ncase_3\n")
+    (tmp_path / "images" / "case_2.png").write_bytes(b"broken")
+    text = "\n".join(check_folder(tmp_path).errors)
+    for part in ("stranger.png", "group a is in the train and the val list", "case_3 is in the", "case_2.png: broken"):
+        assert part in text, text
+    with pytest.raises(InputError, match=r"stranger\.png"):
+        scan_folder(tmp_path)
+
+
+def test_faults_of_test_images_do_not_stop_training(tmp_path: Path) -> None:
+    make_folder(tmp_path, n_images=6, n_masks=6)
+    (tmp_path / "test.txt").write_text("case_4\ncase_5\n")
+    (tmp_path / "images" / "case_4.png").write_bytes(b"broken")
+    save_picture(tmp_path / "masks" / "case_5.png", make_label((32, 40), classes=9))
+    report = check_folder(tmp_path)
+    assert report.ok
+    assert {"unreadable-image", "unknown-values"} <= kinds(report)
+
+
+def save_mask(path: Path, *boxes: tuple[int, slice, slice], size: tuple[int, int] = (128, 128)) -> None:
+    mask = np.zeros(size, np.uint8)
+    for value, rows, columns in boxes:
+        mask[rows, columns] = value
+    save_picture(path, mask)
+
+
+def test_rare_small_and_unvalidated_classes(tmp_path: Path) -> None:
+    make_folder(tmp_path, n_images=6, n_masks=0, size=(128, 128))
+    common = (1, slice(0, 64), slice(0, 128))
+    for i in range(6):
+        extra = [(2, slice(100, 101), slice(5, 6))] if i == 2 else []
+        save_mask(tmp_path / "masks" / f"case_{i}.png", common, *extra)
+    (tmp_path / "val.txt").write_text("case_4\ncase_5\n")
+    report = check_folder(tmp_path)
+    said = {one.kind: one.sentence for one in report.findings}
+    assert said["rare-class"] == "Class 2 (class_2, mask value 2) occurs in 1 of 4 labelled groups (1 image)."
+    # One px of four masks of 128 x 128.
+    assert report.classes[2].pixel_share == pytest.approx(1 / 65536, abs=1e-7)
+    assert "covers 0.0015 % of the labelled pixels" in said["small-class"]
+    assert "Class 2" in said["unvalidated-class"]
+    assert not any("Class 1 " in text for text in report.warnings)
+
+
+def test_few_labelled_groups_are_no_rare_class(tmp_path: Path) -> None:
+    make_folder(tmp_path, n_images=6, n_masks=6)
+    assert kinds(check_folder(tmp_path, labelled=1)) == set()
+
+
+def test_mixed_depths_and_uneven_volumes(tmp_path: Path) -> None:
+    make_folder(tmp_path, n_images=4, n_masks=4)
+    save_picture(tmp_path / "images" / "case_3.png", make_image(seed=3).astype(np.uint16) * 200)
+    for index, size in enumerate([(32, 40), (32, 44)]):
+        save_picture(tmp_path / "unlabelled" / f"p_slice_{index}.png", make_image(size, seed=50 + index))
+    report = check_folder(tmp_path)
+    assert report.counts["bit depth"] == {"8 bit": 5, "16 bit": 1}
+    assert {"bit-depth", "uneven-volumes"} <= kinds(report)
+
+
+def test_real_acdc_facts(shared_data: Path) -> None:
+    report = check_folder(shared_data / "acdc", labelled=7)
+    assert report.ok
+    assert report.counts["split: labelled"] == {"images": 136, "groups": 7}
+    assert kinds(report) == {"exact-copies", "contradicting-masks"}
+    copies = next(one for one in report.findings if one.kind == "exact-copies")
+    assert {stem.split("_")[0] for stem in copies.files} == {"patient074", "patient076"}
+    assert len(copies.files) == 32

@@ -213,7 +213,7 @@ def _judge_mixtures(report: CheckReport, read: list[Examined]) -> None:
         )  # fmt: skip
     if len({one.dtype == "uint8" for one in read}) > 1:
         report.add(
-            "note", "bit-depth",
+            "warning", "bit-depth",
             "8-bit images are mixed with others: the former are divided by 255, the latter mapped by percentiles.",
             "data.normalise=percentile treats all of them alike.",
         )  # fmt: skip

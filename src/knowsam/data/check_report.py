@@ -50,7 +50,8 @@ class Finding:
             rest = len(self.details) - SHOWN_DETAILS
             return [*self.details[:SHOWN_DETAILS], *([f"... and {rest} more"] if rest > 0 else [])]
         if self.twins:
-            return [some((f"{one} = {other}" for one, other in self.twins), SHOWN_DETAILS)]
+            sign = "~" if self.kind.startswith("near") else "="
+            return [some((f"{one} {sign} {other}" for one, other in self.twins), SHOWN_DETAILS)]
         return [some(self.files, SHOWN_DETAILS)] if self.files else []
 
     def __str__(self) -> str:

@@ -150,7 +150,10 @@ def thumbnail(array: np.ndarray) -> np.ndarray | None:
         means = np.tensordot(_cell_weights(cells, grey.shape[axis]), grey, axes=(1, axis))
         grey = np.moveaxis(means, 0, axis)
     low, high = float(grey.min()), float(grey.max())
-    return ((grey - low) / (high - low)).astype(np.float16) if high > low else None
+    # Means of equal values differ by rounding, which must not be stretched into a picture.
+    if high - low <= 1e-5 * max(abs(low), abs(high)):
+        return None
+    return ((grey - low) / (high - low)).astype(np.float16)
 
 
 def _cell_weights(cells: int, length: int) -> np.ndarray:
