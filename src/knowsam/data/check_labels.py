@@ -36,7 +36,12 @@ def judge_labels(report: CheckReport, wish: Wish) -> None:
         opened = {*split.labelled, *split.val}
     faulty = [(one, one.label_error) for one in report.examined if one.label_error]
     _faulty_masks(
-        report, "unfit-mask", "cannot be used", faulty, opened, "Correct or export them again, or remove them."
+        report,
+        "unfit-mask",
+        ("cannot be used", "cannot be used"),
+        faulty,
+        opened,
+        "Correct or export them again, or remove them.",
     )
     displaced = [one.case.stem for one in report.examined if one.displaced]
     if displaced:
@@ -59,7 +64,8 @@ def judge_labels(report: CheckReport, wish: Wish) -> None:
         if one.case.label is not None and one.values is not None:
             strange.append((one, coding.problem(one.case.label, one.values) or ""))
     _faulty_masks(
-        report, "unknown-values", "of values that are no class", [pair for pair in strange if pair[1]], opened,
+        report, "unknown-values", ("has values that are no class", "have values that are no class"),
+        [pair for pair in strange if pair[1]], opened,
         "Correct the masks, or say what their values mean: --classes, --label-values or --ignore-value.",
     )  # fmt: skip
     training = [one for one in readable if one.case.stem in learned]
@@ -72,7 +78,7 @@ def judge_labels(report: CheckReport, wish: Wish) -> None:
 def _faulty_masks(
     report: CheckReport,
     kind: str,
-    what: str,
+    says: tuple[str, str],
     faulty: list[tuple[Examined, str]],
     opened: set[str],
     suggestion: str,
@@ -82,12 +88,13 @@ def _faulty_masks(
     others = [pair for pair in faulty if pair[0].case.stem not in opened]
     if ours:
         report.add(
-            "error", kind, f"{many(len(ours), 'mask')} {what}.", suggestion,
+            "error", kind, f"{many(len(ours), 'mask')} {says[len(ours) > 1]}.", suggestion,
             [one.case.stem for one, _ in ours], [said for _, said in ours],
         )  # fmt: skip
     if others:
         report.add(
-            "warning", kind, f"{many(len(others), 'mask')} {what}, hidden from training or of the test images.",
+            "warning", kind,
+            f"{many(len(others), 'mask')} {says[len(others) > 1]}, hidden from training or of the test images.",
             suggestion, [one.case.stem for one, _ in others], [f"{said} {NOT_OPENED}" for _, said in others],
         )  # fmt: skip
 

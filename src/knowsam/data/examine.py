@@ -77,12 +77,12 @@ def check_pair(image: MedicalImage, label: MedicalLabel) -> None:
     expected, found = image.spatial_shape, label.array.shape
     if found == expected:
         return
-    advice = "resample it to the image's size with nearest neighbour, or pair the right files"
+    advice = "resample it to the image's size with nearest neighbour, or pair the right files."
     if found == expected[::-1]:
         advice = "its axes are swapped: was the image turned by its EXIF orientation, or the mask transposed?"
     raise InputError(
         f"{label.path}: the mask has size {size_text(found)}, its image {image.path.name} "
-        f"{size_text(expected)}; expected equal sizes; {advice}."
+        f"{size_text(expected)}; expected equal sizes; {advice}"
     )
 
 
