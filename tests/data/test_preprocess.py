@@ -26,6 +26,14 @@ def test_eight_bit_values_are_divided_by_255() -> None:
     assert found[0, :, 0].tolist() == pytest.approx([0, 0.2, 1])
 
 
+def test_a_volume_is_mapped_alike_whatever_type_it_was_stored_in() -> None:
+    # Exports of one scanner mix 8-bit and 16-bit files; the anatomy must not be darker in one of them.
+    array = np.random.default_rng(0).integers(0, 120, (8, 8, 8, 1))
+    eight, sixteen = (to_unit_range(volume(array.astype(dtype))) for dtype in (np.uint8, np.int16))
+    np.testing.assert_array_equal(eight, sixteen)
+    assert eight.max() == 1
+
+
 def test_booleans_become_zero_and_one() -> None:
     assert to_unit_range(picture(np.array([[[False], [True]]])))[0, :, 0].tolist() == [0, 1]
 
@@ -83,7 +91,7 @@ def test_slices_of_a_volume_are_cut_along_the_files_axis_or_the_one_asked_for(as
     array = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 1)).astype(np.uint8)
     image = volume(array, axis=1)
     native = tuple(np.delete(array.shape[:3], axis))
-    found = Preprocessing(native, 1, slice_axis=asked).slices(image)
+    found = Preprocessing(native, 1, "range", slice_axis=asked).slices(image)
     assert found.shape == (array.shape[axis], 1, *native)
     expected = np.take(array[..., 0], 2, axis=axis).astype(np.float32) / 255
     assert torch.equal(found[2, 0], torch.from_numpy(expected))

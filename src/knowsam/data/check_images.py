@@ -211,10 +211,11 @@ def _judge_mixtures(report: CheckReport, read: list[Examined]) -> None:
             "note", "channels", "Grey and colour images are mixed.",
             "One labelled colour image makes all of them RGB; data.channels=1 makes all grey.",
         )  # fmt: skip
-    if len({one.dtype == "uint8" for one in read}) > 1:
+    # Volumes are mapped by percentiles whatever their type, see `to_unit_range`.
+    if len({one.dtype == "uint8" for one in read if one.size is not None and len(one.size) == 2}) > 1:
         report.add(
             "warning", "bit-depth",
-            "8-bit images are mixed with others: the former are divided by 255, the latter mapped by percentiles.",
+            "8-bit pictures are mixed with others: the former are divided by 255, the latter mapped by percentiles.",
             "data.normalise=percentile treats all of them alike.",
         )  # fmt: skip
     if len({len(one.size) for one in read if one.size is not None}) > 1:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from knowsam.errors import InputError
 from knowsam.types import MedicalImage
 
-# Intensities of files that are not 8 bit have no common scale: each image or volume is mapped by its own percentiles.
+# A picture of 8 bit was given its window by somebody. All else, volumes of 8 bit included, has no common scale: each is
+# mapped by its own percentiles.
 PERCENTILES = (0.5, 99.5)
 LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -27,7 +28,7 @@ class Preprocessing:
         size: `(H, W)` the networks work at, in pixels.
         channels: 1 (grey) or 3 (RGB).
         normalise: `"range"` divides by the integer dtype's largest value, `"percentile"` maps the image's (a volume's)
-            own 0.5th..99.5th percentile to [0, 1], `"auto"` takes the first for 8 bit and the second for all else.
+            own 0.5th..99.5th percentile to [0, 1], `"auto"` takes the first for 8-bit pictures, else the second.
         slice_axis: Axis along which volumes are cut, None for the file's own (`Geometry.slice_axis`).
     """
 
@@ -89,7 +90,7 @@ def to_unit_range(image: MedicalImage, normalise: Normalisation = "auto") -> np.
     array = image.array
     if array.dtype == bool:
         return array.astype(np.float32)
-    if normalise == "range" or (normalise == "auto" and array.dtype == np.uint8):
+    if normalise == "range" or (normalise == "auto" and array.dtype == np.uint8 and not image.is_volume):
         # A signed type's largest value says nothing about an image's range: CT in int16 is -1000 to 3000.
         if not np.issubdtype(array.dtype, np.unsignedinteger):
             raise InputError(
