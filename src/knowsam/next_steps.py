@@ -44,7 +44,7 @@ def next_commands(run: Path, data: str, steps: int, unlabelled: bool) -> list[Ne
         NextCommand("score them against true masks", "knowsam evaluate preds/ TRUE_MASKS --out scores/"),
         NextCommand("deploy without torch", f"knowsam export {name} --to model.onnx"),
         NextCommand("train longer", f"knowsam train --resume {name} --steps {2 * steps}"),
-        NextCommand("draw this report again", f"knowsam report {name}"),
+        NextCommand("draw the report again", f"knowsam report {name}"),
     ]
     if unlabelled:
         choose = NextCommand("choose what to label next", f"knowsam suggest {name} {shlex.quote(data)} -n 10")

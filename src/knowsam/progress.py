@@ -125,5 +125,7 @@ class TrainingDisplay:
         if config.train.tensorboard:
             self.console.print(f"curves:   tensorboard --logdir {shlex.quote(str(folder.tensorboard))}")
         self.console.print("next:")
-        for purpose, command in next_commands(folder.path, config.data.path, total, unlabelled):
-            self.console.print(f"  {escape(command)}  [dim]# {purpose}[/dim]")
+        commands = next_commands(folder.path, config.data.path, total, unlabelled)
+        width = max(len(one.purpose) for one in commands)
+        for purpose, command in commands:
+            self.console.print(f"  [dim]{purpose:<{width}}[/dim]  {escape(command)}")
