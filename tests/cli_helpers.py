@@ -39,7 +39,7 @@ def knowsam(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Ended
 
 def train_small(capsys: pytest.CaptureFixture[str], data: Path, out: Path, *arguments: str) -> Ended:
     """A run of two steps at 32 px without SAM."""
-    small = ("--size", "32", "--steps", "2", "--batch", "2+2", "--quiet", "sam=none")
+    small = ("--size", "32", "--steps", "2", "--batch", "2+2", "--quiet", "sam=none", "train.report=false")
     return knowsam(capsys, "train", data, "--out", out, *small, *arguments)
 
 
@@ -50,5 +50,5 @@ def make_trained_run(root: Path) -> Path:
 
     data = make_folder(root / "data")
     values = {"method": "supervised", "sam": "none", "data": {"path": str(data), "size": 32}}
-    train(resolve_config(values, {"train": {"steps": 2, "batch": "2+2"}}), root / "run", quiet=True)
+    train(resolve_config(values, {"train": {"steps": 2, "batch": "2+2", "report": False}}), root / "run", quiet=True)
     return root / "run"

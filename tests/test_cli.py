@@ -57,7 +57,7 @@ def test_check_train_predict_evaluate(tmp_path: Path, capsys: Capture) -> None:
     files = {path.name for path in out.iterdir()}
     assert files == {
         "config.yaml", "environment.json", "split.json", "metrics.jsonl", "checkpoint.pt", "student.safetensors",
-        "student_last.safetensors",
+        "student_last.safetensors", "report.html",
     }  # fmt: skip
 
     predicted = knowsam(capsys, "predict", out, data, "--out", tmp_path / "preds")
@@ -420,7 +420,7 @@ def modules_after(*arguments: str | Path) -> set[str]:
     return set(ended.stdout.rsplit("MODULES", 1)[1].split())
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["train"], ["predict"], ["evaluate"]], ids=str)
+@pytest.mark.parametrize("command", [[], ["check"], ["train"], ["predict"], ["evaluate"], ["report"]], ids=str)
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     heavy = {"torch", "transformers", "accelerate", "kornia", "numpy", "scipy", "matplotlib"}
     assert not modules_after(*command, "--help") & heavy

@@ -39,12 +39,24 @@ def small_batch(K: int = 3, labelled: int = 2, unlabelled: int = 3, seed: int = 
 
 
 def run_config(data: Path, *layers: dict[str, Any], sam: str = "none", steps: int = 4) -> Config:
-    """A run that logs every step, validates and saves every second one."""
+    """A run that logs every step, validates and saves every second one, and draws nothing at its end."""
     base = {
         "method": "knowsam",
         "preset": "paper",
         "sam": sam,
         "data": {"path": str(data), "size": 32, "val_fraction": 0.25},
-        "train": {"steps": steps, "batch": "2+2", "validate_every": 2, "log_every": 1},
+        "train": {"steps": steps, "batch": "2+2", "validate_every": 2, "log_every": 1, "report": False},
     }
     return resolve_config(base, *layers)
+
+
+def make_run_with_cases(root: Path, **data: Any) -> Path:
+    """A run of three classes with three validation cases and a supervised run beside it, both of four steps."""
+    from helpers import make_folder
+    from knowsam.train import train
+
+    folder = make_folder(root / "data", n_images=12, n_masks=9, groups=[f"g{i}" for i in range(12)])
+    chosen = {"data": {"val_fraction": 0.34, **data}}
+    train(run_config(folder, chosen, {"method": "supervised", "options": {}}), root / "runs" / "base", quiet=True)
+    train(run_config(folder, chosen), root / "runs" / "mine", quiet=True)
+    return root / "runs" / "mine"

@@ -253,6 +253,27 @@ def evaluate(
         print_table(result)
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder, finished or not.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; by default RUN/report.html.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Supervised run to compare with; by default one found beside RUN.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write one self-contained page about a run: scores, curves, cases, data, settings, what to do next."""
+    from knowsam.progress import TrainingDisplay
+    from knowsam.report import write_report
+
+    with TrainingDisplay(quiet).reading("scoring") as progress:
+        written = write_report(run, out, baseline, progress)
+    if not quiet:
+        print(f"written: {written.path}")
+        if written.left_out is not None:
+            print(f"note: without cases and data, which could not be read: {written.left_out}")
+
+
 def main() -> None:
     """Entry point: bad input becomes one sentence and exit code 2, anything else stays a traceback."""
     try:

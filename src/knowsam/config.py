@@ -167,6 +167,10 @@ class TrainConfig(_Section):
     checkpoint_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; None: at each validation."""
     log_every: int = Field(10, ge=1)
+    report: bool = True
+    """Write `report.html` when the run has finished."""
+    tensorboard: bool = False
+    """Also write what is measured to `tensorboard/` in the run's folder; needs the extra `tensorboard`."""
 
 
 class Config(_Section):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +20,7 @@ from rich.progress import (
 
 from knowsam.config import Config
 from knowsam.data.loader import RunData
+from knowsam.next_steps import next_commands
 from knowsam.run_folder import RunFolder
 from knowsam.validate import ValidationScores
 
@@ -36,13 +39,13 @@ class TrainingDisplay:
         self._task: Any = None
 
     @contextmanager
-    def reading(self) -> Iterator[Callable[[int], Callable[[], None]]]:
-        """A bar over the files to read; yields what `load_data` wants for `progress`."""
+    def reading(self, description: str = "reading") -> Iterator[Callable[[int], Callable[[], None]]]:
+        """A bar over files; yields what `load_data` and `write_report` want for `progress`."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True) as bar:
 
             def start(total: int) -> Callable[[], None]:
-                task = bar.add_task("reading", total=total)
+                task = bar.add_task(description, total=total)
                 return lambda: bar.advance(task)
 
             yield start
@@ -93,15 +96,36 @@ class TrainingDisplay:
         parts = [f"{name} {scores.mean(name):.3f}" for name in scores.per_volume]
         self.console.print(f"step {step}: validation Dice {', '.join(parts)}")
 
-    def finished(self, folder: RunFolder, step: int, total: int, best: float | None) -> None:
-        """Where everything is, and what to type next."""
+    def finished(
+        self, config: Config, folder: RunFolder, step: int, best: float | None, report: str | None, unlabelled: bool
+    ) -> None:
+        """Where everything is, and what to type next.
+
+        Args:
+            config: The run's configuration.
+            folder: The run's folder.
+            step: Steps done.
+            best: Best validation Dice.
+            report: Where the report is, or why there is none; None if none was asked for.
+            unlabelled: Whether there are images without a mask.
+        """
+        total = config.train.steps
         if step < total:
             self.console.print(
                 f"stopped after step {step} of {total}; continue with: knowsam train --resume {folder.path}"
+                f"\nwhat it learned so far: knowsam report {folder.path}"
             )
             return
         score = "" if best is None else f", best validation Dice {best:.3f}"
         self.console.print(f"done: {step} steps{score}")
+        if report is not None:
+            self.console.print(f"report:   {report}", markup=False)
         self.console.print(f"network:  {folder.student}")
         self.console.print(f"measured: {folder.metrics}")
-        self.console.print(f"next:     knowsam predict {folder.path} IMAGES --out preds/")
+        if config.train.tensorboard:
+            self.console.print(f"curves:   tensorboard --logdir {shlex.quote(str(folder.tensorboard))}")
+        self.console.print("next:")
+        commands = next_commands(folder.path, config.data.path, total, unlabelled)
+        width = max(len(one.purpose) for one in commands)
+        for purpose, command in commands:
+            self.console.print(f"  [dim]{purpose:<{width}}[/dim]  {escape(command)}")

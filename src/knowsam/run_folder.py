@@ -31,7 +31,7 @@ class RunFolder:
     `config.yaml` the resolved configuration, `environment.json` versions and hardware, `split.json` who was labelled,
     unlabelled and validation, `metrics.jsonl` everything measured, `checkpoint.pt` the state to continue from,
     `student.safetensors` the network to use (the best on validation; the last where there is none),
-    `student_last.safetensors` the last.
+    `student_last.safetensors` the last, `report.html` all of it for a person.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,6 +43,8 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.pt"
         self.student = path / "student.safetensors"
         self.student_last = path / "student_last.safetensors"
+        self.report = path / "report.html"
+        self.tensorboard = path / "tensorboard"
 
     def check_free(self) -> None:
         """Make sure that a new run can start here.
@@ -101,8 +103,9 @@ class RunFolder:
         write_text(self.metrics, "".join(line + "\n" for line in kept))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All records of `metrics.jsonl`, in order."""
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        """All records of `metrics.jsonl`, in order; without the line a killed run was writing."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
 
 
 def _step_of(line: str) -> float:

@@ -33,6 +33,7 @@ from knowsam.networks import ema_decay, update_ema
 from knowsam.progress import TrainingDisplay
 from knowsam.run_folder import RunFolder
 from knowsam.schedules import linear_decay
+from knowsam.tensorboard import TensorBoardLog, require_tensorboard
 from knowsam.types import Batch, ParameterGroup, Progress, StepOutput
 from knowsam.validate import ValidationScores, predict_all, validate
 
@@ -169,6 +170,8 @@ class _Run:
 
     def __init__(self, config: Config, folder: RunFolder, resume: bool, quiet: bool) -> None:
         self.config, self.folder, self.resuming = config, folder, resume
+        if config.train.tensorboard:
+            require_tensorboard()
         self.accelerator = Accelerator(
             mixed_precision=_precision(config.train.amp),
             # SAM's unused heads and UGDA's late start leave parameters without gradient in some steps.
@@ -198,6 +201,9 @@ class _Run:
         elif self.accelerator.is_main_process:
             folder.create(config)
             self.data.split.to_json(folder.split)
+        self.tensorboard: TensorBoardLog | None = None
+        if config.train.tensorboard and self.accelerator.is_main_process:
+            self.tensorboard = TensorBoardLog(folder.tensorboard, self.step)
         self.accelerator.wait_for_everyone()
 
     def loop(self) -> RunResult:
@@ -228,8 +234,30 @@ class _Run:
                     break
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.display.finished(self.folder, self.step, total, self.best)
+            if self.tensorboard is not None:
+                self.tensorboard.close()
+            report = self._report() if finished and train.report else None
+            unlabelled = bool(self.data.split.unlabelled)
+            self.display.finished(self.config, self.folder, self.step, self.best, report, unlabelled)
         return RunResult(self.folder, self.step, finished, self.best)
+
+    def _report(self) -> str:
+        """Write `report.html`; the run is done and saved, so that whatever goes wrong here is said and no more."""
+        from knowsam.report import write_report
+
+        try:
+            with self.display.reading("drawing the report") as progress:
+                written = write_report(self.folder.path, progress=progress)
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            return f"not written ({reason}); the run itself is whole, try: knowsam report {self.folder.path}"
+        return str(written.path) if written.left_out is None else f"{written.path}, without cases: {written.left_out}"
+
+    def _record(self, record: dict[str, Any]) -> None:
+        """Keep a measurement."""
+        self.folder.append(record)
+        if self.tensorboard is not None:
+            self.tensorboard.add(record)
 
     def _train_step(self, batch: Batch) -> StepOutput:
         """One step: augment, forward, one backward, optimisers, `after_step`, EMA."""
@@ -318,7 +346,7 @@ class _Run:
                 "validation": scores.to_json(),
                 "seconds": time.perf_counter() - started,
             }
-            self.folder.append(record)
+            self._record(record)
             self.display.validated(self.step, scores)
         if self.best is None or mean > self.best:
             self.best = mean
@@ -341,7 +369,7 @@ class _Run:
         rate = (now[1] - since[1]) / (now[0] - since[0])
         lr = {name: optimiser.param_groups[0]["lr"] for name, optimiser in self.optimisers.items()}
         if self.accelerator.is_main_process:
-            self.folder.append({"step": self.step, "terms": terms, "lr": lr, "steps_per_s": round(rate, 4)})
+            self._record({"step": self.step, "terms": terms, "lr": lr, "steps_per_s": round(rate, 4)})
         self.display.step(self.step, terms)
         return now
 

@@ -1,0 +1,242 @@
+"""What a run's own files say, as plain records: no image is opened here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from knowsam.config import Config
+from knowsam.data.split import Split
+from knowsam.errors import InputError
+from knowsam.run_folder import RunFolder
+
+SAM = "sam"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One validation while training.
+
+    Attributes:
+        step: After so many steps.
+        dice: Prediction -> mean Dice over volumes and foreground classes; the first is the one that is used.
+        per_class: Prediction -> mean Dice over volumes of classes 1..K-1.
+    """
+
+    step: int
+    dice: dict[str, float]
+    per_class: dict[str, list[float]]
+
+    @property
+    def used(self) -> str:
+        """The prediction that chose the network and is used at test time."""
+        return next(iter(self.dice))
+
+    @property
+    def score(self) -> float:
+        """Its mean Dice."""
+        return self.dice[self.used]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its files describe it.
+
+    Attributes:
+        folder: The files.
+        config: Its configuration.
+        environment: Versions and hardware.
+        split: Who was labelled, unlabelled, validation, test.
+        terms: Loss term -> `(step, value)` in order.
+        validations: In order.
+        seconds: Time spent training and validating, resumed parts included; approximate.
+    """
+
+    folder: RunFolder
+    config: Config
+    environment: dict[str, Any]
+    split: Split
+    terms: dict[str, list[tuple[int, float]]]
+    validations: list[Validation]
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.folder.path.resolve().name
+
+    @property
+    def steps(self) -> int:
+        """Steps measured so far."""
+        logged = [points[-1][0] for points in self.terms.values()]
+        return max([*logged, *(validation.step for validation in self.validations)])
+
+    @property
+    def best(self) -> Validation | None:
+        """The validation whose network was kept; None without validation."""
+        return max(self.validations, key=lambda validation: validation.score, default=None)
+
+    @property
+    def pretrain_end(self) -> int:
+        """The step at which the unlabelled images joined; 0 where they never do, or did from the start."""
+        if not self.split.unlabelled or self.config.train.batch[1] == 0 or self.config.method == "supervised":
+            return 0
+        return round(self.config.train.pretrain * self.config.train.steps)
+
+    @property
+    def joined_within(self) -> bool:
+        """Whether the unlabelled images joined during what was measured."""
+        return 0 < self.pretrain_end < self.steps
+
+
+def read_run(path: str | Path) -> RunRecord:
+    """Read the files of a run.
+
+    Raises:
+        InputError: If there is no run, a file is broken, or nothing was measured yet.
+    """
+    folder = RunFolder(Path(path))
+    config = folder.read_config()
+    records = folder.read_metrics() if folder.metrics.exists() else []
+    terms: dict[str, list[tuple[int, float]]] = {}
+    validations = []
+    for record in records:
+        for name, value in record.get("terms", {}).items():
+            terms.setdefault(name, []).append((record["step"], value))
+        if "validation" in record:
+            scores = record["validation"]
+            validations.append(
+                Validation(
+                    record["step"],
+                    {name: score["dice"] for name, score in scores.items()},
+                    {name: score["per_class"] for name, score in scores.items()},
+                )
+            )
+    if not terms and not validations:
+        raise InputError(
+            f"{folder.path}: no measurement was found in {folder.metrics.name}, but expected at least one; wait for the"
+            " run's first log, or choose a run that trained."
+        )
+    try:
+        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder.environment}: cannot be read ({error}), but expected what `knowsam train` wrote; restore it."
+        ) from error
+    split = Split.from_json(folder.split)
+    return RunRecord(folder, config, environment, split, terms, validations, seconds_spent(records))
+
+
+def seconds_spent(records: list[dict[str, Any]]) -> float:
+    """Time of a run from its log: the rate between two logs includes the validations between them.
+
+    Only validations after the last log count with their own seconds.
+    """
+    seconds, logged, after = 0.0, 0, 0.0
+    for record in records:
+        if "steps_per_s" in record:
+            if record["steps_per_s"] > 0:
+                seconds += (record["step"] - logged) / record["steps_per_s"]
+            logged, after = record["step"], 0.0
+        else:
+            after += record.get("seconds", 0.0)
+    return seconds + after
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The supervised run that stands beside another.
+
+    Attributes:
+        run: The run.
+        score: Its best validation.
+        differences: What else differs but the method: settings by name, as `(this run, baseline)`.
+        comparable: Whether both were scored on the same validation images.
+    """
+
+    run: RunRecord
+    score: Validation
+    differences: dict[str, tuple[str, str]]
+    comparable: bool
+
+
+def given_baseline(run: RunRecord, path: str | Path) -> Baseline:
+    """The baseline a user named.
+
+    Raises:
+        InputError: If there is no run, or it has no validation.
+    """
+    other = read_run(path)
+    if other.best is None:
+        raise InputError(
+            f"{other.folder.path}: a run without validation was found, but expected a Dice to compare with; choose"
+            " another --baseline, or leave it out."
+        )
+    return _compare(run, other, other.best)
+
+
+def find_baseline(run: RunRecord) -> Baseline | None:
+    """The supervised baseline among the runs in the same folder.
+
+    It must have trained with `method: supervised` and without SAM on the same data folder, the same labelled and the
+    same validation images. Of several, the one that shares most of size, steps, batch and seed is taken, and of equals
+    the one with the best Dice: the strictest comparison.
+    """
+    if is_plain_baseline(run.config):
+        return None
+    here = run.folder.path.resolve()
+    found = []
+    for config in sorted(here.parent.glob("*/config.yaml")):
+        if config.parent == here or not _may_be_baseline(config, run.config):
+            continue
+        try:
+            other = read_run(config.parent)
+        except InputError:  # a run that has not measured anything yet, or is of another version, is no candidate
+            continue
+        if other.best is None or not is_plain_baseline(other.config):
+            continue
+        same_labels = set(other.split.labelled) == set(run.split.labelled)
+        baseline = _compare(run, other, other.best)
+        if same_labels and baseline.comparable:
+            found.append(baseline)
+    return min(found, key=lambda one: (len(one.differences), -one.score.score), default=None)
+
+
+def is_plain_baseline(config: Config) -> bool:
+    """Whether a run learns from labelled images alone, without SAM."""
+    return config.method == "supervised" and config.sam.name == "none"
+
+
+def _may_be_baseline(path: Path, config: Config) -> bool:
+    """A quick look at a neighbour's raw configuration, before its measurements are read."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return False
+    if not isinstance(values, dict) or not isinstance(values.get("data"), dict):
+        return False
+    return values.get("method") == "supervised" and values["data"].get("path") == config.data.path
+
+
+def _compare(run: RunRecord, other: RunRecord, best: Validation) -> Baseline:
+    def settings(one: RunRecord) -> dict[str, str]:
+        config = one.config
+        return {
+            "labelled images": f"{len(one.split.labelled):,}",
+            "size": "x".join(map(str, config.data.size)),
+            "steps": str(config.train.steps),
+            "batch": "+".join(map(str, config.train.batch)),
+            "seed": str(config.train.seed),
+            "optimiser": config.train.optimiser,
+            "learning rate": f"{config.train.lr:g}",
+        }
+
+    mine, theirs = settings(run), settings(other)
+    differences = {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+    if set(run.split.labelled) != set(other.split.labelled):
+        differences.setdefault("labelled images", ("its own", "others"))
+    return Baseline(other, best, differences, comparable=set(run.split.val) == set(other.split.val))
