@@ -26,7 +26,7 @@ install: .venv/.installed
 	@echo "Installing into .venv; this happens once and takes some minutes."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install -qq --constraint constraints.txt torch==2.13.0
-	@$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev,demo]'
+	@$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev,demo,export]'
 	@touch $@
 
 demo: .venv/.installed

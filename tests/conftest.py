@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from export_helpers import COTRAINED, ExportedFile, ShallowStudents, make_student
+from knowsam.networks import NETWORKS
+
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -26,3 +29,24 @@ def golden() -> Path:
 def shared_data() -> Path:
     """Folder of real images."""
     return _folder(SHARED / "data")
+
+
+@pytest.fixture(scope="session")
+def exported_file(tmp_path_factory: pytest.TempPathFactory) -> ExportedFile:
+    """A co-trained student and its ONNX file: made once, because tracing it takes seconds."""
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    from knowsam.export import export
+
+    root = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "shallow", ShallowStudents)
+        student = make_student(root / "student.safetensors", "shallow", **COTRAINED)
+        return ExportedFile(student, export(student, root / "file" / "model.onnx").path)
+
+
+@pytest.fixture
+def exported(exported_file: ExportedFile, monkeypatch: pytest.MonkeyPatch) -> ExportedFile:
+    """The same, for a test that opens the student as well."""
+    monkeypatch.setitem(NETWORKS, "shallow", ShallowStudents)
+    return exported_file

@@ -75,7 +75,13 @@ def test_means_are_over_volumes_and_foreground_classes_of_the_first_prediction()
     assert scores.per_class() == pytest.approx([0.4, 0.7])
     assert scores.mean() == pytest.approx(0.55)
     assert scores.mean("b") == 0
-    assert scores.to_json()["a"] == {"dice": 0.55, "per_class": [0.4, 0.7]}
+    record = scores.to_json()["a"]
+    assert record == {"dice": 0.55, "per_class": [0.4, 0.7], "volumes": 2, "sd": [0.28284, 0.42426]}
+
+
+def test_a_single_volume_has_no_spread() -> None:
+    record = ValidationScores({"a": {"v": [0.2, 0.4]}}).to_json()["a"]
+    assert record == {"dice": 0.3, "per_class": [0.2, 0.4], "volumes": 1}
 
 
 def test_probabilities_at_sum_to_one_and_keep_the_same_size() -> None:

@@ -16,6 +16,8 @@ from knowsam.io.files import whole_file
 from knowsam.networks import build_network
 
 STUDENT_FORMAT = 1
+HEADER_KEY = "knowsam"
+"""Where a file's metadata hold the JSON of `StudentInfo`."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,44 @@ class StudentInfo:
     validation: dict[str, Any]
     version: str
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a file header."""
+        return {
+            "format": STUDENT_FORMAT,
+            "network": self.network,
+            "preprocessing": self.preprocessing.to_json(),
+            "class_names": list(self.class_names),
+            "step": self.step,
+            "validation": self.validation,
+            "version": self.version,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], path: Path) -> StudentInfo:
+        """Inverse of `to_json`; `path` is the file, for messages, and what else the header holds is passed over.
+
+        Raises:
+            InputError: If another format of header was written.
+        """
+        if values["format"] != STUDENT_FORMAT:
+            raise InputError(
+                f"{path}: format {values['format']} was found, but this knowsam reads format {STUDENT_FORMAT}; use the"
+                f" knowsam version that wrote it ({values['version']})."
+            )
+        return cls(
+            values["network"], Preprocessing.from_json(values["preprocessing"]), tuple(values["class_names"]),
+            values["step"], values["validation"], values["version"],
+        )  # fmt: skip
+
 
 def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:
     """Write weights and everything prediction needs into one safetensors file, atomically."""
     from safetensors.torch import save_file
 
-    header = {
-        "format": STUDENT_FORMAT,
-        "network": info.network,
-        "preprocessing": info.preprocessing.to_json(),
-        "class_names": info.class_names,
-        "step": info.step,
-        "validation": info.validation,
-        "version": info.version,
-    }
     weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
-        save_file(weights, str(temporary), metadata={"knowsam": json.dumps(header)})
+        save_file(weights, str(temporary), metadata={HEADER_KEY: json.dumps(info.to_json())})
 
 
 def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Module, StudentInfo]:
@@ -68,7 +90,7 @@ def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Mod
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            header = (file.metadata() or {}).get("knowsam")
+            header = (file.metadata() or {}).get(HEADER_KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
         raise InputError(
@@ -80,18 +102,9 @@ def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Mod
             f"{path}: weights without a knowsam header were found, but expected a student.safetensors written by"
             " `knowsam train`; give that file or its run folder."
         )
-    values = json.loads(header)
-    if values["format"] != STUDENT_FORMAT:
-        raise InputError(
-            f"{path}: format {values['format']} was found, but this knowsam reads format {STUDENT_FORMAT}; use the"
-            f" knowsam version that wrote it ({values['version']})."
-        )
-    student = build_network(**values["network"])
+    info = StudentInfo.from_json(json.loads(header), path)
+    student = build_network(**info.network)
     student.load_state_dict(weights)
-    info = StudentInfo(
-        values["network"], Preprocessing.from_json(values["preprocessing"]), tuple(values["class_names"]),
-        values["step"], values["validation"], values["version"],
-    )  # fmt: skip
     return student.to(device).eval(), info
 
 

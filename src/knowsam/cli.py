@@ -186,7 +186,7 @@ def _flags(data: str, method: str | None, **values: Any) -> dict[str, Any]:
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder or student.safetensors.")],
+    run: Annotated[Path, typer.Argument(help="Run folder, student.safetensors or exported model.onnx.")],
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a volume, or a folder of them.")],
     out: Annotated[Path, typer.Option(help=OUT_HELP)],
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the masks over the images.")] = False,
@@ -228,6 +228,26 @@ def predict(
         _say_error(error)
     if failed:
         raise typer.Exit(EXIT_BAD_INPUT if done == 0 else EXIT_FAILED_FILES)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder or student.safetensors.")],
+    to: Annotated[Path, typer.Option(help="File to write: .onnx, or .pt2 for a torch.export program.")],
+    network: Annotated[
+        str | None, typer.Option(help="fused, unet or vnet; by default what predict uses, the fused one.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Verify on these images too: a file or a folder.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No text.")] = False,
+) -> None:
+    """Write the network as one file that predicts without knowsam, verified, with a model card beside it."""
+    from knowsam.export import export as export_run
+
+    written = export_run(run, to, network, images)
+    if not quiet:
+        print(f"{written.path}: network {written.network}, {written.path.stat().st_size / 1e6:.1f} MB")
+        print(written.verification)
+        print(f"{written.card}: complete it where it says so")
 
 
 @app.command()

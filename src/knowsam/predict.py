@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from knowsam.checkpoint import StudentInfo, load_student
 from knowsam.data.preprocess import to_unit_range
@@ -31,6 +32,7 @@ from knowsam.validate import probabilities_at
 
 SLICES_PER_PASS = 8
 STUDENT_FILE = "student.safetensors"
+ONNX_SUFFIX = ".onnx"
 
 
 @dataclass(frozen=True)
@@ -46,26 +48,45 @@ class Prediction:
     probabilities: np.ndarray | None
 
 
+def find_student(path: Path) -> Path:
+    """The file to predict with: the path itself, or a run folder's student.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if path.is_dir():
+        path = path / STUDENT_FILE
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such file was found, but expected a run folder or a {STUDENT_FILE}; check the path, or"
+            " wait for the run's first validation (without validation: its first checkpoint)."
+        )
+    return path
+
+
 class Predictor:
     """A trained student, ready to predict.
 
     Args:
-        path: A run folder or a `student.safetensors`.
-        device: `"cpu"`, `"cuda"`, or None for a GPU where there is one.
+        path: A run folder, a `student.safetensors`, or an ONNX file written by `knowsam export`.
+        device: `"cpu"`, `"cuda"`, or None for a GPU where there is one. An ONNX file runs on the CPU.
+
+    Raises:
+        InputError: If there is no such file, or it is neither.
     """
 
     def __init__(self, path: str | Path, device: str | None = None) -> None:
-        path = Path(path)
-        if path.is_dir():
-            path = path / STUDENT_FILE
-        if not path.exists():
-            raise InputError(
-                f"{path}: no such file was found, but expected a run folder or a {STUDENT_FILE}; check the path, or"
-                " wait for the run's first validation (without validation: its first checkpoint)."
-            )
+        path = find_student(Path(path))
+        self.student: Callable[[Tensor], Tensor]
+        if path.suffix.lower() == ONNX_SUFFIX:
+            from knowsam.onnx_student import load_onnx_student
+
+            self.student, self.info = load_onnx_student(path, device)
+            self.device = "cpu"
+            return
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.student, self.info = load_student(path, self.device)
-        self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network, self.info = load_student(path, self.device)
+        self.student = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def classes(self) -> int:

@@ -37,14 +37,18 @@ class ValidationScores:
         return [float(value) for value in np.mean(list(self.per_volume[name].values()), axis=0)]
 
     def to_json(self) -> dict[str, Any]:
-        """`{prediction: {"dice": mean, "per_class": [...]}}`."""
-        return {
-            name: {
+        """`{prediction: {"dice": mean, "per_class": [...], "sd": [...], "volumes": n}}`; no `sd` of a single volume."""
+        record: dict[str, Any] = {}
+        for name, volumes in self.per_volume.items():
+            record[name] = {
                 "dice": round(self.mean(name), 5),
                 "per_class": [round(value, 5) for value in self.per_class(name)],
+                "volumes": len(volumes),
             }
-            for name in self.per_volume
-        }
+            if len(volumes) > 1:
+                spread = np.std(list(volumes.values()), axis=0, ddof=1)
+                record[name]["sd"] = [round(float(value), 5) for value in spread]
+        return record
 
 
 def predict_all(student: Any, image: Tensor, sam: Any = None) -> dict[str, Tensor]:
