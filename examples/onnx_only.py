@@ -38,7 +38,7 @@ class Model:
         Returns:
             uint8, `(H, W)` or `(X, Y, Z)`.
         """
-        values = self.to_unit_range(image)
+        values = self.to_unit_range(image, is_volume=slice_axis is not None)
         if slice_axis is not None:
             slices = np.moveaxis(values, slice_axis, 0)[:, None]
         else:
@@ -53,10 +53,10 @@ class Model:
         label = np.concatenate(labels)
         return label[0] if slice_axis is None else np.moveaxis(label, 0, slice_axis)
 
-    def to_unit_range(self, image: np.ndarray) -> np.ndarray:
+    def to_unit_range(self, image: np.ndarray, is_volume: bool) -> np.ndarray:
         """Values as float32 in [0, 1]: by the dtype's range, or by percentiles of the image or volume."""
         rule = self.preprocessing["normalise"]
-        if rule == "range" or (rule == "auto" and image.dtype == np.uint8):
+        if rule == "range" or (rule == "auto" and image.dtype == np.uint8 and not is_volume):
             return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
         low, high = np.percentile(image, self.preparation["percentiles"])
         if high <= low:
