@@ -31,7 +31,7 @@ class RunFolder:
     `config.yaml` the resolved configuration, `environment.json` versions and hardware, `split.json` who was labelled,
     unlabelled and validation, `metrics.jsonl` everything measured, `checkpoint.pt` the state to continue from,
     `student.safetensors` the network to use (the best on validation; the last where there is none),
-    `student_last.safetensors` the last.
+    `student_last.safetensors` the last, `calibration.json` how good the student's predictions are that look so sure.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,6 +43,7 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.pt"
         self.student = path / "student.safetensors"
         self.student_last = path / "student_last.safetensors"
+        self.calibration = path / "calibration.json"
 
     def check_free(self) -> None:
         """Make sure that a new run can start here.
