@@ -57,7 +57,7 @@ def test_check_train_predict_evaluate(tmp_path: Path, capsys: Capture) -> None:
     files = {path.name for path in out.iterdir()}
     assert files == {
         "config.yaml", "environment.json", "split.json", "metrics.jsonl", "checkpoint.pt", "student.safetensors",
-        "student_last.safetensors",
+        "student_last.safetensors", "calibration.json",
     }  # fmt: skip
 
     predicted = knowsam(capsys, "predict", out, data, "--out", tmp_path / "preds")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from knowsam.uncertainty import CaseSums, divergence_share, entropy_share, measure
+from knowsam.uncertainty import CaseSums, disagreement_share, entropy_share, measure
 
 
 def image(foreground: list[float]) -> Tensor:
@@ -29,21 +29,19 @@ def test_entropy_is_a_share_of_its_largest_value() -> None:
     np.testing.assert_allclose(entropy_share(probs)[0, 0], expected, atol=1e-6)
 
 
-def test_divergence_by_hand() -> None:
-    # Same; certain of different classes; (1, 0) against (.5, .5): H(.75, .25) = .5623, mean H = .3466, over log 2.
-    a, b = image([0.3, 0.0, 0.0]), image([0.3, 1.0, 0.5])
-    np.testing.assert_allclose(divergence_share([a, b])[0, 0], [0, 1, 0.3113], atol=1e-4)
+def test_disagreement_by_hand() -> None:
+    # The same; certain of different classes; (1, 0) against (.5, .5); (.7, .3) against (.4, .6).
+    a, b = image([0.3, 0.0, 0.0, 0.3]), image([0.3, 1.0, 0.5, 0.6])
+    np.testing.assert_allclose(disagreement_share([a, b])[0, 0], [0, 1, 0.5, 0.3], atol=1e-6)
 
 
-def test_divergence_of_three_opinions_about_two_classes_stays_below_one() -> None:
-    # At most log 2 of entropy can be explained by who is asked: 1/3 against 2/3 gives .6365 / .6931.
-    value = divergence_share([image([0.0]), image([1.0]), image([1.0])])
-    np.testing.assert_allclose(value[0, 0], [0.9183], atol=1e-4)
+def test_disagreement_of_three_is_that_of_the_most_different_two() -> None:
+    np.testing.assert_allclose(disagreement_share([image([0.1]), image([0.5]), image([0.8])])[0, 0], [0.7], atol=1e-6)
 
 
-def test_divergence_needs_two() -> None:
+def test_disagreement_needs_two() -> None:
     with pytest.raises(ValueError, match="at least two"):
-        divergence_share([PROBS])
+        disagreement_share([PROBS])
 
 
 def test_sums_by_hand() -> None:

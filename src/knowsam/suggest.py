@@ -38,6 +38,9 @@ from knowsam.uncertainty import CaseSums
 
 Rule = Literal["both", "uncertainty", "diversity"]
 
+LIKE, UNLIKE = 0.5, 1.0
+"""Words for distances: in units of the median distance between two candidates."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -47,6 +50,7 @@ class Candidate:
         group: Its name: that of the group, or the stem of a single image.
         cases: Its files.
         dice: Estimated Dice, mean over classes and volumes.
+        calibrated: False where that is the network's own confidence.
         disputed: Share of the claimed foreground on which the network's predictions differ; NaN where it has one.
         entropy: Mean entropy of the predicted foreground, in [0, 1].
         features: `(D,)` mean activation of the deepest stage over slices and pixels.
@@ -55,6 +59,7 @@ class Candidate:
     group: str
     cases: tuple[Case, ...]
     dice: float
+    calibrated: bool
     disputed: float
     entropy: float
     features: np.ndarray
@@ -244,7 +249,8 @@ def look_at(predictor: Predictor, cases: Sequence[Case], trust: Trust, advance: 
     entropy = float(total.entropy_px[1:].sum() / foreground) if foreground else 0.0
     features = torch.cat(seen).mean(dim=0).double().cpu().numpy()
     name = cases[0].group if len(cases) > 1 else cases[0].stem
-    return Candidate(name, tuple(cases), dice, total.disputed_share(), entropy, features)
+    calibrated = trust.calibration is not None
+    return Candidate(name, tuple(cases), dice, calibrated, total.disputed_share(), entropy, features)
 
 
 @contextmanager
@@ -282,7 +288,7 @@ def describe(candidate: Candidate, distance: float, nearest: str | None, nearest
         nearest: Name of the nearest labelled or chosen one; None where there is none.
         nearest_is_chosen: True where it is one of the suggestions above.
     """
-    words = [f"estimated Dice {candidate.dice:.2f}"]
+    words = [f"{'estimated Dice' if candidate.calibrated else 'confidence'} {candidate.dice:.2f}"]
     if not math.isnan(candidate.disputed):
         words.append(f"the network's predictions disagree on {candidate.disputed:.0%} of the foreground")
     else:
@@ -291,11 +297,11 @@ def describe(candidate: Candidate, distance: float, nearest: str | None, nearest
         words.append("the most uncertain of all")
     else:
         kind = "suggested" if nearest_is_chosen else "labelled"
-        likeness = "unlike anything" if distance >= 1 else "not much like anything" if distance >= 0.5 else "resembles"
-        if likeness == "resembles":
-            words.append(f"resembles {nearest} ({kind}), but is less certain")
+        if distance < LIKE:
+            words.append(f"resembles {nearest} ({kind})")
         else:
-            words.append(f"{likeness} labelled or suggested (nearest: {nearest}, {kind})")
+            likeness = "unlike" if distance >= UNLIKE else "not much like"
+            words.append(f"{likeness} anything labelled or suggested (nearest: {nearest}, {kind})")
     return "; ".join(words)
 
 

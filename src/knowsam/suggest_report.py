@@ -17,8 +17,10 @@ from knowsam.io.files import whole_file
 from knowsam.pictures import contact_sheet, heat, overlay, write_png
 from knowsam.predict import Predictor
 from knowsam.suggest import Candidate, Suggestion
+from knowsam.types import MedicalImage
 
 SHEET_SLICES = 6
+COLUMNS = ("image", "prediction", "entropy", "disagreement")
 PICTURE_SIDE = 160
 """Slices of a sheet are enlarged by whole factors to about so many pixels."""
 
@@ -61,37 +63,42 @@ def write_suggestions(suggestions: Sequence[Suggestion], predictor: Predictor, o
 
 
 def draw_candidate(candidate: Candidate, predictor: Predictor) -> np.ndarray:
-    """Image, mask over image, and entropy (black 0 to white 1) of up to `SHEET_SLICES` slices, one row each.
+    """Image, mask over image, entropy and disagreement (black 0 to white 1), one row per slice.
 
-    Of more slices those with the largest sum of entropy are drawn, in their own order.
+    Of more than `SHEET_SLICES` slices those with the largest sum of entropy are drawn, in their own order.
 
     Returns:
         `(h, w, 3)` uint8.
     """
-    slices: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    slices: list[list[np.ndarray]] = []
     for case in candidate.cases:
-        image = read_image(case.image)
-        prediction = predictor.predict(image, uncertainty=True)
-        assert prediction.uncertainty is not None  # it was asked for
-        preprocessing = predictor.info.preprocessing
-        axis = preprocessing.axis_of(image) if image.is_volume else None
-        maps = (to_unit_range(image, preprocessing.normalise), prediction.label, prediction.uncertainty.entropy)
-        array, label, entropy = (m[None] if axis is None else np.moveaxis(m, axis, 0) for m in maps)
-        slices += zip(array, label, entropy, strict=True)
-        slices = _most_uncertain(slices)
+        slices = _most_uncertain(slices + _maps(read_image(case.image), predictor))
     rows = []
-    for array, label, entropy in slices:
+    for array, label, *maps in slices:
         factor = max(1, round(PICTURE_SIDE / max(label.shape)))
-        pictures = (overlay(array, np.zeros_like(label)), overlay(array, label), heat(entropy))
-        rows.append([np.repeat(np.repeat(picture, factor, 0), factor, 1) for picture in pictures])
-    return contact_sheet(rows, ("image", "prediction", "entropy"))
+        row = [overlay(array, np.zeros_like(label)), overlay(array, label), *map(heat, maps)]
+        rows.append([np.repeat(np.repeat(picture, factor, 0), factor, 1) for picture in row])
+    return contact_sheet(rows, COLUMNS[: len(rows[0])])
 
 
-def _most_uncertain(slices: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[Any]:
+def _maps(image: MedicalImage, predictor: Predictor) -> list[list[np.ndarray]]:
+    """Image, label, entropy and, where there are students, disagreement of each slice."""
+    prediction, preprocessing = predictor.predict(image, uncertainty=True), predictor.info.preprocessing
+    unsure = prediction.uncertainty
+    assert unsure is not None  # it was asked for
+    maps = [to_unit_range(image, preprocessing.normalise), prediction.label, unsure.entropy]
+    if unsure.disagreement is not None:
+        maps.append(unsure.disagreement)
+    if not image.is_volume:
+        return [maps]
+    axis = preprocessing.axis_of(image)
+    return [list(one) for one in zip(*(np.moveaxis(values, axis, 0) for values in maps), strict=True)]
+
+
+def _most_uncertain(slices: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
     """The `SHEET_SLICES` with the largest sum of entropy, in their own order."""
-    total = [float(entropy.sum()) for _, _, entropy in slices]
-    keep = sorted(np.argsort(total)[::-1][:SHEET_SLICES].tolist())
-    return [slices[index] for index in keep]
+    total = [float(entropy.sum()) for _, _, entropy, *_ in slices]
+    return [slices[index] for index in sorted(np.argsort(total)[::-1][:SHEET_SLICES].tolist())]
 
 
 def print_suggestions(suggestions: Sequence[Suggestion], console: Any = None) -> None:

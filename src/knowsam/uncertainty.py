@@ -115,7 +115,7 @@ class Uncertainty:
 
     Attributes:
         entropy: float32 in [0, 1], in the image's own axes.
-        disagreement: The same of the students' divergence; None where there is one prediction only.
+        disagreement: The same of the distance between its students; None where there is one prediction only.
         sums: Of all its slices.
     """
 
@@ -136,29 +136,28 @@ def entropy_share(probs: Tensor) -> Tensor:
     return (torch.special.entr(probs).sum(dim=1) / math.log(probs.shape[1])).clamp(0, 1)
 
 
-def divergence_share(several: Sequence[Tensor]) -> Tensor:
-    """Jensen-Shannon divergence of several predictions as a share of its largest value.
+def disagreement_share(several: Sequence[Tensor]) -> Tensor:
+    """Probability that the most different two of several predictions give to different classes.
 
-        (H(mean_s p_s) - mean_s H(p_s)) / log min(S, K)
+        max_{a, b} 1/2 sum_c |p_a,c - p_b,c|        (total variation distance)
 
-    It is 0 only where the predictions are the same and 1 where each is certain of another class. Unlike a comparison
-    of the most probable classes it tells .51 against .49 from 1 against 0.
+    It tells .51 against .49 from 1 against 0, which a comparison of the most probable classes does not, and grows in
+    proportion to the difference: the Jensen-Shannon divergence, its square in kind, shows contradictions alone, and the
+    root of that makes a certain background glow.
 
     Args:
         several: S >= 2 tensors `(B, K, H, W)`, each summing to 1 over the classes.
 
     Returns:
-        `(B, H, W)` in [0, 1].
+        `(B, H, W)` in [0, 1]: 0 the same, 1 each certain of another class.
 
     Raises:
         ValueError: There are fewer than two.
     """
     if len(several) < 2:
         raise ValueError(f"got {len(several)} predictions, expected at least two to compare")
-    stacked = torch.stack(tuple(several))
-    of_mean = torch.special.entr(stacked.mean(dim=0)).sum(dim=1)
-    mean_of = torch.special.entr(stacked).sum(dim=2).mean(dim=0)
-    return ((of_mean - mean_of) / math.log(min(stacked.shape[0], stacked.shape[2]))).clamp(0, 1)
+    pairs = [(a - b).abs().sum(dim=1) / 2 for a, b in combinations(several, 2)]
+    return torch.stack(pairs).amax(dim=0).clamp(0, 1)
 
 
 def measure(probs: Tensor, students: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor | None, CaseSums]:
@@ -190,7 +189,7 @@ def measure(probs: Tensor, students: Sequence[Tensor] = ()) -> tuple[Tensor, Ten
         disputed_px=float((stacked != label).any(dim=0).sum()),
         claimed_px=float((stacked > 0).any(dim=0).sum()),
     )
-    return entropy, divergence_share(students) if students else None, sums
+    return entropy, disagreement_share(students) if students else None, sums
 
 
 def _class_counts(label: Tensor, classes: int, weight: Tensor | None = None) -> np.ndarray:
