@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
@@ -61,7 +62,8 @@ class Trust:
         if seen is not None:
             said += (
                 f" Of those, each estimated without its own group, {seen.coverage:.0%} lay in their {LEVEL:.0%}"
-                f" interval; rank correlation with the true Dice {seen.rank_case:.2f}."
+                " interval; rank correlation with the true Dice "
+                f"{'undefined, all are alike' if math.isnan(seen.rank_case) else format(seen.rank_case, '.2f')}."
             )
         return said + " It holds for images like those; another scanner, protocol or disease can deceive it."
 
