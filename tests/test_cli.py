@@ -57,7 +57,7 @@ def test_check_train_predict_evaluate(tmp_path: Path, capsys: Capture) -> None:
     files = {path.name for path in out.iterdir()}
     assert files == {
         "config.yaml", "environment.json", "split.json", "metrics.jsonl", "checkpoint.pt", "student.safetensors",
-        "student_last.safetensors", "report.html",
+        "student_last.safetensors", "calibration.json", "report.html",
     }  # fmt: skip
 
     predicted = knowsam(capsys, "predict", out, data, "--out", tmp_path / "preds")
@@ -428,7 +428,7 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
 
 def test_predict_imports_no_training_dependency(tmp_path: Path, run: Path) -> None:
     source = save_picture(tmp_path / "image.png", make_image())
-    modules = modules_after("predict", run, source, "--out", tmp_path / "out", "--overlay")
+    modules = modules_after("predict", run, source, "--out", tmp_path / "out", "--overlay", "--uncertainty")
     assert "torch" in modules
     assert not modules & {"transformers", "kornia", "accelerate", "matplotlib"}
     assert (tmp_path / "out" / "image.png").exists()

@@ -114,7 +114,7 @@ def _parse_values(text: str | None) -> list[int] | None:
     return [int(part) for part in text.split(",")]
 
 
-def _print_json(values: dict[str, Any]) -> None:
+def _print_json(values: Any) -> None:
     import json
 
     print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
@@ -191,6 +191,9 @@ def predict(
     out: Annotated[Path, typer.Option(help=OUT_HELP)],
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the masks over the images.")] = False,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write the soft maps.")] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write entropy, disagreement and estimated Dice (cases.csv).")
+    ] = False,
     only: Annotated[Path | None, typer.Option(help="Text file: predict only these stems, one a line.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
     quiet: Quiet = False,
@@ -206,15 +209,16 @@ def predict(
     # As in the other lists, a name may carry the suffix of its file.
     wanted = None if only is None else {file_stem(line) for _, line in read_lines(only)}
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    failed, done, seen = [], 0, set()
+    failed, done, seen, items = [], 0, set(), []
     columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         total = len(list_inputs(source, out)) if wanted is None else len(wanted)
         task = bar.add_task("predicting", total=total)
         predictor = Predictor(run, device)
         accept = None if wanted is None else wanted.__contains__
-        for item in predict_files(predictor, source, out, overlay, probabilities, accept):
+        for item in predict_files(predictor, source, out, overlay, probabilities, accept, uncertainty):
             bar.advance(task)
+            items.append(item)
             seen.add(file_stem(item.image))
             done += item.error is None
             if item.error is not None:
@@ -224,6 +228,16 @@ def predict(
         failed.append(f"{only}: {some(missing)} have no image in {source}; correct the list or add the images.")
     if done and not quiet:
         print(f"{done} predicted into {out}")
+    if done and uncertainty:
+        from knowsam.calibrate import load_trust
+        from knowsam.quality_report import CASES_FILE, estimate_cases, print_worst, write_cases
+
+        trust, names = load_trust(predictor.path), predictor.info.class_names
+        cases = estimate_cases(items, trust)
+        write_cases(cases, names, out / CASES_FILE)
+        if not quiet:
+            print_worst(cases, names, trust)
+            print(f"all cases: {out / CASES_FILE}")
     for error in failed:
         _say_error(error)
     if failed:
@@ -238,7 +252,7 @@ def export(
         str | None, typer.Option(help="fused, unet or vnet; by default what predict uses, the fused one.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Verify on these images too: a file or a folder.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No text.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the network as one file that predicts without knowsam, verified, with a model card beside it."""
     from knowsam.export import export as export_run
@@ -248,6 +262,57 @@ def export(
         print(f"{written.path}: network {written.network}, {written.path.stat().st_size / 1e6:.1f} MB")
         print(written.verification)
         print(f"{written.card}: complete it where it says so")
+
+
+@app.command()
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: Annotated[Path | None, typer.Option(help="Its data folder, if that was moved.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Learn from a run's validation cases how good its predictions are; training does it at its end."""
+    from knowsam.calibrate import calibrate_run
+    from knowsam.run_folder import RunFolder
+
+    trust = calibrate_run(run, data, device)
+    if not quiet:
+        print(trust.sentence())
+        print(f"written: {RunFolder(run).calibration}")
+
+
+@app.command()
+def suggest(
+    run: Annotated[Path, typer.Argument(help="Run folder or student.safetensors.")],
+    data: Annotated[Path, typer.Argument(help="The run's data folder, another one, or a folder of images.")],
+    number: Annotated[int, typer.Option("-n", "--number", help="How many images or groups.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Folder for suggest.csv, suggest.json and pictures.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say which unlabelled images to label next: those the network is unsure of and that are unlike the labelled."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from knowsam.predict import Predictor
+    from knowsam.suggest import suggest as choose
+    from knowsam.suggest_report import print_suggestions, to_records, write_suggestions
+
+    predictor = Predictor(run, device)
+    with Progress(console=Console(stderr=True, quiet=quiet), transient=True) as bar:
+        task = bar.add_task("looking", total=None)
+        chosen = choose(
+            predictor, data, number, advance=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    if out is not None:
+        write_suggestions(chosen, predictor, out)
+    if as_json:
+        _print_json(to_records(chosen))
+    elif not quiet:
+        print_suggestions(chosen)
+        if out is not None:
+            print(f"pictures and tables: {out}")
 
 
 @app.command()

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knowsam.data.labels import LabelCoding, infer_coding, value_counts
-from knowsam.data.lists import natural_key, natural_sorted, read_groups, some
-from knowsam.data.scan import volume_of
+from knowsam.data.lists import natural_key, natural_sorted, some
+from knowsam.data.scan import volume_names
 from knowsam.errors import InputError
-from knowsam.io import IMAGE_SUFFIXES, OVERLAY_SUFFIX, PROBABILITY_SUFFIX, file_stem, file_suffix, read_label
+from knowsam.files import without_nan
+from knowsam.io import EXTRA_SUFFIXES, IMAGE_SUFFIXES, file_stem, file_suffix, read_label
 from knowsam.io.files import whole_file
 from knowsam.metrics import METRICS, ClassScore, Spread, Summary, case_scores, summarise
 from knowsam.types import MedicalLabel
@@ -103,7 +104,7 @@ def evaluate(
 
     Args:
         predictions: A folder, or one file. Label maps hold class indices, or the values of the truth files.
-            Files whose stem ends in `_overlay` or `_prob` are passed over.
+            What `predict` writes beside them (`EXTRA_SUFFIXES`) is passed over.
         truth: A folder, or one file.
         out: Folder for `scores.csv` and `scores.json`; None writes nothing.
         classes: Names of the classes, the background first, or their number with it; None: as many as the
@@ -126,7 +127,7 @@ def evaluate(
             f"{len(no_prediction)} truth files without a prediction and {len(no_truth)} predictions without "
             "a truth were not scored."
         )
-    volumes = _volumes([*(pair.stem for pair in pairs), *no_prediction], truth)
+    volumes = volume_names([*(pair.stem for pair in pairs), *no_prediction], truth)
     groups: dict[str, list[_Pair]] = {}
     for pair in pairs:
         groups.setdefault(volumes[pair.stem], []).append(pair)
@@ -166,7 +167,7 @@ def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list
         return [_Pair(file_stem(truth), predictions, truth)], [], []
     truth_files, prediction_files = _label_files(truth), _label_files(predictions)
     for stem in list(prediction_files):
-        if stem.endswith((OVERLAY_SUFFIX, PROBABILITY_SUFFIX)) and stem not in truth_files:
+        if stem.endswith(EXTRA_SUFFIXES) and stem not in truth_files:
             del prediction_files[stem]
     common = natural_sorted(truth_files.keys() & prediction_files.keys())
     if not common:
@@ -246,17 +247,6 @@ def _first_seen(paths: Iterable[Path]) -> dict[int, Path]:
         for value in value_counts(read_label(path).array):
             first.setdefault(value, path)
     return first
-
-
-def _volumes(stems: list[str], truth: Path) -> dict[str, str]:
-    """Stem -> name of its case: the `volume` column of groups.csv, else the stem without slice number."""
-    table: dict[str, tuple[str, str]] = {}
-    for folder in (truth, truth.parent):
-        if (folder / "groups.csv").is_file():
-            # Its warnings are about images that are not listed, or not here; scores need not cover the data.
-            table = read_groups(folder / "groups.csv", stems, [])
-            break
-    return {stem: table.get(stem, ("", ""))[1] or volume_of(stem) or stem for stem in stems}
 
 
 def _score_case(
@@ -364,17 +354,8 @@ def scores_json(result: EvaluationResult) -> dict[str, Any]:
         "truth_without_prediction": list(result.truth_without_prediction),
         "prediction_without_truth": list(result.prediction_without_truth),
     }
-    plain: dict[str, Any] = _without_nan(values)
+    plain: dict[str, Any] = without_nan(values)
     return plain
-
-
-def _without_nan(value: Any) -> Any:
-    """The same with None for NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def print_table(result: EvaluationResult, console: Console | None = None) -> None:

@@ -114,6 +114,20 @@ def volume_sheet(slices: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return contact_sheet([drawn[i : i + per_row] for i in range(0, len(drawn), per_row)], scale=scale)
 
 
+def heat(values: np.ndarray) -> np.ndarray:
+    """Colours for a map of numbers: black for 0 over red to yellowish white for 1 (matplotlib's inferno).
+
+    Args:
+        values: `(H, W)` float in [0, 1].
+
+    Returns:
+        `(H, W, 3)` uint8.
+    """
+    from matplotlib import colormaps
+
+    return colormaps["inferno"](np.asarray(values), bytes=True)[..., :3]
+
+
 def write_png(path: Path, picture: np.ndarray) -> Path:
     """Write `(H, W, 3)` uint8 atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,12 @@ Needs the student file alone: no SAM, no method, no training dependency.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +20,8 @@ from knowsam.checkpoint import StudentInfo, load_student
 from knowsam.data.preprocess import to_unit_range
 from knowsam.errors import InputError
 from knowsam.io import (
+    DISAGREEMENT_SUFFIX,
+    ENTROPY_SUFFIX,
     IMAGE_SUFFIXES,
     OVERLAY_SUFFIX,
     PROBABILITY_SUFFIX,
@@ -24,11 +29,13 @@ from knowsam.io import (
     file_suffix,
     read_image,
     write_label,
+    write_map,
     write_probabilities,
 )
 from knowsam.pictures import overlay, volume_sheet, write_png
 from knowsam.types import MedicalImage
-from knowsam.validate import probabilities_at
+from knowsam.uncertainty import CaseSums, Uncertainty, measure
+from knowsam.validate import predict_all, probabilities_at
 
 SLICES_PER_PASS = 8
 STUDENT_FILE = "student.safetensors"
@@ -42,10 +49,12 @@ class Prediction:
     Attributes:
         label: Class indices, uint8 or uint16, `(H, W)` or `(X, Y, Z)`.
         probabilities: `(K, *spatial)` float32, or None if not asked for.
+        uncertainty: How sure the network is, or None if not asked for.
     """
 
     label: np.ndarray
     probabilities: np.ndarray | None
+    uncertainty: Uncertainty | None = None
 
 
 def find_student(path: Path) -> Path:
@@ -67,6 +76,9 @@ def find_student(path: Path) -> Path:
 class Predictor:
     """A trained student, ready to predict.
 
+    Attributes:
+        path: The student file.
+
     Args:
         path: A run folder, a `student.safetensors`, or an ONNX file written by `knowsam export`.
         device: `"cpu"`, `"cuda"`, or None for a GPU where there is one. An ONNX file runs on the CPU.
@@ -76,8 +88,8 @@ class Predictor:
     """
 
     def __init__(self, path: str | Path, device: str | None = None) -> None:
-        path = find_student(Path(path))
-        self.student: Callable[[Tensor], Tensor]
+        path = self.path = find_student(Path(path))
+        self.student: Any  # images -> logits: a network, or an ONNX file that is called like one
         if path.suffix.lower() == ONNX_SUFFIX:
             from knowsam.onnx_student import load_onnx_student
 
@@ -94,15 +106,16 @@ class Predictor:
         return len(self.info.class_names)
 
     @torch.inference_mode()
-    def predict(self, image: MedicalImage, probabilities: bool = False) -> Prediction:
+    def predict(self, image: MedicalImage, probabilities: bool = False, uncertainty: bool = False) -> Prediction:
         """Segment one image at its native size.
 
         Args:
             image: A picture or a volume, as `knowsam.io.read_image` gives it.
             probabilities: Also return the soft maps.
+            uncertainty: Also return entropy and disagreement, of the same forward pass.
 
         Returns:
-            Label map and, if asked for, class probabilities, in the image's own axes.
+            Label map and whatever else was asked for, in the image's own axes.
         """
         preprocessing = self.info.preprocessing
         slices = preprocessing.slices(image)
@@ -110,17 +123,32 @@ class Predictor:
         if image.is_volume:
             del spatial[preprocessing.axis_of(image)]
         native = (spatial[0], spatial[1])
-        labels, soft = [], []
+        labels, soft, unsure = [], [], []
         for first in range(0, len(slices), SLICES_PER_PASS):
             batch = slices[first : first + SLICES_PER_PASS].to(self.device)
-            probs = probabilities_at(self.student(batch.contiguous(memory_format=torch.channels_last)), native)
+            outputs = predict_all(self.student, batch.contiguous(memory_format=torch.channels_last))
+            used, *behind = outputs.values()
+            probs = probabilities_at(used, native)
             labels.append(probs.argmax(dim=1).to("cpu", torch.int32).numpy())
             if probabilities:
                 soft.append(probs.cpu().numpy())
+            if uncertainty:
+                unsure.append(measure(probs, [probabilities_at(logits, native) for logits in behind]))
         dtype = np.uint8 if self.classes <= 256 else np.uint16
         label = preprocessing.restore(np.concatenate(labels).astype(dtype), image)
         restored = preprocessing.restore(np.concatenate(soft), image) if probabilities else None
-        return Prediction(np.ascontiguousarray(label), restored)
+        measured = self._whole_image(unsure, image) if uncertainty else None
+        return Prediction(np.ascontiguousarray(label), restored, measured)
+
+    def _whole_image(self, parts: list[tuple[Tensor, Tensor | None, CaseSums]], image: MedicalImage) -> Uncertainty:
+        """What was measured on some slices at a time, put together in the image's own axes."""
+        entropy, disagreement, sums = zip(*parts, strict=True)
+
+        def restored(maps: Sequence[Tensor]) -> np.ndarray:
+            return self.info.preprocessing.restore(torch.cat(list(maps)).cpu().numpy(), image)
+
+        given = [one for one in disagreement if one is not None]
+        return Uncertainty(restored(entropy), restored(given) if given else None, reduce(add, sums))
 
 
 @dataclass(frozen=True)
@@ -131,11 +159,13 @@ class PredictedFile:
         image: The input.
         label: The label map written, None if the input could not be read.
         error: Why not, in one sentence.
+        sums: What the network says of its own reliability, None if not asked for.
     """
 
     image: Path
     label: Path | None
     error: str | None = None
+    sums: CaseSums | None = None
 
 
 def list_inputs(source: Path, own: Path | None = None) -> list[Path]:
@@ -177,6 +207,7 @@ def predict_files(
     with_overlay: bool = False,
     with_probabilities: bool = False,
     stems: Callable[[str], bool] | None = None,
+    with_uncertainty: bool = False,
 ) -> Iterator[PredictedFile]:
     """Predict a file or a folder, one file at a time; a broken file does not stop the others.
 
@@ -187,6 +218,7 @@ def predict_files(
         with_overlay: Also write `<stem>_overlay.png`; for a volume a sheet of slices.
         with_probabilities: Also write `<stem>_prob` with the soft maps.
         stems: Predict only images whose stem this accepts.
+        with_uncertainty: Also write `<stem>_entropy` and, of a network of several students, `<stem>_disagreement`.
 
     Yields:
         What happened to each file.
@@ -201,7 +233,7 @@ def predict_files(
     for path in files:
         try:
             image = read_image(path)
-            prediction = predictor.predict(image, with_probabilities)
+            prediction = predictor.predict(image, with_probabilities, with_uncertainty)
         except InputError as error:
             yield PredictedFile(path, None, str(error))
             continue
@@ -210,7 +242,13 @@ def predict_files(
             write_probabilities(out / (stem + PROBABILITY_SUFFIX), prediction.probabilities, image)
         if with_overlay:
             write_png(out / f"{stem}{OVERLAY_SUFFIX}.png", draw(image, prediction.label, predictor.info))
-        yield PredictedFile(path, write_label(out / stem, prediction.label, image))
+        unsure = prediction.uncertainty
+        if unsure is not None:
+            write_map(out / (stem + ENTROPY_SUFFIX), unsure.entropy, image)
+            if unsure.disagreement is not None:
+                write_map(out / (stem + DISAGREEMENT_SUFFIX), unsure.disagreement, image)
+        written = write_label(out / stem, prediction.label, image)
+        yield PredictedFile(path, written, sums=None if unsure is None else unsure.sums)
 
 
 def draw(image: MedicalImage, label: np.ndarray, info: StudentInfo) -> np.ndarray:

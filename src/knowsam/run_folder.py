@@ -31,7 +31,8 @@ class RunFolder:
     `config.yaml` the resolved configuration, `environment.json` versions and hardware, `split.json` who was labelled,
     unlabelled and validation, `metrics.jsonl` everything measured, `checkpoint.pt` the state to continue from,
     `student.safetensors` the network to use (the best on validation; the last where there is none),
-    `student_last.safetensors` the last, `report.html` all of it for a person.
+    `student_last.safetensors` the last, `calibration.json` how good the student's predictions are that look so sure,
+    `report.html` all of it for a person.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +46,7 @@ class RunFolder:
         self.student_last = path / "student_last.safetensors"
         self.report = path / "report.html"
         self.tensorboard = path / "tensorboard"
+        self.calibration = path / "calibration.json"
 
     def check_free(self) -> None:
         """Make sure that a new run can start here.

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from knowsam import __version__
+from knowsam.calibrate import write_calibration
 from knowsam.checkpoint import StudentInfo, load_checkpoint, load_student, save_checkpoint, save_student
 from knowsam.config import Config, SamConfig
 from knowsam.data.augment import strong_augmentation, weak_augmentation
@@ -234,6 +235,8 @@ class _Run:
                     break
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            if finished and self.data.validation:
+                write_calibration(self.folder, self.data.validation, self.accelerator.device)
             if self.tensorboard is not None:
                 self.tensorboard.close()
             report = self._report() if finished and train.report else None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers import make_image, make_label, save_hdf5, save_nifti, save_picture
-from knowsam.io import READERS, file_suffix, read_image, read_label, write_label, write_probabilities
+from knowsam.io import READERS, file_suffix, read_image, read_label, write_label, write_map, write_probabilities
 from knowsam.types import MedicalImage
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -68,6 +68,25 @@ def test_probabilities_keep_values_and_order(image: MedicalImage, tmp_path: Path
     probs = np.random.default_rng(0).random((3, *image.spatial_shape), dtype=np.float32)
     written = write_probabilities(tmp_path / "soft", probs, image)
     np.testing.assert_array_equal(_read_probabilities(written, image), probs)
+
+
+def test_map_keeps_values_place_and_order(image: MedicalImage, tmp_path: Path) -> None:
+    values = np.linspace(0, 1, int(np.prod(image.spatial_shape)), dtype=np.float32).reshape(image.spatial_shape)
+    written = write_map(tmp_path / "map", values, image)
+    if file_suffix(written) == ".h5":
+        import h5py
+
+        with h5py.File(written) as file:
+            np.testing.assert_array_equal(np.asarray(file["map"]), values)
+        return
+    again = read_image(written)
+    assert again.array.shape == (*image.spatial_shape, 1)
+    if file_suffix(written) == ".png":
+        np.testing.assert_allclose(again.array[..., 0] / 255, values, atol=0.5 / 255 + 1e-6)
+        return
+    np.testing.assert_array_equal(again.array[..., 0], values)
+    assert image.geometry.affine is not None
+    np.testing.assert_array_equal(again.geometry.affine, image.geometry.affine)
 
 
 def _read_probabilities(path: Path, image: MedicalImage) -> np.ndarray:

@@ -213,11 +213,13 @@ class ScoringVolume:
         name: The volume's name.
         images: `(N, C, H, W)` float16 at network size.
         labels: One `(h, w)` int64 native label map per slice.
+        group: What it shares with other volumes: usually the patient.
     """
 
     name: str
     images: Tensor
     labels: list[Tensor]
+    group: str = ""
 
 
 def load_scoring_volumes(
@@ -241,4 +243,5 @@ def load_scoring_volumes(
         labels.extend(preprocessing.label_slices(coding.encode(label), image))
         if advance is not None:
             advance()
-    return [ScoringVolume(name, torch.cat(images), labels) for name, (images, labels) in volumes.items()]
+    groups = {case.volume: case.group for case in cases}
+    return [ScoringVolume(name, torch.cat(images), labels, groups[name]) for name, (images, labels) in volumes.items()]

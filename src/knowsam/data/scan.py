@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from knowsam.data.lists import natural_key, natural_sorted, read_groups, read_li
 from knowsam.errors import InputError
 from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix
 
-__all__ = ["Case", "Folder", "natural_key", "natural_sorted", "scan_folder", "some", "volume_of"]
+__all__ = ["Case", "Folder", "natural_key", "natural_sorted", "scan_folder", "some", "volume_names", "volume_of"]
 
 SLICE_NUMBER = re.compile(r"[_-](slice|sl|z)[_-]?\d+$", re.IGNORECASE)
 MASK_ENDINGS = ("_mask", "-mask", "_seg", "_segmentation", "_label", "_labels", "_gt", "_annotation")
@@ -123,6 +124,25 @@ def _scan(root: Path) -> Folder:
 def volume_of(stem: str) -> str:
     """The stem without its trailing slice number: `"p1_slice_03"` -> `"p1"`."""
     return SLICE_NUMBER.sub("", stem)
+
+
+def volume_names(stems: Sequence[str], place: Path) -> dict[str, str]:
+    """Which files are one case, where there is no data folder to scan: predictions, masks, new images.
+
+    Args:
+        stems: Of the files.
+        place: Their folder (or one of them); a `groups.csv` there, or in the folder above, states the volumes.
+
+    Returns:
+        Stem -> name of its volume: the `volume` column of groups.csv, else the stem without slice number.
+    """
+    table: dict[str, tuple[str, str]] = {}
+    for folder in (place, place.parent):
+        if (folder / "groups.csv").is_file():
+            # Its warnings are about images that are not listed, or not here; these need not be all of the data.
+            table = read_groups(folder / "groups.csv", stems, [])
+            break
+    return {stem: table.get(stem, ("", ""))[1] or volume_of(stem) or stem for stem in stems}
 
 
 def _scan_images_and_masks(root: Path) -> Folder:

@@ -1,6 +1,6 @@
 """Image files in, image files out: numpy arrays that keep their geometry.
 
-One table, `READERS`, says which module reads which suffix; a new format is one module with the four functions
+One table, `READERS`, says which module reads which suffix; a new format is one module with the five functions
 of `Reader` and its lines in the table. Every reader promises:
 
 - `read_image` gives channels last, the file's own value range, never NaN or infinity;
@@ -25,24 +25,26 @@ from knowsam.types import MedicalImage, MedicalLabel
 
 
 class Reader(NamedTuple):
-    """The four functions a file format consists of.
+    """The five functions a file format consists of.
 
     Attributes:
         read_image: Path -> image.
         read_label: Path -> label.
         write_label: `(path without suffix, label, image it belongs to)` -> path written.
         write_probabilities: `(path without suffix, probabilities, image they belong to)` -> path written.
+        write_map: `(path without suffix, map, image it belongs to)` -> path written.
     """
 
     read_image: Callable[[Path], MedicalImage]
     read_label: Callable[[Path], MedicalLabel]
     write_label: Callable[[Path, np.ndarray, MedicalImage], Path]
     write_probabilities: Callable[[Path, np.ndarray, MedicalImage], Path]
+    write_map: Callable[[Path, np.ndarray, MedicalImage], Path]
 
 
-RASTER = Reader(raster.read_image, raster.read_label, raster.write_label, raster.write_probabilities)
-NIFTI = Reader(nifti.read_image, nifti.read_label, nifti.write_label, nifti.write_probabilities)
-HDF5 = Reader(hdf5.read_image, hdf5.read_label, hdf5.write_label, hdf5.write_probabilities)
+RASTER = Reader(raster.read_image, raster.read_label, raster.write_label, raster.write_probabilities, raster.write_map)
+NIFTI = Reader(nifti.read_image, nifti.read_label, nifti.write_label, nifti.write_probabilities, nifti.write_map)
+HDF5 = Reader(hdf5.read_image, hdf5.read_label, hdf5.write_label, hdf5.write_probabilities, hdf5.write_map)
 
 READERS: dict[str, Reader] = {
     ".png": RASTER,
@@ -66,6 +68,15 @@ OVERLAY_SUFFIX = "_overlay"
 
 PROBABILITY_SUFFIX = "_prob"
 """End of the stem of the soft maps that `predict` writes."""
+
+ENTROPY_SUFFIX = "_entropy"
+"""End of the stem of the map of how unsure the network is."""
+
+DISAGREEMENT_SUFFIX = "_disagreement"
+"""End of the stem of the map of how far its students differ."""
+
+EXTRA_SUFFIXES = (OVERLAY_SUFFIX, PROBABILITY_SUFFIX, ENTROPY_SUFFIX, DISAGREEMENT_SUFFIX)
+"""What `predict` writes beside label maps; never taken for one."""
 
 
 def file_suffix(path: str | Path) -> str | None:
@@ -166,6 +177,26 @@ def write_probabilities(path_without_suffix: str | Path, probs: np.ndarray, like
             f"{like.path}: the probabilities have shape {probs.shape}, expected (K, *{like.spatial_shape})."
         )
     return _reader(like.path).write_probabilities(Path(path_without_suffix), probs.astype(np.float32), like)
+
+
+def write_map(path_without_suffix: str | Path, values: np.ndarray, like: MedicalImage) -> Path:
+    """Writes one number per pixel in the format and geometry of the image it belongs to.
+
+    Args:
+        path_without_suffix: Where to write; the format's suffix is added. The folder must exist.
+        values: Float in [0, 1], of `like.spatial_shape`.
+        like: The image: NIfTI -> NIfTI of float32 with its header; picture -> grey PNG of 8 bit, where 255 is 1, which
+            every viewer shows; HDF5 -> HDF5 with the float32 dataset `map`.
+
+    Returns:
+        The file written; it appears whole or not at all.
+
+    Raises:
+        InputError: The shape does not fit.
+    """
+    if values.shape != like.spatial_shape:
+        raise InputError(f"{like.path}: the map has shape {values.shape}, expected {like.spatial_shape}.")
+    return _reader(like.path).write_map(Path(path_without_suffix), values.astype(np.float32), like)
 
 
 def _reader(path: Path) -> Reader:

@@ -59,6 +59,11 @@ def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: Medi
     return _write(path_without_suffix, "probabilities", probs)
 
 
+def write_map(path_without_suffix: Path, values: np.ndarray, like: MedicalImage) -> Path:
+    """Writes an `.h5` file with the float32 dataset `map`, in the shape of the image's spatial axes."""
+    return _write(path_without_suffix, "map", values)
+
+
 def _read(path: Path, name: str) -> np.ndarray:
     import h5py
 

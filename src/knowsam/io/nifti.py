@@ -90,6 +90,11 @@ def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: Medi
     return _write(path_without_suffix, class_last, like)
 
 
+def write_map(path_without_suffix: Path, values: np.ndarray, like: MedicalImage) -> Path:
+    """Writes float32 of `like.spatial_shape` with the shape, affine, codes and header of its image."""
+    return write_label(path_without_suffix, values, like)
+
+
 def largest_spacing_axis(spacing_mm: tuple[float, ...], shape: tuple[int, ...]) -> int:
     """The axis slices are cut along: the one of largest spacing, the last of equals.
 

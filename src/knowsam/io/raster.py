@@ -103,6 +103,11 @@ def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: Medi
     return path
 
 
+def write_map(path_without_suffix: Path, values: np.ndarray, like: MedicalImage) -> Path:
+    """Writes `(H, W)` float32 in [0, 1] as a grey PNG of 8 bit, 255 standing for 1."""
+    return write_label(path_without_suffix, np.rint(values * 255).astype(np.uint8), like)
+
+
 def exif_orientation(path: Path) -> int:
     """The EXIF orientation tag of a picture, 1 (as stored) where there is none.
 

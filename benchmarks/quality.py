@@ -1,0 +1,98 @@
+"""How good is the estimated Dice? Measured on the validation cases of finished runs, and on the masks they never saw.
+
+For each run: every validation group is estimated by a calibration without it (cross-fitting); then, where the run hid
+masks from training (`--labelled`), the calibration from all validation cases estimates those unlabelled cases.
+
+    python benchmarks/quality.py runs/a runs/b --out quality.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from knowsam.calibrate import load_volumes_of_run, measure_volumes
+from knowsam.checkpoint import load_student
+from knowsam.data.scan import scan_folder
+from knowsam.data.split import Split
+from knowsam.files import without_nan, write_json
+from knowsam.quality import (
+    Assessment,
+    CalibrationCase,
+    assess,
+    cross_fit,
+    estimate_without_calibration,
+    fit_calibration,
+)
+from knowsam.run_folder import RunFolder
+
+COLUMNS = ("cases", "rank, case", "rank, class", "error", "bias", "coverage", "width", "worst fifth")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
+    parser.add_argument("--out", type=Path, help="JSON file for every number")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    console = Console(highlight=False)
+    table = Table(title="Estimated against true Dice")
+    table.add_column("run, cases")
+    for name in COLUMNS:
+        table.add_column(name, justify="right")
+    report = {}
+    for run in arguments.runs:
+        report[run.name] = assess_run(run, arguments.device)
+        for name, (number, assessment) in report[run.name].items():
+            table.add_row(f"{run.name}, {name}", str(number), *cells(assessment))
+        table.add_section()
+    console.print(table)
+    if arguments.out:
+        as_json = {
+            run: {name: {"cases": n} | asdict(a) for name, (n, a) in rows.items()} for run, rows in report.items()
+        }
+        write_json(arguments.out, without_nan(as_json))
+
+
+def assess_run(run: Path, device: str) -> dict[str, tuple[int, Assessment]]:
+    """Name of an assessment -> number of cases, assessment."""
+    validation = measure_part(run, "val", device)
+    truth = [case.dice for case in validation]
+    raw = [estimate_without_calibration(case.confidence, case.predicted) for case in validation]
+    rows = {"validation, not calibrated": (len(validation), assess(raw, truth))}
+    estimates = cross_fit(validation)
+    if estimates is not None:
+        rows["validation, cross-fitted"] = (len(validation), assess(estimates, truth))
+    calibration, hidden = fit_calibration(validation), measure_part(run, "unlabelled", device)
+    if calibration is not None and hidden:
+        foretold = [calibration.estimate(case.confidence, case.predicted) for case in hidden]
+        rows["hidden masks"] = (len(hidden), assess(foretold, [case.dice for case in hidden]))
+    return rows
+
+
+def measure_part(run: Path, part: str, device: str) -> list[CalibrationCase]:
+    """Confidence and true Dice of the validation or unlabelled cases of a run; none where a mask is missing."""
+    folder = RunFolder(run)
+    cases = scan_folder(folder.read_config().data.path).cases
+    if any(cases[stem].label is None for stem in getattr(Split.from_json(folder.split), part)):
+        return []
+    student, info = load_student(folder.student, device)
+    return measure_volumes(student, load_volumes_of_run(folder, part), len(info.class_names), device)
+
+
+def cells(found: Assessment) -> list[str]:
+    """One row of the table."""
+    ranks = " ".join(f"{rank:.2f}" for rank in found.rank_class)
+    interval = ["none", "none"] if np.isnan(found.width) else [f"{found.coverage:.0%}", f"{found.width:.2f}"]
+    share = f"{found.worst_fifth:.0%} of {found.worst_fifth_best:.0%} ({found.worst_fifth_random:.0%})"
+    return [f"{found.rank_case:.2f}", ranks, f"{found.error:.3f}", f"{found.bias:+.3f}", *interval, share]
+
+
+if __name__ == "__main__":
+    main()

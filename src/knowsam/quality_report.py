@@ -1,0 +1,144 @@
+"""What `predict --uncertainty` leaves behind and prints: every case with its estimated Dice, worst first."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knowsam.calibrate import Trust
+from knowsam.data.scan import volume_names
+from knowsam.io import file_stem
+from knowsam.io.files import whole_file
+from knowsam.predict import PredictedFile
+from knowsam.quality import Estimate, estimate_without_calibration
+from knowsam.uncertainty import CaseSums
+
+CASES_FILE = "cases.csv"
+COLUMNS = (
+    "case", "files", "case_dice", "class", "name", "dice", "low", "high", "status", "confidence",
+    "expected_dice", "consensus_dice", "mean_entropy", "uncertain_share", "predicted_px",
+)  # fmt: skip
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class CaseQuality:
+    """How good a prediction seems to be.
+
+    Attributes:
+        case: Stem of the file, or name of the volume whose slices were put together.
+        files: Number of files.
+        estimates: Of classes 1..K-1.
+        sums: What they were made from.
+    """
+
+    case: str
+    files: int
+    estimates: tuple[Estimate, ...]
+    sums: CaseSums
+
+    @property
+    def dice(self) -> float:
+        """Mean of the estimates over the classes: what cases are sorted by."""
+        return float(np.mean([estimate.dice for estimate in self.estimates]))
+
+
+def estimate_case(case: str, parts: Sequence[CaseSums], trust: Trust) -> CaseQuality:
+    """The estimate of one case from the sums of its files."""
+    sums = reduce(add, parts)
+    confidence, predicted = sums.confidence()[1:].tolist(), (sums.predicted_px[1:] > 0).tolist()
+    calibration = trust.calibration
+    estimates = (
+        estimate_without_calibration(confidence, predicted)
+        if calibration is None
+        else calibration.estimate(confidence, predicted)
+    )
+    return CaseQuality(case, len(parts), tuple(estimates), sums)
+
+
+def estimate_cases(predicted: Iterable[PredictedFile], trust: Trust) -> list[CaseQuality]:
+    """Estimates for files that were predicted with their uncertainty, worst case first.
+
+    Slices of one volume are one case, as in `knowsam evaluate`.
+    """
+    measured = [(item.image, item.sums) for item in predicted if item.sums is not None]
+    if not measured:
+        return []
+    volumes = volume_names([file_stem(image) for image, _ in measured], measured[0][0].parent)
+    parts: dict[str, list[CaseSums]] = {}
+    for image, sums in measured:
+        parts.setdefault(volumes[file_stem(image)], []).append(sums)
+    return sorted((estimate_case(case, sums, trust) for case, sums in parts.items()), key=lambda case: case.dice)
+
+
+def write_cases(cases: Sequence[CaseQuality], class_names: Sequence[str], path: Path) -> None:
+    """Write `cases.csv`, one row per case and class; what is not known is an empty field.
+
+    Args:
+        cases: In the order of the rows.
+        class_names: Background first.
+        path: The file; it appears whole or not at all.
+    """
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        for case in cases:
+            sums = case.sums
+            measured = (
+                sums.confidence(), sums.expected_dice(), sums.consensus_dice(), sums.mean_entropy(),
+                sums.uncertain_share(),
+            )  # fmt: skip
+            for k, estimate in enumerate(case.estimates, start=1):
+                row = [case.case, case.files, _number(case.dice), k, class_names[k]]
+                row += map(_number, (estimate.dice, estimate.low, estimate.high))
+                row += [estimate.status, *(_number(values[k]) for values in measured), int(sums.predicted_px[k])]
+                writer.writerow(row)
+
+
+def print_worst(cases: Sequence[CaseQuality], class_names: Sequence[str], trust: Trust, console: Any = None) -> None:
+    """Print the worst cases, what their estimates rest on, and what in them cannot be relied upon."""
+    from rich.box import SIMPLE_HEAVY
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = console or Console()
+    some = "" if len(cases) <= SHOWN else f", {SHOWN} worst of {len(cases)}"
+    table = Table(title=f"Estimated Dice{some}", box=SIMPLE_HEAVY, pad_edge=False)
+    table.add_column("case", overflow="fold")
+    for heading in ("mean", "worst class", "Dice", "interval"):
+        table.add_column(heading, justify="left" if heading == "worst class" else "right", no_wrap=True)
+    for case in cases[:SHOWN]:
+        k, worst = min(enumerate(case.estimates, start=1), key=lambda pair: pair[1].dice)
+        table.add_row(
+            escape(case.case), f"{case.dice:.2f}", escape(class_names[k]), f"{worst.dice:.2f}", interval_text(worst)
+        )
+    console.print(table)
+    console.print(trust.sentence(), markup=False, highlight=False, soft_wrap=True)
+    for status, words in (
+        ("extrapolated", "less sure than any validation case: their estimates are extrapolated"),
+        ("not_predicted", "without any pixel: their Dice is 1 or 0, and the estimate is the chance of 1"),
+    ):
+        number = sum(estimate.status == status for case in cases for estimate in case.estimates)
+        if number:
+            text = f"{number} of {sum(len(case.estimates) for case in cases)} predicted classes are {words}."
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def interval_text(estimate: Estimate) -> str:
+    """`"0.31 to 0.62"`, or what stands in its place."""
+    if estimate.status == "not_predicted":
+        return "0 or 1"
+    return "none" if math.isnan(estimate.low) else f"{estimate.low:.2f} to {estimate.high:.2f}"
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"
