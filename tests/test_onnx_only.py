@@ -82,7 +82,7 @@ def test_images_are_prepared_as_for_training(array: np.ndarray, normalise: Norma
     model: Any = example.Model.__new__(example.Model)  # the network is not needed here
     model.preprocessing = preprocessing.to_json()
     model.preparation = {"percentiles": PERCENTILES, "luminance": LUMINANCE}
-    values = model.to_unit_range(array)
+    values = model.to_unit_range(array, is_volume=False)
     slices = model.to_channels(values[None, None] if array.ndim == 2 else np.moveaxis(values, -1, 0)[None])
     found = example.resize(slices, (32, 48), antialias=True)
     channelled = array if array.ndim == 3 else array[..., None]
