@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,9 @@ def test_command_line_writes_a_program_of_one_network(tmp_path: Path, capsys: Ca
     about = json.loads(header["knowsam.json"])
     assert about["exported_network"] == "vnet"
     assert about["input"]["shape"] == ["batch", 1, "height", "width"]
+    with zipfile.ZipFile(to) as archive:
+        assert not any(b"knowsam/export.py" in archive.read(name) for name in archive.namelist())
+        assert not any("writing" in name for name in archive.namelist())
 
 
 # --- which network -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ probabilities of the same size. How an image is prepared stands in its metadata,
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import warnings
@@ -201,7 +202,12 @@ def _write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Pa
         program = torch.export.export(
             network, (_example(network),), dynamic_shapes={"image": _dynamic_axes(network)}, strict=False
         )
-        torch.export.save(program, path, extra_files={f"{HEADER_KEY}.json": json.dumps(header)})
+        # As above: nothing of this machine belongs in the file, and torch would name its folders after a path.
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={f"{HEADER_KEY}.json": json.dumps(header)})
+    path.write_bytes(content.getvalue())
 
 
 def _open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
