@@ -72,7 +72,7 @@ def _slug(text: str) -> str:
     if re.fullmatch(r"[\w.-]+", text):
         return text
     # Two paths may end alike.
-    return f"{re.sub(r'[^\w.-]', '-', Path(text).name)}-{hashlib.sha1(text.encode()).hexdigest()[:6]}"
+    return re.sub(r"[^\w.-]", "-", Path(text).name) + "-" + hashlib.sha1(text.encode()).hexdigest()[:6]
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,9 @@ def _sam_text(name: str) -> str:
 
 def _resolve(method: str, data: Path, shared: Mapping[str, Any], own: Any, methods: int) -> Config:
     if not isinstance(own, Mapping):
-        raise InputError(f"'{method}={own}' was found, but expected {method}.KEY=VALUE for a setting of {method} alone.")
+        raise InputError(
+            f"'{method}={own}' was found, but expected {method}.KEY=VALUE for a setting of {method} alone."
+        )
     for layer in (shared, own):
         for place, option in VARIED.items():
             if _reach(layer, place):
@@ -175,7 +177,9 @@ def _resolve(method: str, data: Path, shared: Mapping[str, Any], own: Any, metho
                     " differ in it; use that."
                 )
     if "data" in own:
-        raise InputError(f"a setting {method}.data was found, but expected the same data for all methods; leave it out.")
+        raise InputError(
+            f"a setting {method}.data was found, but expected the same data for all methods; leave it out."
+        )
     varied = {"method": method, "sam": {"name": "none"}, "data": {"path": str(data.resolve())}}
     try:
         return resolve_config(BASE, shared, own, varied)
@@ -298,26 +302,22 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
         raise InputError(
             f"{path}: a comparison on {there.data} was found, but {asked.data} was asked for; choose another --out."
         )
-    differences = [
-        f"{key} is {before!r} there and {now!r} here" + (f" ({name})" if len(asked.settings) > 1 else "")
-        for name, config in asked.settings.items()
-        if name in there.settings
-        for key, (before, now) in _differences(there.settings[name], config).items()
-    ]
-    # What is new must be as comparable as what is there.
-    known = next(iter(there.settings.values()))
+    # What is new must be as comparable as what is there, its own options aside.
+    reference = next((config for name, config in there.settings.items() if name not in there.own), None)
+    differing: dict[str, list[str]] = {}
     for name, config in asked.settings.items():
-        if name not in there.settings and name not in asked.own:
-            found = _differences(known, config)
-            differences += [
-                f"{key} is {before!r} there and {now!r} here ({name})"
-                for key, (before, now) in found.items()
-                if not key.startswith(("options.", "method")) and next(iter(there.settings)) not in there.own
-            ]
-    if differences:
+        before = there.settings.get(name, config if name in asked.own else reference or config)
+        for key, (was, now) in _differences(before, config).items():
+            if name in there.settings or key != "method" and not key.startswith("options."):
+                differing.setdefault(f"{key} is {was!r} there and {now!r} here", []).append(name)
+    if differing:
+        said = [
+            sentence + ("" if len(names) == len(asked.settings) else f" ({', '.join(names)})")
+            for sentence, names in differing.items()
+        ]
         raise InputError(
-            f"{path}: a comparison under other settings was found: {some(dict.fromkeys(differences))}; expected the"
-            " same settings; repeat them or choose another --out."
+            f"{path}: a comparison under other settings was found: {some(said)}; expected the same settings; repeat"
+            " them or choose another --out."
         )
     cells = tuple(dict.fromkeys([*there.cells, *asked.cells]))
     return replace(asked, cells=cells, settings=there.settings | asked.settings, own=there.own | asked.own)
