@@ -141,11 +141,11 @@ def do_cell(order: Order, quiet: bool = False) -> bool:
     cost = json.loads((order.cell / COST_FILE).read_text()) if (order.cell / COST_FILE).exists() else {}
     Outcome(
         "done", part=scored.part, class_names=scored.result.class_names, unit=scored.result.unit, groups=scored.groups,
-        notes=scored.result.notes, dice=scored.result.summary.mean["dice"], validation_dice=None if best is None else best.score,
-        best_step=None if best is None else best.step, sam_best=max(own, default=None),
-        sam_last=own[-1] if own else None, seconds=record.seconds, network=info.network["name"],
-        parameters=sum(parameter.numel() for parameter in network.parameters()), device=record.environment["device"],
-        **cost,
+        notes=scored.result.notes, dice=scored.result.summary.mean["dice"],
+        validation_dice=None if best is None else best.score, best_step=None if best is None else best.step,
+        sam_best=max(own, default=None), sam_last=own[-1] if own else None, seconds=record.seconds,
+        network=info.network["name"], parameters=sum(parameter.numel() for parameter in network.parameters()),
+        device=record.environment["device"], **cost,
     ).write(order.cell)  # fmt: skip
     return True
 

@@ -308,7 +308,7 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
     for name, config in asked.settings.items():
         before = there.settings.get(name, config if name in asked.own else reference or config)
         for key, (was, now) in _differences(before, config).items():
-            if name in there.settings or key != "method" and not key.startswith("options."):
+            if name in there.settings or not key.startswith(("method", "options.")):
                 differing.setdefault(f"{key} is {was!r} there and {now!r} here", []).append(name)
     if differing:
         said = [

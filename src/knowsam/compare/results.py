@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -87,6 +87,7 @@ class Results:
         unit: Of HD95.
         part: `"test"` or `"validation"`: what the scores are of.
         cases: Number of scored cases of a run.
+        drawn_by_seed: Whether runs were scored on different cases: validation drawn by the seed.
         failed: Cell -> why, in one sentence.
         missing: Cells that are neither done nor failed.
         devices: Where the runs were trained.
@@ -101,6 +102,7 @@ class Results:
     unit: str
     part: str
     cases: int
+    drawn_by_seed: bool
     failed: dict[Cell, str]
     missing: tuple[Cell, ...]
     devices: tuple[str, ...]
@@ -113,6 +115,7 @@ class Results:
             "data": str(self.grid.data),
             "scored_on": self.part,
             "cases": self.cases,
+            "drawn_by_seed": self.drawn_by_seed,
             "unit": self.unit,
             "classes": list(self.class_names),
             "rows": [asdict(row) | {"complete": row.complete} for row in self.rows],
@@ -145,7 +148,8 @@ def read_results(folder: CompareFolder, interrupted: bool = False) -> Results:
         first.class_names[1:] if first else (),
         first.unit if first else "px",
         first.part if first else "",
-        len(next(iter(scores.values()))) if scores else 0,
+        max((len(cases) for cases in scores.values()), default=0),
+        len({tuple(sorted(cases)) for cases in scores.values()}) > 1,
         {cell: outcome.reason for cell, outcome in outcomes.items() if outcome.status == "failed"},
         tuple(cell for cell in grid.cells if cell not in outcomes),
         tuple(dict.fromkeys(outcome.device for outcome in done.values())),
@@ -179,15 +183,16 @@ def summarise_rows(grid: Grid, done: Mapping[Cell, Outcome], scores: Mapping[Cel
     by_row: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in grid.cells:
         by_row.setdefault((cell.labelled, cell.method, cell.sam), []).append(cell)
-    rank = {key: _rank(list(dict.fromkeys(row[part] for row in by_row))) for part, key in enumerate("lms")}
+    subsets, methods, teachers = (_rank(row[part] for row in by_row) for part in range(3))
     ordered = sorted(
         by_row, key=lambda row: (rank["l"](row[0]), rank["m"](row[1]), row[2] != "none", rank["s"](row[2]))
     )
     return tuple(_row(by_row[key], by_row.get((key[0], key[1], "none"), []), done, scores) for key in ordered)
 
 
-def _rank(order: list[str]) -> Callable[[str], int]:
-    return order.index
+def _rank(names: Iterable[str]) -> Callable[[str], int]:
+    """Order of first appearance."""
+    return list(dict.fromkeys(names)).index
 
 
 def _row(
@@ -198,34 +203,56 @@ def _row(
     names = outcomes[0].class_names[1:] if outcomes else ()
     summaries = {cell.seed: summarise(s for case in scores[cell].values() for s in case) for cell in finished}
     values = {metric: _by_class(summaries, metric, names) for metric in SHOWN_METRICS}
+    difference, left_out = {}, {}
+    if cells[0].sam != "none" and finished:
+        difference, left_out = _what_sam_changes(finished, [cell for cell in alone if cell in done], done, scores)
+    return Row(
+        method=cells[0].method,
+        sam=cells[0].sam,
+        labelled=cells[0].labelled,
+        seeds=tuple(cell.seed for cell in cells),
+        done=tuple(cell.seed for cell in finished),
+        scores={
+            metric: {name: over_seeds(list(seeds.values())) for name, seeds in by.items()}
+            for metric, by in values.items()
+        },
+        by_seed={metric: by.get(MEAN, {}) for metric, by in values.items()},
+        undefined=sum(summary.n_undefined["hd95"] for summary in summaries.values()),
+        scored=sum(entry.n_cases for summary in summaries.values() for entry in summary.classes),
+        difference=difference,
+        left_out=left_out,
+        validation_dice=_measured(outcomes, "validation_dice"),
+        sam_best=_measured(outcomes, "sam_best"),
+        sam_last=_measured(outcomes, "sam_last"),
+        seconds=_measured(outcomes, "seconds"),
+        peak_mb=_largest(outcomes, "peak_mb"),
+        gpu_peak_mb=_largest(outcomes, "gpu_peak_mb"),
+        network=outcomes[0].network if outcomes else "",
+        parameters=outcomes[0].parameters if outcomes else None,
+    )
+
+
+def _what_sam_changes(
+    with_sam: Sequence[Cell], without: Sequence[Cell], done: Mapping[Cell, Outcome], scores: Mapping[Cell, Scores]
+) -> tuple[dict[str, dict[str, Interval]], dict[str, int]]:
+    """`Row.difference` and `Row.left_out`."""
     difference: dict[str, dict[str, Interval]] = {}
     left_out: dict[str, int] = {}
-    if cells[0].sam != "none" and outcomes and any(cell in done for cell in alone):
-        other = [cell for cell in alone if cell in done]
-        group_of = {case: group for outcome in outcomes for case, group in outcome.groups.items()}
-        for metric in SHOWN_METRICS:
-            for index, name in enumerate((MEAN, *names)):
-                with_sam, without = (
-                    {cell.seed: _by_case(scores[cell], metric, index or None) for cell in side}
-                    for side in (finished, other)
-                )
-                found = paired_differences(with_sam, without)
-                groups = [group_of.get(case, case) for case in found.by_case]
-                difference.setdefault(metric, {})[name] = bootstrap_interval(list(found.by_case.values()), groups)
-                if name == MEAN:
-                    left_out[metric] = found.left_out
-    return Row(
-        cells[0].method, cells[0].sam, cells[0].labelled, tuple(cell.seed for cell in cells),
-        tuple(cell.seed for cell in finished),
-        {metric: {name: over_seeds(list(seeds.values())) for name, seeds in by.items()} for metric, by in values.items()},
-        {metric: by.get(MEAN, {}) for metric, by in values.items()},
-        sum(summary.n_undefined["hd95"] for summary in summaries.values()),
-        sum(entry.n_cases for summary in summaries.values() for entry in summary.classes),
-        difference, left_out,
-        *(_measured(outcomes, name) for name in ("validation_dice", "sam_best", "sam_last", "seconds")),
-        _largest(outcomes, "peak_mb"), _largest(outcomes, "gpu_peak_mb"),
-        outcomes[0].network if outcomes else "", outcomes[0].parameters if outcomes else None,
-    )  # fmt: skip
+    if not {cell.seed for cell in with_sam} & {cell.seed for cell in without}:
+        return difference, left_out
+    group_of = {case: group for cell in with_sam for case, group in done[cell].groups.items()}
+    for metric in SHOWN_METRICS:
+        for index, name in enumerate((MEAN, *done[with_sam[0]].class_names[1:])):
+            first, second = (
+                {cell.seed: _by_case(scores[cell], metric, index or None) for cell in side}
+                for side in (with_sam, without)
+            )
+            found = paired_differences(first, second)
+            groups = [group_of.get(case, case) for case in found.by_case]
+            difference.setdefault(metric, {})[name] = bootstrap_interval(list(found.by_case.values()), groups)
+            if name == MEAN:
+                left_out[metric] = found.left_out
+    return difference, left_out
 
 
 def _by_class(summaries: Mapping[int, Summary], metric: str, names: Sequence[str]) -> dict[str, dict[int, float]]:

@@ -107,11 +107,11 @@ def read_scores(path: Path) -> dict[str, tuple[ClassScore, ...]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                values = [float(row[metric]) if row[metric] else math.nan for metric in METRICS]
-                if row["status"] not in get_args(Status):
-                    raise ValueError(f"status {row['status']!r}")
-                score = ClassScore(int(row["class"]), *values, row["status"])  # type: ignore[arg-type]
-                cases.setdefault(row["case"], []).append(score)
+                values = {metric: float(row[metric]) if row[metric] else math.nan for metric in METRICS}
+                status: Any = row["status"]
+                if status not in get_args(Status):
+                    raise ValueError(f"status {status!r}")
+                cases.setdefault(row["case"], []).append(ClassScore(int(row["class"]), **values, status=status))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: no scores could be read ({error}), but expected what `knowsam compare` wrote; delete the folder"

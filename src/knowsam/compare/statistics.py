@@ -112,9 +112,9 @@ def bootstrap_interval(
 ) -> Interval:
     """Mean with its percentile bootstrap interval, cases resampled by group.
 
-    All cases of a group (the two volumes of a patient) are drawn together, because they are alike: drawn one by one they
-    would make the interval too narrow. Without groups each case is its own. The interval speaks of other cases, not of
-    other trainings.
+    All cases of a group (the two volumes of a patient) are drawn together, because they are alike: drawn one by one
+    they would make the interval too narrow. Without groups each case is its own. The interval speaks of other cases,
+    not of other trainings.
 
     Args:
         values: One per case, finite.
