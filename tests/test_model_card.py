@@ -10,8 +10,8 @@ from export_helpers import NAMES, SIZE, VALIDATION
 from knowsam.checkpoint import StudentInfo, load_student
 from knowsam.data.preprocess import Preprocessing
 from knowsam.export import Exported
-from knowsam.model_card import model_card, training_seconds
-from knowsam.run_folder import RunFolder
+from knowsam.model_card import model_card
+from knowsam.run_folder import RunFolder, seconds_spent
 from knowsam.verify import Verification
 
 INFO = StudentInfo({"name": "cotrained"}, Preprocessing(SIZE, 1), NAMES, 7, VALIDATION, "0.1")
@@ -74,4 +74,4 @@ def test_training_time_is_the_sum_of_logged_intervals() -> None:
         {"step": 10, "validation": {}, "seconds": 3.0},
         {"step": 30, "steps_per_s": 4.0},
     ]
-    assert training_seconds(records) == 10 / 2 + 20 / 4
+    assert seconds_spent(records) == 10 / 2 + 20 / 4

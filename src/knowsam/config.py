@@ -36,10 +36,11 @@ def preset_changes(preset: str, steps: int) -> dict[str, Any]:
             "knowsam": {
                 "vnet_normalisation": "batch",
                 "residual_fusion": True,
+                "entropy_weight": 0.0,
                 "entropy_ramp": True,
                 "kd_ramp": True,
                 "ugda_start": pretrain,
-                "ugda_teacher": "mean",
+                "ugda_teacher": "fused",
                 "ugda_confidence": 0.8,
             },
         },

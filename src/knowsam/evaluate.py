@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knowsam.data.labels import LabelCoding, infer_coding, value_counts
-from knowsam.data.lists import natural_key, natural_sorted, some
+from knowsam.data.lists import grouped, natural_key, natural_sorted, some
 from knowsam.data.scan import volume_names
 from knowsam.errors import InputError
 from knowsam.files import without_nan
@@ -128,9 +128,7 @@ def evaluate(
             "a truth were not scored."
         )
     volumes = volume_names([*(pair.stem for pair in pairs), *no_prediction], truth)
-    groups: dict[str, list[_Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(volumes[pair.stem], []).append(pair)
+    groups = grouped(pairs, lambda pair: volumes[pair.stem])
     for name in groups:
         absent = [stem for stem in no_prediction if volumes[stem] == name]
         if absent:

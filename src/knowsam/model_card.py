@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from knowsam.config import load_yaml
 from knowsam.data.split import Split
 from knowsam.errors import InputError
-from knowsam.pictures import class_colour
-from knowsam.run_folder import RunFolder
+from knowsam.pictures import class_colour, css_colour
+from knowsam.run_folder import RunFolder, seconds_spent
 
 if TYPE_CHECKING:
     from knowsam.checkpoint import StudentInfo
@@ -92,7 +92,7 @@ def _mark(model: Path) -> str:
 
 def _classes(info: StudentInfo) -> str:
     rows = [
-        (index, name, "not drawn" if index == 0 else "#{:02x}{:02x}{:02x}".format(*class_colour(index)))
+        (index, name, "not drawn" if index == 0 else css_colour(class_colour(index)))
         for index, name in enumerate(info.class_names)
     ]
     return _table(("index in the mask", "name", "colour"), rows)
@@ -148,7 +148,7 @@ def _training(config: dict[str, Any], folder: RunFolder) -> str:
         "seed": train["seed"],
     }
     if folder.metrics.exists():
-        rows["time"] = f"{training_seconds(folder.read_metrics()) / 60:.0f} min"
+        rows["time"] = f"{seconds_spent(folder.read_metrics()) / 60:.0f} min"
     if folder.environment.exists():
         found = json.loads(folder.environment.read_text(encoding="utf-8"))
         packages = found["packages"]
@@ -156,16 +156,6 @@ def _training(config: dict[str, Any], folder: RunFolder) -> str:
         rows["software"] = f"Python {found['python']}, torch {packages['torch']}, knowsam {packages['knowsam']}"
         rows["source revision"] = found["git_revision"] or "unknown"
     return _table(("", ""), rows.items())
-
-
-def training_seconds(records: list[dict[str, Any]]) -> float:
-    """Duration of a run from its `metrics.jsonl`, pauses between interruption and resume left out."""
-    seconds, last = 0.0, 0
-    for record in records:
-        if "steps_per_s" in record:
-            seconds += (record["step"] - last) / record["steps_per_s"]
-            last = record["step"]
-    return seconds
 
 
 def _table(header: tuple[str, ...], rows: Any) -> str:

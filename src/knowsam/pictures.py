@@ -31,6 +31,11 @@ def class_colour(index: int) -> tuple[int, int, int]:
     return CLASS_COLOURS[(index - 1) % len(CLASS_COLOURS)]
 
 
+def css_colour(colour: tuple[int, int, int]) -> str:
+    """`"#e69f00"` for `(230, 159, 0)`."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
 def overlay(picture: np.ndarray, label: np.ndarray, outline: bool = True) -> np.ndarray:
     """Draw a label map over an image.
 

@@ -117,6 +117,23 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
+def seconds_spent(records: list[dict[str, Any]]) -> float:
+    """Time of a run from its `metrics.jsonl`, pauses between interruption and resume left out.
+
+    The rate between two logs includes the validations between them; only validations after the last log count with
+    their own seconds.
+    """
+    seconds, logged, after = 0.0, 0, 0.0
+    for record in records:
+        if "steps_per_s" in record:
+            if record["steps_per_s"] > 0:
+                seconds += (record["step"] - logged) / record["steps_per_s"]
+            logged, after = record["step"], 0.0
+        else:
+            after += record.get("seconds", 0.0)
+    return seconds + after
+
+
 def describe_environment() -> dict[str, Any]:
     """Versions, hardware and git revision of this process, as plain values."""
     import torch

@@ -26,7 +26,7 @@ from scipy.spatial.distance import pdist
 from torch import Tensor, nn
 
 from knowsam.calibrate import Trust, load_trust
-from knowsam.data.lists import natural_sorted
+from knowsam.data.lists import grouped, natural_sorted
 from knowsam.data.scan import Case, scan_folder, volume_names
 from knowsam.data.split import Split
 from knowsam.errors import InputError
@@ -120,7 +120,8 @@ def suggest(
             advance(done, total)
 
     for cases in (unlabelled, labelled):
-        measured.append([look_at(predictor, group, trust, step) for group in _by_group(cases)])
+        groups = grouped(cases, lambda case: case.group)
+        measured.append([look_at(predictor, groups[name], trust, step) for name in natural_sorted(groups)])
     candidates, known = measured
     scale = _feature_scale([one.features for one in candidates + known])
     features = np.stack([one.features for one in candidates]) / scale
@@ -311,13 +312,6 @@ def _split_of(run: Path, data: Path) -> Split | None:
     if not folder.config.exists() or not folder.split.exists():
         return None
     return Split.from_json(folder.split) if Path(folder.read_config().data.path).resolve() == data.resolve() else None
-
-
-def _by_group(cases: Sequence[Case]) -> list[list[Case]]:
-    groups: dict[str, list[Case]] = {}
-    for case in cases:
-        groups.setdefault(case.group, []).append(case)
-    return [groups[name] for name in natural_sorted(groups)]
 
 
 def _feature_scale(features: Sequence[np.ndarray]) -> np.ndarray:

@@ -11,8 +11,8 @@ import pytest
 from knowsam.config import resolve_config
 from knowsam.data.split import Split
 from knowsam.errors import InputError
-from knowsam.report.records import find_baseline, given_baseline, read_run, seconds_spent
-from knowsam.run_folder import RunFolder
+from knowsam.report.records import find_baseline, given_baseline, read_run
+from knowsam.run_folder import RunFolder, seconds_spent
 
 
 def write_run(

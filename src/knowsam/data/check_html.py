@@ -97,7 +97,7 @@ def page(report: CheckReport) -> str:
 
 
 def _class_rows(report: CheckReport) -> list[dict[str, Any]]:
-    from knowsam.pictures import class_colour
+    from knowsam.pictures import class_colour, css_colour
 
     return [
         {
@@ -105,7 +105,7 @@ def _class_rows(report: CheckReport) -> list[dict[str, Any]]:
             "share": share_text(one.pixel_share),
             # A bar on a scale of roots: a class of 1 % is still to be seen.
             "width": round(100 * one.pixel_share**0.5, 1),
-            "colour": None if index == 0 else "#{:02x}{:02x}{:02x}".format(*class_colour(index)),
+            "colour": None if index == 0 else css_colour(class_colour(index)),
         }
         for index, one in enumerate(report.classes)
     ]

@@ -98,21 +98,18 @@ def judge_copies(report: CheckReport) -> None:
         across, within = _by_sides(report, twins)
         kind = "exact" if exactly else "near"
         alike = "pixel for pixel" if exactly else "nearly the same"
-        advice = "one group in groups.csv, so that no split parts them" + ("" if exactly else ", if they are the same")
-        if across:
-            report.add(
-                "warning", f"{kind}-leak",
-                f"{many(len(_stems(across)), 'image')} of {many(_groups(across), 'group')} {_occur(across)} on both "
-                f"sides of the split, {alike}: scores on validation or test will be too good.",
-                f"Give the copies {advice}.", sorted(_stems(across)), twins=_pairs(across),
-            )  # fmt: skip
-        if within:
-            report.add(
-                "warning", f"{kind}-copies",
-                f"{many(len(_stems(within)), 'image')} of {many(_groups(within), 'group')} {_occur(within)} in another "
-                f"group, {alike}.",
-                f"Give the copies {advice}.", sorted(_stems(within)), twins=_pairs(within),
-            )  # fmt: skip
+        advice = "Give the copies one group in groups.csv, so that no split parts them"
+        advice += "." if exactly else ", if they are the same."
+        harm = ": scores on validation or test will be too good"
+        for found, name, where in (
+            (across, "leak", f"on both sides of the split, {alike}{harm}"),
+            (within, "copies", f"in another group, {alike}"),
+        ):
+            if found:
+                stems, groups = _stems(found), {group for one in found for group in one.groups}
+                occur = "occurs" if len(stems) == 1 else "occur"
+                text = f"{many(len(stems), 'image')} of {many(len(groups), 'group')} {occur} {where}."
+                report.add("warning", f"{kind}-{name}", text, advice, sorted(stems), twins=_pairs(found))
     _judge_repeated(report)
 
 
@@ -170,14 +167,6 @@ def _pairs(twins: Iterable[Twins]) -> list[tuple[str, str]]:
     """One pair of each two groups first, so that those shown differ; then the others."""
     listed = list(twins)
     return [one.pairs[0] for one in listed] + [pair for one in listed for pair in one.pairs[1:]]
-
-
-def _groups(twins: Iterable[Twins]) -> int:
-    return len({one.groups[0] for one in twins} | {one.groups[1] for one in twins})
-
-
-def _occur(twins: list[Twins]) -> str:
-    return "occurs" if len(_stems(twins)) == 1 else "occur"
 
 
 def _unreadable(report: CheckReport, broken: list[Examined], opened_in_training: bool) -> None:

@@ -1,4 +1,4 @@
-"""The small text files of a data folder: `groups.csv`, lists of stems; and names put in order.
+"""The small text files of a data folder: `groups.csv`, lists of stems; names put in order, and what bears them.
 
 Names are compared as they are; a known image suffix at the end of a listed name is tolerated.
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from knowsam.errors import InputError
 from knowsam.io import file_stem
+
+Item = TypeVar("Item")
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -23,6 +26,14 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 def natural_sorted(names: Iterable[str]) -> list[str]:
     """Names in natural order."""
     return sorted(names, key=natural_key)
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
+    """Items by a name each of them has; names and items in order of first appearance."""
+    found: dict[str, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 def some(names: Iterable[str], most: int = 3) -> str:

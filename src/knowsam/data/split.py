@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knowsam.data.lists import natural_sorted, read_lines
+from knowsam.data.lists import grouped, natural_sorted, read_lines
 from knowsam.data.scan import Folder
 from knowsam.errors import InputError
 from knowsam.io import file_stem
@@ -216,9 +216,7 @@ def _number_of_groups(folder: Folder, labelled: int | float, available: int, has
 
 def _read_names(path: Path, folder: Folder, training: list[str]) -> set[str]:
     """The labelled training stems that a list names; a name of both a group and a stem means the group."""
-    of_group: dict[str, list[str]] = {}
-    for stem, case in folder.cases.items():
-        of_group.setdefault(case.group, []).append(stem)
+    of_group = grouped(folder.cases, lambda stem: folder.cases[stem].group)
     usable = {stem for stem in training if folder.cases[stem].label is not None}
     stems: set[str] = set()
     for number, line in read_lines(path):

@@ -12,6 +12,7 @@ import torch
 from knowsam.data.check import check_pair
 from knowsam.data.check_report import size_summary
 from knowsam.data.labels import LabelCoding, discover_coding
+from knowsam.data.lists import grouped
 from knowsam.data.preprocess import to_unit_range
 from knowsam.data.scan import Case, Folder, scan_folder
 from knowsam.errors import InputError
@@ -20,6 +21,7 @@ from knowsam.metrics import confusion_counts, dice_from_counts
 from knowsam.predict import Predictor
 from knowsam.report.records import RunRecord
 from knowsam.types import IGNORE
+from knowsam.uncertainty import entropy_share
 from knowsam.validate import probabilities_at
 
 ProgressStart = Callable[[int], Callable[[], None]]
@@ -166,13 +168,10 @@ def _score_all(
     predictor: Predictor, cases: Sequence[Case], coding: LabelCoding, progress: ProgressStart | None
 ) -> tuple[list[CaseResult], np.ndarray, list[tuple[int, ...]]]:
     """Results by volume, pixels of each class `(K,)`, and every file's size."""
-    volumes: dict[str, list[Case]] = {}
-    for case in cases:
-        volumes.setdefault(case.volume, []).append(case)
     advance = None if progress is None else progress(len(cases))
     results, sizes = [], []
     pixels = np.zeros(coding.classes, np.int64)
-    for name, files in volumes.items():
+    for name, files in grouped(cases, lambda case: case.volume).items():
         counts = np.zeros((3, coding.classes), np.int64)
         slices, telling = 0, (-1, -1, 0, 0, 0)  # wrong pixels, foreground pixels, file, position, number
         for index, case in enumerate(files):
@@ -218,6 +217,5 @@ def view_slice(predictor: Predictor, result: CaseResult, coding: LabelCoding) ->
     batch = preprocessing.slices(image)[result.position : result.position + 1].to(predictor.device)
     logits = predictor.student(batch.contiguous(memory_format=torch.channels_last))
     h, w = truth.shape
-    probs = probabilities_at(logits, (h, w))[0].cpu()
-    entropy = torch.special.entr(probs).sum(dim=0) / np.log(predictor.classes)
-    return SliceView(picture, truth, probs.argmax(dim=0).numpy(), entropy.numpy())
+    probs = probabilities_at(logits, (h, w)).cpu()
+    return SliceView(picture, truth, probs[0].argmax(dim=0).numpy(), entropy_share(probs)[0].numpy())

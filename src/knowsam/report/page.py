@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from knowsam.next_steps import NextCommand, baseline_command, next_commands
-from knowsam.pictures import class_colour
+from knowsam.pictures import class_colour, css_colour
 from knowsam.predict import Predictor
 from knowsam.report import figures, words
 from knowsam.report.advice import advise
@@ -189,8 +189,3 @@ def commands(run: RunRecord, baseline: Baseline | None) -> list[NextCommand]:
     if baseline is None and not is_plain_baseline(config):
         found.append(baseline_command(run.folder.path, config))
     return found
-
-
-def css_colour(colour: tuple[int, int, int]) -> str:
-    """`"#e69f00"` for `(230, 159, 0)`."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)

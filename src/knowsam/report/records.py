@@ -12,7 +12,7 @@ import yaml
 from knowsam.config import Config
 from knowsam.data.split import Split
 from knowsam.errors import InputError
-from knowsam.run_folder import RunFolder
+from knowsam.run_folder import RunFolder, seconds_spent
 
 SAM = "sam"
 
@@ -129,22 +129,6 @@ def read_run(path: str | Path) -> RunRecord:
         ) from error
     split = Split.from_json(folder.split)
     return RunRecord(folder, config, environment, split, terms, validations, seconds_spent(records))
-
-
-def seconds_spent(records: list[dict[str, Any]]) -> float:
-    """Time of a run from its log: the rate between two logs includes the validations between them.
-
-    Only validations after the last log count with their own seconds.
-    """
-    seconds, logged, after = 0.0, 0, 0.0
-    for record in records:
-        if "steps_per_s" in record:
-            if record["steps_per_s"] > 0:
-                seconds += (record["step"] - logged) / record["steps_per_s"]
-            logged, after = record["step"], 0.0
-        else:
-            after += record.get("seconds", 0.0)
-    return seconds + after
 
 
 @dataclass(frozen=True)
