@@ -8,7 +8,7 @@ from knowsam.compare.grid import short_name
 from knowsam.compare.results import MEAN, Results, Row
 from knowsam.compare.tables import spread_text
 from knowsam.io.files import whole_file
-from knowsam.pictures import CLASS_COLOURS
+from knowsam.pictures import CLASS_COLOURS, css_colour
 
 WITHOUT_SAM = "#555555"
 MARKERS = ("o", "D", "s", "^", "v", "P", "X")
@@ -81,7 +81,7 @@ def _colour(sam: str, teachers: list[str]) -> str:
     others = [teacher for teacher in teachers if teacher != "none"]
     # Blue first: of the palette it stands out best from grey for every reader.
     order = (4, 5, 2, 6, 0, 1)
-    return "#{:02x}{:02x}{:02x}".format(*CLASS_COLOURS[order[others.index(sam) % len(order)]])
+    return css_colour(CLASS_COLOURS[order[others.index(sam) % len(order)]])
 
 
 def alternative_text(results: Results, rows: list[Row]) -> str:

@@ -138,7 +138,7 @@ def print_tables(results: Results, console: Console | None = None) -> None:
     for text in all_tables(results):
         if _width(text) > console.width:
             text, shortened = _without_detail(text), True
-        table = Table(title=text.title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
+        table = Table(title=escape(text.title), title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
         for number, heading in enumerate(text.headings):
             table.add_column(escape(heading), justify="left" if number < text.left else "right", overflow="fold")
         for row in text.rows:

@@ -184,9 +184,7 @@ def summarise_rows(grid: Grid, done: Mapping[Cell, Outcome], scores: Mapping[Cel
     for cell in grid.cells:
         by_row.setdefault((cell.labelled, cell.method, cell.sam), []).append(cell)
     subsets, methods, teachers = (_rank(row[part] for row in by_row) for part in range(3))
-    ordered = sorted(
-        by_row, key=lambda row: (rank["l"](row[0]), rank["m"](row[1]), row[2] != "none", rank["s"](row[2]))
-    )
+    ordered = sorted(by_row, key=lambda row: (subsets(row[0]), methods(row[1]), row[2] != "none", teachers(row[2])))
     return tuple(_row(by_row[key], by_row.get((key[0], key[1], "none"), []), done, scores) for key in ordered)
 
 
@@ -203,7 +201,8 @@ def _row(
     names = outcomes[0].class_names[1:] if outcomes else ()
     summaries = {cell.seed: summarise(s for case in scores[cell].values() for s in case) for cell in finished}
     values = {metric: _by_class(summaries, metric, names) for metric in SHOWN_METRICS}
-    difference, left_out = {}, {}
+    difference: dict[str, dict[str, Interval]] = {}
+    left_out: dict[str, int] = {}
     if cells[0].sam != "none" and finished:
         difference, left_out = _what_sam_changes(finished, [cell for cell in alone if cell in done], done, scores)
     return Row(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from knowsam.data.lists import natural_key, natural_sorted
+from knowsam.data.lists import grouped, natural_key, natural_sorted
 from knowsam.data.scan import Case, Folder
 from knowsam.data.split import Split
 from knowsam.errors import InputError
@@ -69,14 +69,11 @@ def score_run(run: RunFolder) -> ScoredRun:
     config, split = run.read_config(), Split.from_json(run.split)
     folder = scan_folder(Path(config.data.path))
     part, cases = cases_to_score(folder, split)
-    known = ([folder.cases[stem] for stem in stems] for stems in (split.labelled, split.val))
-    labelled, validation = known
+    labelled, validation = ([folder.cases[stem] for stem in stems] for stems in (split.labelled, split.val))
     given = config.data
     coding, _, _ = discover_coding(labelled, given.classes, given.label_values, given.ignore_value, also=validation)
     predictor = Predictor(run.path)
-    by_volume: dict[str, list[Case]] = {}
-    for case in cases:
-        by_volume.setdefault(case.volume, []).append(case)
+    by_volume = grouped(cases, lambda case: case.volume)
     results = []
     for volume in natural_sorted(by_volume):
         predicted, expected, spacing = [], [], None

@@ -111,9 +111,14 @@ def difference_text(value: Interval | None, metric: str) -> str:
         return NOTHING
     if math.isnan(value.mean):
         return UNDEFINED
-    numbers = (value.mean, value.low, value.high)
-    mean, low, high = (f"{number:+.{DIGITS[metric]}f}".replace("-", MINUS) for number in numbers)
+    mean, low, high = (_signed(number, DIGITS[metric]) for number in (value.mean, value.low, value.high))
     return f"{mean} [{low}, {high}]" if not math.isnan(value.low) else mean
+
+
+def _signed(number: float, digits: int) -> str:
+    """With its sign, except for what rounds to 0."""
+    text = f"{number:+.{digits}f}".replace("-", MINUS)
+    return text if any(digit in "123456789" for digit in text) else text[1:]
 
 
 def memory_text(megabytes: float | None) -> str:
