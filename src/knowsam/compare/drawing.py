@@ -51,8 +51,9 @@ def draw_figure(results: Results, folder: Path) -> str:
                         values, [place] * len(values), s=26, marker=MARKERS[teachers.index(row.sam) % len(MARKERS)],
                         color=_colour(row.sam, teachers), alpha=0.8, linewidths=0, zorder=3,
                     )  # fmt: skip
-                    mean = row.scores["dice"][MEAN].mean
-                    axes.plot([mean] * 2, [place - 0.38, place + 0.38], color="black", linewidth=1.4, zorder=4)
+                    if len(values) > 1:
+                        mean = row.scores["dice"][MEAN].mean
+                        axes.plot([mean] * 2, [place - 0.38, place + 0.38], color="black", linewidth=1.4, zorder=4)
             axes.set_title(f"labelled: {short_name(subset)}", fontsize=9)
             axes.set_xlabel(f"Dice ({'test' if results.part == 'test' else 'validation: flattering'})")
             axes.grid(axis="x", color="0.9", linewidth=0.7)
@@ -66,7 +67,10 @@ def draw_figure(results: Results, folder: Path) -> str:
                    label="without SAM" if sam == "none" else f"with SAM {short_name(sam)}")
             for number, sam in enumerate(teachers)
         ]  # fmt: skip
-        handles.append(Line2D([], [], linestyle="", marker="|", markersize=10, color="black", label="mean over seeds"))
+        if any(len(row.done) > 1 for row in rows):
+            handles.append(
+                Line2D([], [], linestyle="", marker="|", markersize=10, color="black", label="mean over seeds")
+            )
         figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=8)
         for suffix in ("png", "pdf"):
             with whole_file(folder / f"figure.{suffix}") as path:

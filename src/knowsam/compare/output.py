@@ -27,7 +27,9 @@ LATEX_CHARACTER = re.compile("|".join(re.escape(character) for character in LATE
 
 
 def write_tables(results: Results) -> None:
-    """Write all files into the folder of the comparison; each appears whole or not at all."""
+    """Write all files into the folder of the comparison, each whole or not at all; nothing before a run is done."""
+    if not any(row.done for row in results.rows):
+        return
     folder = results.folder.path
     write_json(folder / "table.json", results.to_json())
     _write_csv(results)
@@ -134,6 +136,11 @@ def print_tables(results: Results, console: Console | None = None) -> None:
     from rich.table import Table
 
     console = console or Console()
+    if not any(row.done for row in results.rows):
+        console.print(
+            f"no run of {results.folder.path} is done yet, so there is no table", markup=False, soft_wrap=True
+        )
+        return
     shortened = False
     for text in all_tables(results):
         if _width(text) > console.width:

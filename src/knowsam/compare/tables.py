@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from knowsam.compare.grid import ALL, short_name
 from knowsam.compare.results import MEAN, Results, Row
 from knowsam.compare.statistics import DRAWS, LEVEL, Interval, OverSeeds
-from knowsam.report.words import duration_text
+from knowsam.report.words import count_text, duration_text
 
 NOTHING = "\N{EN DASH}"
 UNDEFINED = "undefined"
@@ -172,7 +172,7 @@ def _scored_on(results: Results) -> str:
 
 def _left_out(rows: Sequence[Row]) -> str:
     number = sum(row.left_out.get("hd95", 0) for row in rows)
-    return f"{number} pairs of HD95 were left out, because one is undefined." if number else ""
+    return f"Left out because an HD95 is undefined: {count_text(number, 'pair')}." if number else ""
 
 
 def _shared(results: Results) -> list[str]:
