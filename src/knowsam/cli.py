@@ -359,6 +359,54 @@ def report(
             print(f"note: without cases and data, which could not be read: {written.left_out}")
 
 
+@app.command()
+def compare(
+    data: Annotated[Path, typer.Argument(help="Data folder; with --table-only, the folder of a comparison.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings of all runs as key=value; of one method alone as METHOD.key=value."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder, or that of an earlier call: it goes on there.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Methods to compare: supervised,knowsam,...")] = None,
+    sam: Annotated[str, typer.Option(help="Each method with each of these: none,tiny,vit_b,...")] = "none,tiny",
+    labelled: Annotated[str | None, typer.Option(help="Labelled groups: 3,7 or 5%,10% or list files.")] = None,
+    seeds: Annotated[str, typer.Option(help="One run for each seed: 0,1,2.")] = "0",
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    size: Annotated[str | None, typer.Option(help="Network size in pixels: 256 or 192x256.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps of each run.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Labelled + unlabelled images per step, e.g. 12+12.")] = None,
+    table_only: Annotated[bool, typer.Option("--table-only", help="Train nothing, write the tables anew.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train methods with and without SAM over seeds, score each run once, and write one table."""
+    from knowsam.compare import command
+
+    if table_only:
+        results = command.rebuild(data)
+    else:
+        if methods is None or out is None:
+            missing = "--methods" if methods is None else "--out"
+            raise InputError(
+                f"compare: {missing} is missing, but expected `knowsam compare DATA --methods supervised,knowsam --out"
+                " DIR`; add it."
+            )
+        flags = {"size": size, "steps": steps, "batch": batch}
+        given = command.settings(config, overrides or [], _flags(str(data), None, **flags))
+        lists = {"methods": methods, "sam": sam, "labelled": labelled or "all", "seeds": seeds}
+        results = command.run(data, out, lists, given, quiet or as_json)
+    if as_json:
+        _print_json(results.to_json())
+    elif not quiet:
+        command.show(results)
+    for cell, reason in results.failed.items():
+        _say_error(f"{cell}: {reason}")
+    if results.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if results.failed:
+        raise typer.Exit(EXIT_FAILED_FILES)
+
+
 def main() -> None:
     """Entry point: bad input becomes one sentence and exit code 2, anything else stays a traceback."""
     try:

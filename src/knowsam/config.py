@@ -203,9 +203,7 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
     """
     from knowsam.methods import load_method
 
-    given: dict[str, Any] = {}
-    for layer in layers:
-        given = _merge(given, layer)
+    given = merge_layers(*layers)
     # A method that does not exist ends it here: without it nothing can be said about the options.
     method = load_method(str(given.get("method", Config.model_fields["method"].default)))
     known = _known_keys(Config) + _known_keys(method.Options, "options.")
@@ -224,6 +222,14 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
     if resolved is None:
         raise InputError("configuration: " + " ".join(problems))
     return Config.model_validate({**given, "options": resolved.model_dump(mode="json")})
+
+
+def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, later ones winning key by key."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    return merged
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

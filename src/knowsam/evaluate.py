@@ -148,7 +148,7 @@ def evaluate(
     result = EvaluationResult(
         tuple(cases),
         truth_coding.names,
-        _common_unit(cases),
+        common_unit(cases),
         summarise(score for case in cases for score in case.scores),
         tuple(no_prediction),
         tuple(no_truth),
@@ -272,7 +272,26 @@ def _score_case(
         spacing = truth.geometry.spacing_mm
         predicted.append(prediction_coding.encode(prediction))
         expected.append(truth_coding.encode(truth))
-    if len(pairs) == 1:
+    return score_arrays(name, predicted, expected, truth_coding.classes, spacing), same_place
+
+
+def score_arrays(
+    name: str,
+    predicted: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    classes: int,
+    spacing: tuple[float, ...] | None,
+) -> CaseResult:
+    """The scores of one case: of a single label map, or of the slices of one volume.
+
+    Args:
+        name: Of the case.
+        predicted: One label map `(H, W)` or `(X, Y, Z)`, or several `(H, W)` of one size; class indices.
+        expected: As `predicted`, or `IGNORE`.
+        classes: K, background included.
+        spacing: Of a single label map in mm, None for px.
+    """
+    if len(expected) == 1:
         prediction_array, truth_array = predicted[0], expected[0]
     else:
         # The distance between slices is stored nowhere; mm in the plane must not be mixed with voxels across.
@@ -282,8 +301,8 @@ def _score_case(
         axis = truth_array.shape.index(1)
         prediction_array, truth_array = prediction_array.squeeze(axis), truth_array.squeeze(axis)
         spacing = None if spacing is None else spacing[:axis] + spacing[axis + 1 :]
-    scores = case_scores(prediction_array, truth_array, truth_coding.classes, spacing)
-    return CaseResult(name, "px" if spacing is None else "mm", tuple(scores)), same_place
+    scores = case_scores(prediction_array, truth_array, classes, spacing)
+    return CaseResult(name, "px" if spacing is None else "mm", tuple(scores))
 
 
 def _same_affine(prediction: MedicalLabel, truth: MedicalLabel) -> bool:
@@ -292,7 +311,12 @@ def _same_affine(prediction: MedicalLabel, truth: MedicalLabel) -> bool:
     return ours is None or theirs is None or bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-3))
 
 
-def _common_unit(cases: list[CaseResult]) -> str:
+def common_unit(cases: Sequence[CaseResult]) -> str:
+    """The unit of the distances of all cases.
+
+    Raises:
+        InputError: Some are in mm and some in px.
+    """
     example = {case.unit: case.case for case in cases}
     if len(example) > 1:
         raise InputError(

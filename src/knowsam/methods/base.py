@@ -41,11 +41,14 @@ class Method(nn.Module):
         Options: The method's settings, a pydantic model whose defaults are the paper's.
         uses_unlabelled: False for a method that only ever looks at labelled images; it then gets a batch of
             B_l + B_u labelled images, as many per step as the others.
+        footnote: What a table must say of this method beside others: where it does not share their network, batch or
+            steps. Empty where there is nothing to say.
         sam: The distillation object, or None.
     """
 
     Options: ClassVar[type[BaseModel]]
     uses_unlabelled: ClassVar[bool] = True
+    footnote: ClassVar[str] = ""
     sam: SamDistillation | None
 
     def __init__(self, options: Any, context: MethodContext) -> None:

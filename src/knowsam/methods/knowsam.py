@@ -71,6 +71,7 @@ class KnowSAM(Method):
     """
 
     Options = KnowSAMOptions
+    footnote = "two students (U-Net and V-Net) and a fusion head, whose fused map is what is scored"
 
     def __init__(self, options: KnowSAMOptions, context: MethodContext) -> None:
         super().__init__(options, context)

@@ -28,6 +28,7 @@ class Supervised(Method):
 
     Options = SupervisedOptions
     uses_unlabelled = False
+    footnote = "its labelled images fill the unlabelled half of every batch too"
 
     def __init__(self, options: SupervisedOptions, context: MethodContext) -> None:
         super().__init__(options, context)

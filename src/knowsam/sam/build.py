@@ -53,13 +53,27 @@ def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -
     elif Path(name).is_dir():
         sam, is_pretrained = _load(name, name), True
     else:
-        known = ", ".join(["none", "tiny", *SIZES])
-        raise InputError(
-            f"sam: '{name}' was found, but expected one of {known} or an existing Hugging Face directory of a SamModel;"
-            " check the spelling or the path."
-        )
+        raise _unknown_sam(name, ["none", "tiny", *SIZES])
     resize_input(sam, image_size)
     return sam, is_pretrained
+
+
+def check_sam_name(name: str) -> None:
+    """Whether a name can mean a SAM at all; its weights are not looked at.
+
+    Raises:
+        InputError: If it is neither known nor a path that exists.
+    """
+    known = ["none", "tiny", *SIZES]
+    if name not in known and not Path(name).exists():
+        raise _unknown_sam(name, known)
+
+
+def _unknown_sam(name: str, known: list[str]) -> InputError:
+    return InputError(
+        f"sam: '{name}' was found, but expected one of {', '.join(known)} or an existing Hugging Face directory of a"
+        " SamModel; check the spelling or the path."
+    )
 
 
 def resize_input(sam: Any, image_size: tuple[int, int]) -> None:

@@ -1,0 +1,332 @@
+"""The grid of a comparison: its cells, their settings, and whether a folder holds that very comparison."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from knowsam.config import Config, resolve_config
+from knowsam.data.lists import some
+from knowsam.data.scan import Folder, scan_folder
+from knowsam.data.split import Split, make_split, parse_labelled
+from knowsam.errors import InputError
+from knowsam.files import write_json
+from knowsam.run_folder import RunFolder
+
+FORMAT = 1
+ALL = "all"
+"""Written where every mask may be used."""
+BASE = {"train": {"report": False}}
+"""Under whatever the user sets: a page for each of many runs would take a validation pass each."""
+VARIED = {
+    ("method",): "--methods", ("sam", "name"): "--sam", ("data", "labelled"): "--labelled",
+    ("train", "seed"): "--seeds", ("data", "path"): "DATA",
+}  # fmt: skip
+"""Settings that cells differ in, and what gives them."""
+HARMLESS = (
+    "data.path", "data.cache_mb", "data.workers", "train.report", "train.tensorboard", "train.log_every",
+    "train.checkpoint_every",
+)  # fmt: skip
+"""Settings that change no score, so that a comparison may go on with others."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid.
+
+    Attributes:
+        method: A key of `METHODS`.
+        sam: `"none"`, the name of a SAM, or a path.
+        labelled: `"7"` groups, `"10%"` of them, the path of a list, or `ALL`.
+        seed: Of everything random.
+    """
+
+    method: str
+    sam: str
+    labelled: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder: `knowsam_sam-tiny_labelled-7_seed-0`."""
+        return f"{self.method}_sam-{_slug(self.sam)}_labelled-{_slug(self.labelled)}_seed-{self.seed}"
+
+    def __str__(self) -> str:
+        sam = "" if self.sam == "none" else f" + SAM {short_name(self.sam)}"
+        return f"{self.method}{sam}, labelled {short_name(self.labelled)}, seed {self.seed}"
+
+
+def short_name(text: str) -> str:
+    """The last part of a path; anything else as it is."""
+    return Path(text).name if "/" in text else text
+
+
+def _slug(text: str) -> str:
+    text = text.replace("%", "percent")
+    if re.fullmatch(r"[\w.-]+", text):
+        return text
+    # Two paths may end alike.
+    return re.sub(r"[^\w.-]", "-", Path(text).name) + "-" + hashlib.sha1(text.encode()).hexdigest()[:6]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared.
+
+    Attributes:
+        cells: The runs, in the order in which they are done.
+        settings: Method -> the configuration of its cells, but for what cells differ in.
+        own: Method -> settings that were given for it alone, as `key: value`.
+    """
+
+    cells: tuple[Cell, ...]
+    settings: dict[str, Config]
+    own: dict[str, dict[str, Any]]
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return Path(next(iter(self.settings.values())).data.path)
+
+    def config(self, cell: Cell) -> Config:
+        """The configuration of a cell."""
+        varied = {
+            "sam": {"name": cell.sam},
+            "data": {"labelled": None if cell.labelled == ALL else cell.labelled},
+            "train": {"seed": cell.seed},
+        }
+        return resolve_config(self.settings[cell.method].model_dump(mode="json"), varied)
+
+
+def plan_grid(
+    data: str | Path,
+    methods: Sequence[str],
+    sam: Sequence[str] = ("none", "tiny"),
+    labelled: Sequence[int | float | str | Path | None] = (None,),
+    seeds: Sequence[int] = (0,),
+    settings: Mapping[str, Any] | None = None,
+) -> Grid:
+    """Every combination of methods, SAMs, labelled subsets and seeds, checked before anything is trained.
+
+    Args:
+        data: The data folder.
+        methods: Keys of `METHODS`.
+        sam: `"none"` for the methods alone, names of SAMs, paths.
+        labelled: As `data.labelled` of a run; None keeps all masks.
+        seeds: Whole numbers from 0.
+        settings: Settings of all runs, nested as in a configuration; under the name of a method those of its runs
+            alone.
+
+    Returns:
+        The grid; one seed after the other, so that an early stop leaves complete columns.
+
+    Raises:
+        InputError: For an unknown method, SAM or setting, a negative seed, or nothing to compare.
+    """
+    for name, given in (("methods", methods), ("sam", sam), ("labelled", labelled), ("seeds", seeds)):
+        if not given:
+            raise InputError(f"--{name}: nothing was found, but expected at least one; add it.")
+    wrong = [seed for seed in seeds if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0]
+    if wrong:
+        raise InputError(f"--seeds: {wrong[0]!r} was found, but expected whole numbers from 0; correct it.")
+    subsets = [labelled_text(value) for value in labelled]
+    teachers = [_sam_text(name) for name in sam]
+    shared = {key: value for key, value in (settings or {}).items() if key not in methods}
+    own = {name: (settings or {}).get(name, {}) for name in methods}
+    resolved = {name: _resolve(name, Path(data), shared, own[name], len(methods)) for name in methods}
+    order = product(subsets, seeds, methods, teachers)
+    cells = dict.fromkeys(Cell(method, teacher, subset, seed) for subset, seed, method, teacher in order)
+    return Grid(tuple(cells), resolved, {name: _flat(values) for name, values in own.items() if values})
+
+
+def labelled_text(value: int | float | str | Path | None) -> str:
+    """One spelling for each subset: `0.1` and `"10%"` are both `"10%"`; a list file has its full path."""
+    if value is None or value == ALL:
+        return ALL
+    parsed = parse_labelled(str(value))
+    if isinstance(parsed, Path):
+        return str(parsed.resolve())
+    return str(parsed) if isinstance(parsed, int) else f"{100 * parsed:.10g}%"
+
+
+def _sam_text(name: str) -> str:
+    from knowsam.sam.build import check_sam_name
+
+    if name == "none":
+        return name
+    check_sam_name(name)
+    return str(Path(name).resolve()) if "/" in name and Path(name).exists() else name
+
+
+def _resolve(method: str, data: Path, shared: Mapping[str, Any], own: Any, methods: int) -> Config:
+    if not isinstance(own, Mapping):
+        raise InputError(
+            f"'{method}={own}' was found, but expected {method}.KEY=VALUE for a setting of {method} alone."
+        )
+    for layer in (shared, own):
+        for place, option in VARIED.items():
+            if _reach(layer, place):
+                raise InputError(
+                    f"the setting {'.'.join(place)} was found, but expected {option}, because the runs of a comparison"
+                    " differ in it; use that."
+                )
+    if "data" in own:
+        raise InputError(
+            f"a setting {method}.data was found, but expected the same data for all methods; leave it out."
+        )
+    varied = {"method": method, "sam": {"name": "none"}, "data": {"path": str(data.resolve())}}
+    try:
+        return resolve_config(BASE, shared, own, varied)
+    except InputError as error:
+        hint = ""
+        if methods > 1 and "options" in shared:
+            hint = f" (an option of one method alone is given as {method}.options.NAME=VALUE)"
+        raise InputError(f"{method}: {error}{hint}") from error
+
+
+def _reach(layer: Any, place: tuple[str, ...]) -> bool:
+    """Whether a nested mapping sets a key; a bare `sam=tiny` sets `sam.name`."""
+    for part in place:
+        if not isinstance(layer, Mapping):
+            return True
+        if part not in layer:
+            return False
+        layer = layer[part]
+    return True
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def plan_splits(grid: Grid) -> tuple[Folder, dict[tuple[str, int], Split]]:
+    """Who is labelled, validation and test for each (labelled, seed): the same for every method. Opens no image.
+
+    Raises:
+        InputError: For a folder that does not fit, or more labelled groups than it has.
+    """
+    folder = scan_folder(grid.data)
+    val_fraction = next(iter(grid.settings.values())).data.val_fraction
+    splits = {}
+    for cell in grid.cells:
+        wanted = None if cell.labelled == ALL else parse_labelled(cell.labelled)
+        splits[cell.labelled, cell.seed] = make_split(folder, wanted, val_fraction, cell.seed)
+    return folder, splits
+
+
+class CompareFolder:
+    """The files of a comparison.
+
+    `compare.json` the grid, `runs/CELL/` a run as `knowsam train` leaves it, `cells/CELL/` its outcome: `outcome.json`,
+    `scores.csv` (per case), `scores.json`, `log.txt`; `table.*` and `figure.*` what it comes to.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.grid = self.path / "compare.json"
+
+    def run(self, cell: Cell) -> RunFolder:
+        """The run of a cell."""
+        return RunFolder(self.path / "runs" / cell.name)
+
+    def cell(self, cell: Cell) -> Path:
+        """Where the outcome of a cell is."""
+        return self.path / "cells" / cell.name
+
+    def read(self) -> Grid:
+        """The grid as it was written.
+
+        Raises:
+            InputError: If there is none.
+        """
+        if not self.grid.is_file():
+            raise InputError(
+                f"{self.path}: no comparison was found (no {self.grid.name}), but expected the folder of one; check"
+                " the path."
+            )
+        try:
+            values = json.loads(self.grid.read_text(encoding="utf-8"))
+            if values["format"] != FORMAT:
+                raise ValueError(f"format {values['format']}")
+            cells = tuple(Cell(**cell) for cell in values["cells"])
+            settings = {name: resolve_config(given) for name, given in values["settings"].items()}
+            return Grid(cells, settings, values["own"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.grid}: no grid could be read ({error}), but expected what `knowsam compare` writes; restore it,"
+                " or choose another --out."
+            ) from error
+
+    def write(self, grid: Grid) -> None:
+        """Keep the grid."""
+        settings = {name: config.model_dump(mode="json") for name, config in grid.settings.items()}
+        cells = [asdict(cell) for cell in grid.cells]
+        write_json(self.grid, {"format": FORMAT, "cells": cells, "settings": settings, "own": grid.own})
+
+
+def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
+    """What the folder holds and what is asked for, as one grid.
+
+    Args:
+        folder: Where the comparison is or will be.
+        asked: This call's grid.
+
+    Returns:
+        The asked settings; the cells of both, those of the folder first.
+
+    Raises:
+        InputError: If the folder holds something else, or a comparison under other settings.
+    """
+    path = folder.path
+    if not folder.grid.exists():
+        if path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
+            raise InputError(
+                f"{path}: other files were found, but expected a new or empty folder or that of an earlier comparison;"
+                " choose another --out."
+            )
+        return asked
+    there = folder.read()
+    if there.data.resolve() != asked.data.resolve():
+        raise InputError(
+            f"{path}: a comparison on {there.data} was found, but {asked.data} was asked for; choose another --out."
+        )
+    # What is new must be as comparable as what is there, its own options aside.
+    reference = next((config for name, config in there.settings.items() if name not in there.own), None)
+    differing: dict[str, list[str]] = {}
+    for name, config in asked.settings.items():
+        before = there.settings.get(name, config if name in asked.own else reference or config)
+        for key, (was, now) in _differences(before, config).items():
+            if name in there.settings or not key.startswith(("method", "options.")):
+                differing.setdefault(f"{key} is {was!r} there and {now!r} here", []).append(name)
+    if differing:
+        said = [
+            sentence + ("" if len(names) == len(asked.settings) else f" ({', '.join(names)})")
+            for sentence, names in differing.items()
+        ]
+        raise InputError(
+            f"{path}: a comparison under other settings was found: {some(said)}; expected the same settings; repeat"
+            " them or choose another --out."
+        )
+    cells = tuple(dict.fromkeys([*there.cells, *asked.cells]))
+    return replace(asked, cells=cells, settings=there.settings | asked.settings, own=there.own | asked.own)
+
+
+def _differences(there: Config, here: Config) -> dict[str, tuple[Any, Any]]:
+    before, now = _flat(there.model_dump(mode="json")), _flat(here.model_dump(mode="json"))
+    return {
+        key: (before.get(key), now.get(key))
+        for key in before | now
+        if before.get(key) != now.get(key) and key not in HARMLESS
+    }

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers import make_folder
+from knowsam.compare.grid import Cell, CompareFolder, Grid, join_grids, labelled_text, plan_grid, plan_splits
+from knowsam.errors import InputError
+
+SETTINGS = {"train": {"steps": 20, "batch": "2+2"}, "data": {"size": 32}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("grid") / "data", n_images=8, n_masks=6)
+
+
+def plan(data: Path, *methods: str, **changes: object) -> Grid:
+    values: dict = {"sam": ["none", "tiny"], "labelled": [2, 4], "seeds": [0, 1], "settings": SETTINGS} | changes
+    return plan_grid(data, methods or ("supervised", "knowsam"), **values)
+
+
+def test_grid_is_the_product_without_repetitions(data: Path) -> None:
+    grid = plan(data, labelled=[2, "2", 4])
+    assert len(grid.cells) == 2 * 2 * 2 * 2
+    assert grid.cells[:3] == (
+        Cell("supervised", "none", "2", 0), Cell("supervised", "tiny", "2", 0), Cell("knowsam", "none", "2", 0),
+    )  # fmt: skip
+
+
+def test_config_of_a_cell_holds_what_is_shared_and_what_varies(data: Path) -> None:
+    grid = plan(data, settings=SETTINGS | {"knowsam": {"options": {"ugda_start": 0.5}}})
+    config = grid.config(Cell("knowsam", "tiny", "2", 1))
+    assert (config.method, config.sam.name, config.data.labelled, config.train.seed) == ("knowsam", "tiny", "2", 1)
+    assert (config.train.steps, config.data.size, config.train.report) == (20, (32, 32), False)
+    assert config.options["ugda_start"] == 0.5
+    assert grid.own == {"knowsam": {"options.ugda_start": 0.5}}
+    assert grid.config(Cell("supervised", "none", "all", 0)).data.labelled is None
+
+
+def test_names_tell_cells_apart(data: Path, tmp_path: Path) -> None:
+    assert Cell("ua_mt", "tiny", "10%", 3).name == "ua_mt_sam-tiny_labelled-10percent_seed-3"
+    paths = [str(tmp_path / one / "sam") for one in "ab"]
+    names = {Cell("m", path, "all", 0).name for path in paths}
+    assert len(names) == 2
+    assert all("/" not in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"), [(7, "7"), ("7", "7"), (0.1, "10%"), ("10%", "10%"), (".07", "7%"), (None, "all")]
+)
+def test_equal_subsets_have_one_spelling(given: object, text: str) -> None:
+    assert labelled_text(given) == text  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"sam": ["tinny"]}, "sam: 'tinny' was found, but expected one of none, tiny"),
+        ({"seeds": [-1]}, "--seeds: -1 was found, but expected whole numbers from 0"),
+        ({"labelled": ["many"]}, "labelled is 'many'; expected a number of groups"),
+        ({"seeds": []}, "--seeds: nothing was found"),
+        ({"settings": {"train": {"seed": 3}}}, "the setting train.seed was found, but expected --seeds"),
+        ({"settings": {"sam": "tiny"}}, "the setting sam.name was found, but expected --sam"),
+        ({"settings": {"sam": {"name": "tiny"}}}, "the setting sam.name was found, but expected --sam"),
+        ({"settings": {"knowsam": {"data": {"size": 64}}}}, "a setting knowsam.data was found"),
+        ({"settings": {"knowsam": 3}}, "'knowsam=3' was found, but expected knowsam.KEY=VALUE"),
+        ({"settings": {"train": {"stepps": 3}}}, "did you mean 'train.steps'"),
+        ({"settings": {"options": {"network": "vnet"}}}, r"knowsam: .*options.network.*knowsam.options.NAME=VALUE"),
+    ],
+)
+def test_bad_grid_is_told_before_training(data: Path, change: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        plan(data, **change)
+
+
+def test_unknown_method_is_told_with_the_nearest_one(data: Path) -> None:
+    with pytest.raises(InputError, match=r"method: 'knowsan' was found.*did you mean 'knowsam'"):
+        plan(data, "supervised", "knowsan")
+
+
+def test_more_labelled_groups_than_there_are_is_told(data: Path) -> None:
+    with pytest.raises(InputError, match="9 labelled groups were asked for, and 5 training groups have masks"):
+        plan_splits(plan(data, labelled=[2, 9]))
+
+
+def test_the_labelled_subset_does_not_depend_on_the_method_and_the_smaller_lies_in_the_larger(data: Path) -> None:
+    _, splits = plan_splits(plan(data))
+    assert set(splits) == {("2", 0), ("2", 1), ("4", 0), ("4", 1)}
+    assert set(splits["2", 0].labelled) < set(splits["4", 0].labelled)
+    assert splits["2", 0].val == splits["4", 0].val
+
+
+def test_written_grid_reads_back_equal(data: Path, tmp_path: Path) -> None:
+    folder, grid = CompareFolder(tmp_path), plan(data)
+    folder.write(grid)
+    assert folder.read() == grid
+
+
+def test_a_call_may_add_methods_seeds_and_subsets(data: Path, tmp_path: Path) -> None:
+    folder = CompareFolder(tmp_path)
+    folder.write(plan(data, "supervised", labelled=[2], seeds=[0]))
+    joined = join_grids(folder, plan(data, "knowsam", labelled=[4], seeds=[2]))
+    assert {cell.method for cell in joined.cells} == {"supervised", "knowsam"}
+    assert len(joined.cells) == 4
+    assert set(joined.settings) == {"supervised", "knowsam"}
+
+
+@pytest.mark.parametrize(
+    ("methods", "changes", "sentence"),
+    [
+        (("supervised",), {"train": {"lr": 0.5}}, "train.lr is 0.002 there and 0.5 here; expected the same"),
+        (("knowsam",), {"train": {"lr": 0.5}}, "train.lr is 0.002 there and 0.5 here"),
+        (("supervised",), {"options": {"network": "vnet"}}, "options.network is 'unet' there and 'vnet' here"),
+    ],
+)
+def test_a_call_with_other_settings_is_refused(
+    data: Path, tmp_path: Path, methods: tuple[str, ...], changes: dict, sentence: str
+) -> None:
+    folder = CompareFolder(tmp_path)
+    folder.write(plan(data, "supervised"))
+    changed = {key: SETTINGS.get(key, {}) | changes.get(key, {}) for key in SETTINGS | changes}
+    with pytest.raises(InputError, match=sentence):
+        join_grids(folder, plan(data, *methods, settings=changed))
+
+
+def test_settings_that_change_no_score_may_differ(data: Path, tmp_path: Path) -> None:
+    folder = CompareFolder(tmp_path)
+    folder.write(plan(data, "supervised"))
+    changed = SETTINGS | {"data": {"size": 32, "workers": 1}}
+    assert len(join_grids(folder, plan(data, "supervised", settings=changed)).cells) == 8
+
+
+def test_other_data_and_a_folder_of_something_else_are_refused(data: Path, tmp_path: Path) -> None:
+    folder = CompareFolder(tmp_path / "out")
+    folder.write(plan(data, "supervised"))
+    other = make_folder(tmp_path / "other")
+    with pytest.raises(InputError, match=r"a comparison on .*data was found, but .*other was asked for"):
+        join_grids(folder, plan(other, "supervised"))
+    with pytest.raises(InputError, match="other files were found, but expected a new or empty folder or that of"):
+        join_grids(CompareFolder(other), plan(other, "supervised"))
+
+
+def test_a_folder_without_comparison_and_a_broken_one_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no comparison was found \(no compare.json\)"):
+        CompareFolder(tmp_path).read()
+    (tmp_path / "compare.json").write_text('{"format": 9}')
+    with pytest.raises(InputError, match=r"no grid could be read \(format 9\)"):
+        CompareFolder(tmp_path).read()
