@@ -65,8 +65,9 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
     try:
         with _silent_transformers():
             sam, info = model_class.from_pretrained(
-                folder, output_loading_info=True, dtype=torch.float32, local_files_only=True, weights_only=True
-            )
+                folder, output_loading_info=True, dtype=torch.float32, local_files_only=True, weights_only=True,
+                ignore_mismatched_sizes=True,  # told below, with all other keys
+            )  # fmt: skip
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(

@@ -51,12 +51,13 @@ class LoadReport:
 
     def lines(self) -> list[str]:
         """For a person: what it is, and what was not taken as it stood."""
-        source = [] if self.source == self.name else [self.source]
-        digits = [] if self.sha256 is None else [f"sha256 {self.sha256[:SHOWN_DIGITS]}"]
+        origin = [] if self.source == self.name else [self.source]
+        if self.sha256 is not None:
+            origin.append(f"sha256 {self.sha256[:SHOWN_DIGITS]}")
         sizes = self.sizes
         lines = [
-            f"sam: {self.name} ({', '.join(source + digits)}): {sizes['class']}, width {sizes['width']}, {sizes['layers']} layers,"
-            f" patch {sizes['patch_px']} px, {self.parameters / 1e6:.1f} M parameters"
+            f"sam: {self.name} ({', '.join(origin)}): {sizes['class']}, width {sizes['width']},"
+            f" {sizes['layers']} layers, patch {sizes['patch_px']} px, {self.parameters / 1e6:.1f} M parameters"
         ]
         if self.resized:
             shapes = sorted({f"{_shape(old)} to {_shape(new)}" for old, new in self.resized.values()})
