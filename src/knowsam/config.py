@@ -126,7 +126,7 @@ class SamConfig(_Section):
     """The SAM teacher."""
 
     name: str = "tiny"
-    """`none`, `tiny`, `vit_b`, `vit_l`, `vit_h` or a Hugging Face directory."""
+    """`none`, `tiny`, `vit_b`, `vit_l`, `vit_h`, a Hugging Face directory or an original `.pth` file."""
     train: Literal["auto", "adapters", "all"] = "auto"
     """What learns; `auto`: everything where weights are random, adapters and prompts where they are pretrained."""
     pretrained: bool = True
@@ -137,6 +137,8 @@ class SamConfig(_Section):
     """T of the distillation loss."""
     kd_weight: float = Field(1.0, ge=0)
     """Weight of the distillation loss."""
+    normalise: Literal["sam", "unit"] = "sam"
+    """`sam`: SAM's mean and deviation on images in [0, 1]; `unit`: as they are, which MedSAM was trained on."""
     adapter_init: Literal["zero", "default"] = "zero"
     """`zero` leaves the pretrained function as it was at step 0."""
 

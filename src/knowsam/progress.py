@@ -22,6 +22,7 @@ from knowsam.config import Config
 from knowsam.data.loader import RunData
 from knowsam.next_steps import next_commands
 from knowsam.run_folder import RunFolder
+from knowsam.sam.load_report import LoadReport
 from knowsam.validate import ValidationScores
 
 SHOWN_TERMS = 5  # beside the total, where the line has room for them; metrics.jsonl has them all
@@ -61,6 +62,17 @@ class TrainingDisplay:
         )
         for note in data.notes:
             self.console.print(f"[yellow]note:[/yellow] {note}")
+
+    def sam(self, base: LoadReport, learning: int) -> None:
+        """Say which SAM was loaded, how, and how much of the teacher learns.
+
+        Args:
+            base: What was loaded.
+            learning: Number of weights that learn, adapters and prompts included.
+        """
+        for line in base.lines():
+            self.console.print(line, markup=False)
+        self.console.print(f"sam: {learning / 1e6:.1f} M weights learn, adapters and prompts included")
 
     @contextmanager
     def training(self, total: int, done: int) -> Iterator[None]:

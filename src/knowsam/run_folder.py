@@ -12,6 +12,7 @@ from typing import Any
 from knowsam.config import Config, load_yaml, resolve_config
 from knowsam.errors import InputError
 from knowsam.files import write_json, write_text
+from knowsam.sam.load_report import LoadReport
 
 RECORDED_PACKAGES = (
     "knowsam",
@@ -28,9 +29,10 @@ RECORDED_PACKAGES = (
 class RunFolder:
     """The files of one run.
 
-    `config.yaml` the resolved configuration, `environment.json` versions and hardware, `split.json` who was labelled,
-    unlabelled and validation, `metrics.jsonl` everything measured, `checkpoint.pt` the state to continue from,
-    `student.safetensors` the network to use (the best on validation; the last where there is none),
+    `config.yaml` the resolved configuration, `environment.json` versions, hardware and what was loaded as SAM,
+    `split.json` who was labelled, unlabelled and validation, `metrics.jsonl` everything measured, `checkpoint.pt` the
+    state to continue from, `student.safetensors` the network to use (the best on validation; the last where there is
+    none),
     `student_last.safetensors` the last, `calibration.json` how good the student's predictions are that look so sure,
     `report.html` all of it for a person.
     """
@@ -65,8 +67,12 @@ class RunFolder:
                 f"{self.path}: other files were found, but expected a new or empty folder; choose another --out."
             )
 
-    def create(self, config: Config) -> None:
+    def create(self, config: Config, sam: LoadReport | None = None) -> None:
         """Start a new run here.
+
+        Args:
+            config: The resolved configuration.
+            sam: What was loaded as SAM, None without it.
 
         Raises:
             InputError: If the folder already holds something.
@@ -74,7 +80,8 @@ class RunFolder:
         self.check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config, config.to_yaml())
-        write_json(self.environment, describe_environment())
+        loaded = None if sam is None else sam.to_json()
+        write_json(self.environment, {**describe_environment(), "sam": loaded})
 
     def rewrite_config(self, config: Config) -> None:
         """Record a run that trains longer than planned."""

@@ -33,6 +33,7 @@ from knowsam.methods import Method, MethodContext, load_method
 from knowsam.networks import ema_decay, update_ema
 from knowsam.progress import TrainingDisplay
 from knowsam.run_folder import RunFolder
+from knowsam.sam.load_report import base_record, require_same_base
 from knowsam.schedules import linear_decay
 from knowsam.tensorboard import TensorBoardLog, require_tensorboard
 from knowsam.types import Batch, ParameterGroup, Progress, StepOutput
@@ -72,9 +73,12 @@ def train(config: Config, out: str | Path, quiet: bool = False) -> RunResult:
     Raises:
         InputError: For bad data, configuration or an occupied folder.
     """
-    # An absolute path lets the run be continued from any directory.
+    from knowsam.sam.build import absolute_name
+
+    # Absolute paths let the run be continued from any directory.
     data = config.data.model_copy(update={"path": str(Path(config.data.path).resolve())})
-    config = config.model_copy(update={"data": data})
+    sam = config.sam.model_copy(update={"name": absolute_name(config.sam.name)})
+    config = config.model_copy(update={"data": data, "sam": sam})
     return _Run(config, RunFolder(Path(out)), resume=False, quiet=quiet).loop()
 
 
@@ -125,11 +129,11 @@ def build_distillation(config: SamConfig, size: tuple[int, int], classes: int) -
     from knowsam.sam.distillation import SamDistillation
     from knowsam.sam.teacher import SamTeacher
 
-    sam, is_pretrained = build_sam(config.name, size, config.pretrained)
+    sam, base = build_sam(config.name, size, config.pretrained)
     mode = config.train
     if mode == "auto":
-        mode = "adapters" if is_pretrained else "all"
-    teacher = SamTeacher(sam, classes, train=mode, adapter_init=config.adapter_init)
+        mode = "adapters" if base.pretrained else "all"
+    teacher = SamTeacher(sam, classes, mode, config.adapter_init, config.normalise, base)
     return SamDistillation(teacher, config.temperature, config.kd_weight)
 
 
@@ -183,8 +187,14 @@ class _Run:
         self.classes = self.data.coding.classes
         self.use_unlabelled = self.data.unlabelled is not None
         method = build_method(config, self.data.preprocessing.channels, self.classes)
+        self.sam_base = None if method.sam is None else method.sam.teacher.base
         method = method.to(self.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.groups = method.parameter_groups()
+        if self.sam_base is not None:
+            learning = sum(
+                weight.numel() for group in self.groups if group.name == "sam" for weight in group.parameters
+            )
+            self.display.sam(self.sam_base, learning)
         self.optimisers = {group.name: build_optimiser(group, config) for group in self.groups}
         self.method: Method = method
         self.wrapped: nn.Module = self.accelerator.prepare(method)
@@ -200,7 +210,7 @@ class _Run:
         if resume:
             self._restore()
         elif self.accelerator.is_main_process:
-            folder.create(config)
+            folder.create(config, self.sam_base)
             self.data.split.to_json(folder.split)
         self.tensorboard: TensorBoardLog | None = None
         if config.train.tensorboard and self.accelerator.is_main_process:
@@ -416,6 +426,7 @@ class _Run:
             "total": self.config.train.steps,
             "best": self.best,
             "classes": self.classes,
+            "sam": base_record(self.sam_base),
             "method": trained_state(self.method),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
@@ -438,6 +449,7 @@ class _Run:
                 " total, e.g."
                 f" --steps {2 * state['step']}."
             )
+        require_same_base(state.get("sam"), self.sam_base, path)
         load_trained_state(self.method, state["method"], path)
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
@@ -462,7 +474,7 @@ class _Run:
 
 def trained_state(method: Method) -> dict[str, torch.Tensor]:
     """A method's state without SAM's frozen weights, which its base file holds already."""
-    frozen = {name for name, parameter in method.named_parameters() if _is_frozen_sam(name, parameter)}
+    frozen = _frozen_sam(method)
     return {name: value for name, value in method.state_dict().items() if name not in frozen}
 
 
@@ -472,7 +484,7 @@ def load_trained_state(method: Method, state: dict[str, torch.Tensor], path: Pat
     Raises:
         InputError: Naming the first keys that do not fit.
     """
-    frozen = {name for name, parameter in method.named_parameters() if _is_frozen_sam(name, parameter)}
+    frozen = _frozen_sam(method)
     missing, unused = method.load_state_dict(state, strict=False)
     missing = [name for name in missing if name not in frozen]
     if missing or unused:
@@ -499,14 +511,17 @@ def load_method_of_run(out: str | Path) -> tuple[Method, StudentInfo]:
     config, state = folder.read_config(), load_checkpoint(folder.checkpoint)
     info = load_student(folder.student)[1]
     method = build_method(config, info.preprocessing.channels, len(info.class_names))
+    require_same_base(state.get("sam"), None if method.sam is None else method.sam.teacher.base, folder.checkpoint)
     load_trained_state(method, state["method"], folder.checkpoint)
     if state["averaged"] is not None:
         method.student().load_state_dict(state["averaged"])
     return method.eval(), info
 
 
-def _is_frozen_sam(name: str, parameter: nn.Parameter) -> bool:
-    return name.startswith("sam.") and not parameter.requires_grad
+def _frozen_sam(method: Method) -> set[str]:
+    """All names of SAM's frozen weights; one of its weights has two."""
+    named = method.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if name.startswith("sam.") and not parameter.requires_grad}
 
 
 def _merge(shares: list[dict[str, dict[str, list[float]]]]) -> ValidationScores:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowsam.sam.adapter import AdapterInit, insert_adapters
+from knowsam.sam.load_report import LoadReport
 from knowsam.sam.prompts import LearnablePrompts
 
 # Mean and standard deviation of SAM's training images, RGB, in [0, 1].
@@ -18,34 +19,45 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 MASK_PROMPT_SCALE = 4
 
 TrainMode = Literal["adapters", "all"]
+PixelNormalisation = Literal["sam", "unit"]
 
 
 class SamTeacher(nn.Module):
     """An adapted SAM that segments all classes of an image at once.
 
     Args:
-        sam: A `transformers.SamModel`, already resized to the input (`knowsam.sam.build`).
+        sam: A `transformers.SamModel` or `SamHQModel`, already resized to the input (`knowsam.sam.build`).
         classes: K, background included.
         train: `"adapters"`: only adapters and prompts learn, everything else is frozen and stays in evaluation mode;
             `"all"`: every weight the forward pass uses learns.
         adapter_init: How the adapters start; `"zero"` leaves SAM's function as it was.
+        normalise: `"sam"`: SAM's mean and deviation; `"unit"`: [0, 1] as it comes, as MedSAM was trained.
+        base: Where `sam` came from, if anybody will ask.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
     def __init__(
-        self, sam: Any, classes: int, train: TrainMode = "adapters", adapter_init: AdapterInit = "zero"
+        self,
+        sam: Any,
+        classes: int,
+        train: TrainMode = "adapters",
+        adapter_init: AdapterInit = "zero",
+        normalise: PixelNormalisation = "sam",
+        base: LoadReport | None = None,
     ) -> None:
         super().__init__()
         self.sam = sam
+        self.base = base
         self.classes = classes
         self.train_mode = train
         dim = sam.config.prompt_encoder_config.hidden_size
         insert_adapters(sam, adapter_init)
         self.prompts = LearnablePrompts(classes, dim)
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+        mean, std = (PIXEL_MEAN, PIXEL_STD) if normalise == "sam" else ((0.0,) * 3, (1.0,) * 3)
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         trainable = set(self.trainable_parameter_names())
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in trainable)
@@ -84,7 +96,8 @@ class SamTeacher(nn.Module):
         """
         batch, _, height, width = image.shape
         rgb = image.expand(-1, 3, -1, -1)
-        embedding = self.sam.vision_encoder((rgb - self.pixel_mean) / self.pixel_std)[0]
+        encoded = self.sam.vision_encoder((rgb - self.pixel_mean) / self.pixel_std)
+        embedding = encoded[0]
         grid = embedding.shape[-2:]
         tokens = self.prompts(embedding)
 
@@ -98,9 +111,17 @@ class SamTeacher(nn.Module):
             sparse_prompt_embeddings=tokens.flatten(0, 1).unsqueeze(1),
             dense_prompt_embeddings=dense,
             multimask_output=False,
+            **self._decoder_extras(encoded),
         )
         logits = masks.view(batch, self.classes, *masks.shape[-2:])
         return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+
+    def _decoder_extras(self, encoded: Any) -> dict[str, Any]:
+        """SAM-HQ's decoder also sees the tokens of the first global layer, and adds its fine mask to SAM's."""
+        if not hasattr(self.sam.mask_decoder, "hq_token"):
+            return {}
+        early = encoded.intermediate_embeddings[0].repeat_interleave(self.classes, dim=0)
+        return {"intermediate_embeddings": [early], "hq_token_only": False}
 
     def _grid_positions(self, grid: torch.Size) -> Tensor:
         """Positional encoding `(1, dim, g_h, g_w)` of the token centres, for grids that need not be square."""

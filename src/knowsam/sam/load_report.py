@@ -1,0 +1,161 @@
+"""What was loaded as the base of the SAM teacher: which file, which sizes, which keys were not taken as they stood."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from knowsam.errors import InputError
+
+SHOWN_DIGITS = 12
+"""Of a sha256, where a person reads it; the run's files have all 64."""
+
+Resized = dict[str, tuple[list[int], list[int]]]
+"""Key -> shape in the file, shape in use."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Where a SAM comes from.
+
+    Attributes:
+        name: As asked for: `tiny`, `vit_b`, a path.
+        source: The file, directory or hub name the weights came from, or `"random weights"`.
+        sha256: Of the weights (`weights_sha256`), None for random ones.
+        sizes: Of the encoder: width, layers, heads, patch and window in px and tokens, global layers; the class.
+        parameters: Number of weights.
+        unused: Keys of the file that the model has no place for -> why that is right. What has no reason is an error
+            (`require_known_keys`), and so is every key the file lacks.
+        resized: Keys resized to the input's token grid, see `Resized`.
+    """
+
+    name: str
+    source: str
+    sha256: str | None
+    sizes: dict[str, Any]
+    parameters: int
+    unused: dict[str, str] = field(default_factory=dict)
+    resized: Resized = field(default_factory=dict)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the weights came from a file."""
+        return self.sha256 is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a run's files."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For a person: what it is, and what was not taken as it stood."""
+        origin = [] if self.source == self.name else [self.source]
+        if self.sha256 is not None:
+            origin.append(f"sha256 {self.sha256[:SHOWN_DIGITS]}")
+        sizes = self.sizes
+        lines = [
+            f"sam: {self.name} ({', '.join(origin)}): {sizes['class']}, width {sizes['width']},"
+            f" {sizes['layers']} layers, patch {sizes['patch_px']} px, {self.parameters / 1e6:.1f} M parameters"
+        ]
+        if self.resized:
+            shapes = sorted({f"{_shape(old)} to {_shape(new)}" for old, new in self.resized.values()})
+            lines.append(f"sam: {len(self.resized)} positional tables resized to the input: {', '.join(shapes)}")
+        return lines + [f"sam: unused: {key} ({reason})" for key, reason in self.unused.items()]
+
+
+def sizes_of(sam: Any) -> dict[str, Any]:
+    """`LoadReport.sizes` of a `SamModel` or `SamHQModel`."""
+    vision = sam.config.vision_config
+    return {
+        "class": type(sam).__name__,
+        "width": vision.hidden_size,
+        "layers": vision.num_hidden_layers,
+        "heads": vision.num_attention_heads,
+        "patch_px": vision.patch_size,
+        "window_tokens": vision.window_size,
+        "global_layers": list(vision.global_attn_indexes),
+    }
+
+
+def report_of(
+    sam: Any, name: str, source: str, sha256: str | None, unused: Mapping[str, str] | None = None
+) -> LoadReport:
+    """The report of a model before anything is resized."""
+    parameters = sum(parameter.numel() for parameter in sam.parameters())
+    return LoadReport(name, source, sha256, sizes_of(sam), parameters, dict(unused or {}))
+
+
+def weights_sha256(files: Sequence[Path]) -> str:
+    """The sha256 of a weight file as `sha256sum` prints it; of several files, that of their names and sums."""
+    sums = {}
+    for path in files:
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    if len(sums) == 1:
+        return next(iter(sums.values()))
+    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def require_known_keys(
+    path: Path, missing: Sequence[str], unused: Sequence[str], mismatched: Mapping[str, str] | None = None
+) -> None:
+    """End here if a file's keys are not all explained.
+
+    Args:
+        path: The file or directory.
+        missing: Keys without a value.
+        unused: Keys without a place.
+        mismatched: Keys whose shape does not fit -> both shapes, in words.
+
+    Raises:
+        InputError: With the number of each and the first of them.
+    """
+    shapes = [f"{key} ({words})" for key, words in (mismatched or {}).items()]
+    kinds = {"missing": list(missing), "unused": list(unused), "of another shape": shapes}
+    told = [f"{len(keys)} keys {kind} ({_first(sorted(keys))})" for kind, keys in kinds.items() if keys]
+    if told:
+        raise InputError(
+            f"{path}: {' and '.join(told)} were found, but expected every key of a SAM and no other; check that it is a"
+            " whole SAM, SAM-HQ, MedSAM or SAM-Med2D checkpoint."
+        )
+
+
+def require_same_base(saved: Mapping[str, Any] | None, found: LoadReport | None, checkpoint: Path) -> None:
+    """Make sure that a checkpoint, which holds no frozen weights, meets the base it was trained on.
+
+    Args:
+        saved: The checkpoint's record of its base (`base_record`).
+        found: The base that was loaded now.
+        checkpoint: The file, for the message.
+
+    Raises:
+        InputError: If the sums differ.
+    """
+    if saved is None or found is None or saved["sha256"] == found.sha256:
+        return
+    raise InputError(
+        f"{checkpoint}: a checkpoint on the SAM weights '{saved['name']}' ({_sum(saved['sha256'])}) was found, but"
+        f" '{found.name}' now gives {found.source} ({_sum(found.sha256)}); put the former weights back, or let sam.name"
+        " in config.yaml point to them."
+    )
+
+
+def base_record(report: LoadReport | None) -> dict[str, Any] | None:
+    """What a checkpoint keeps of its base: name and sha256."""
+    return None if report is None else {"name": report.name, "sha256": report.sha256}
+
+
+def _sum(sha256: str | None) -> str:
+    return "random" if sha256 is None else f"sha256 {sha256[:SHOWN_DIGITS]}"
+
+
+def _first(keys: Sequence[str], shown: int = 3) -> str:
+    return ", ".join(keys[:shown]) + (", ..." if len(keys) > shown else "")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    """The part of a table's shape that is resized: `(1, 64, 64, 768)` -> `64x64`, `(127, 64)` -> `127`."""
+    return f"{shape[1]}x{shape[2]}" if len(shape) == 4 else str(shape[0])
