@@ -128,7 +128,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(data: Pa
 def test_a_process_that_is_killed_keeps_its_checkpoint_and_is_continued_to_the_same_bits(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, cell, order = one_cell(data, "out", steps=40)
+    folder, cell, order = one_cell(data, "out", steps=20)
     run = folder.run(cell)
     monkeypatch.setattr(loop, "POLL_S", 0.02)
 
@@ -139,9 +139,9 @@ def test_a_process_that_is_killed_keeps_its_checkpoint_and_is_continued_to_the_s
 
     assert in_own_process(order, lambda: False, kill_after_the_first_checkpoint) == -signal.SIGKILL
     assert Outcome.read(order.cell) is None
-    assert 0 < load_checkpoint(run.checkpoint)["step"] < 40
+    assert 0 < load_checkpoint(run.checkpoint)["step"] < 20
     assert do_cell(order, quiet=True)
-    assert [record["step"] for record in run.read_metrics() if "terms" in record] == list(range(1, 41))
+    assert [record["step"] for record in run.read_metrics() if "terms" in record] == list(range(1, 21))
     whole = train(resolve_config(order.config), data.parent / "whole", quiet=True).folder
     assert run.student.read_bytes() == whole.student.read_bytes()
     assert run.student_last.read_bytes() == whole.student_last.read_bytes()

@@ -7,6 +7,7 @@ import pytest
 from helpers import make_folder
 from knowsam.compare.grid import Cell, CompareFolder, Grid, join_grids, labelled_text, plan_grid, plan_splits
 from knowsam.errors import InputError
+from knowsam.methods.base import METHODS
 
 SETTINGS = {"train": {"steps": 20, "batch": "2+2"}, "data": {"size": 32}}
 
@@ -148,3 +149,13 @@ def test_a_folder_without_comparison_and_a_broken_one_are_told(tmp_path: Path) -
     (tmp_path / "compare.json").write_text('{"format": 9}')
     with pytest.raises(InputError, match=r"no grid could be read \(format 9\)"):
         CompareFolder(tmp_path).read()
+
+
+def test_a_grid_with_a_method_of_ones_own_is_read_where_that_is_unknown(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = CompareFolder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "mine", METHODS["supervised"])
+        folder.write(plan(data, "mine", "supervised"))
+    assert folder.read().settings["mine"].train.steps == 20

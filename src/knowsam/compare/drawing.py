@@ -58,10 +58,10 @@ def draw_figure(results: Results, folder: Path) -> str:
             axes.set_xlabel(f"Dice ({'test' if results.part == 'test' else 'validation: flattering'})")
             axes.grid(axis="x", color="0.9", linewidth=0.7)
             axes.set_axisbelow(True)
+            axes.tick_params(axis="y", length=0)
         middle = (len(teachers) - 1) / 2
         panels[0].set_yticks([number * (len(teachers) + 1) + middle for number in range(len(methods))], methods)
         panels[0].set_ylim(len(methods) * (len(teachers) + 1) - 1.4, -0.6)
-        panels[0].tick_params(axis="y", length=0)
         handles = [
             Line2D([], [], linestyle="", marker=MARKERS[number % len(MARKERS)], color=_colour(sam, teachers),
                    label="without SAM" if sam == "none" else f"with SAM {short_name(sam)}")

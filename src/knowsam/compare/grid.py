@@ -261,7 +261,7 @@ class CompareFolder:
             if values["format"] != FORMAT:
                 raise ValueError(f"format {values['format']}")
             cells = tuple(Cell(**cell) for cell in values["cells"])
-            settings = {name: resolve_config(given) for name, given in values["settings"].items()}
+            settings = {name: _read_settings(name, given) for name, given in values["settings"].items()}
             return Grid(cells, settings, values["own"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -274,6 +274,13 @@ class CompareFolder:
         settings = {name: config.model_dump(mode="json") for name, config in grid.settings.items()}
         cells = [asdict(cell) for cell in grid.cells]
         write_json(self.grid, {"format": FORMAT, "cells": cells, "settings": settings, "own": grid.own})
+
+
+def _read_settings(method: str, given: dict[str, Any]) -> Config:
+    """Settings as written; a method of one's own need not be known to a process that only draws the table."""
+    from knowsam.methods.base import METHODS
+
+    return resolve_config(given) if method in METHODS else Config.model_validate(given)
 
 
 def join_grids(folder: CompareFolder, asked: Grid) -> Grid:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from knowsam.compare.cell import Outcome
 from knowsam.compare.grid import Cell
-from knowsam.report.words import duration_text
+from knowsam.report.words import count_text, duration_text
 
 TAIL_BYTES = 4096
 EARLY = 0.05
@@ -87,7 +87,7 @@ class GridDisplay:
     def start(self, cells: int, done: int) -> None:
         """Say what is to do."""
         before = f", {done} of them done before" if done else ""
-        self.console.print(f"{cells} runs{before}")
+        self.console.print(f"{count_text(cells, 'run')}{before}")
 
     @contextmanager
     def running(self, number: int, cells: int, cell: Cell, steps: int) -> Iterator[None]:
