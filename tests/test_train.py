@@ -45,7 +45,7 @@ class Brittle(Method):
         loss = self.network(batch.labelled_image).square().mean()
         if progress.step == self.options.nan_at:
             loss = loss * torch.nan
-        return StepOutput(loss, {"unet_sup": loss})
+        return StepOutput(loss, {"student_sup": loss})
 
     def student(self) -> nn.Module:
         return self.network
@@ -128,7 +128,7 @@ def test_an_occupied_folder_is_refused(data: Path, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_advice(brittle: None, data: Path, tmp_path: Path) -> None:
     config = run_config(data, {"method": "brittle", "options": {"nan_at": 2}})
-    with pytest.raises(InputError, match=r"at step 3 the terms loss, unet_sup were not finite.*train\.clip"):
+    with pytest.raises(InputError, match=r"at step 3 the terms loss, student_sup were not finite.*train\.clip"):
         train(config, tmp_path / "run", quiet=True)
 
 

@@ -84,7 +84,7 @@ def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Mod
     """Open a student file: the network in evaluation mode, and what belongs to it.
 
     Raises:
-        InputError: If the file is missing, truncated or not a student file.
+        InputError: If the file is missing, truncated or not a student file, or its network is not known here.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -103,8 +103,17 @@ def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Mod
             " `knowsam train`; give that file or its run folder."
         )
     info = StudentInfo.from_json(json.loads(header), path)
-    student = build_network(**info.network)
-    student.load_state_dict(weights)
+    try:
+        student = build_network(**info.network)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    try:
+        student.load_state_dict(weights)
+    except RuntimeError as error:  # torch's list of every tensor that does not fit
+        raise InputError(
+            f"{path}: weights were found that do not fit the network '{info.network['name']}' as it is known here;"
+            " register the class it was trained with, or use the same version of its package."
+        ) from error
     return student.to(device).eval(), info
 
 

@@ -136,7 +136,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="New or empty folder for the run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    method: Annotated[str | None, typer.Option(help="knowsam, supervised, ...")] = None,
+    method: Annotated[str | None, typer.Option(help="knowsam, supervised, mean_teacher, ua_mt, cps, urpc, ...")] = None,
     labelled: Annotated[str | None, typer.Option(help="Groups that stay labelled: N, a share, or a list file.")] = None,
     size: Annotated[str | None, typer.Option(help="Network size in pixels: 256 or 192x256.")] = None,
     steps: Annotated[int | None, typer.Option(help="Total number of steps; with --resume, the new total.")] = None,

@@ -9,6 +9,7 @@ them changes nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,9 @@ ENTROPY_EPSILON = 1e-6
 
 ONE_MINUS_P_FLOOR = 1e-7
 """Smallest `1 - p` whose logarithm is taken: about the rounding error of float32 next to 1."""
+
+RECTIFIED_FLOOR = 1e-8
+"""Smallest sum of weights that `pyramid_consistency` divides by."""
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -117,6 +121,62 @@ def cross_consistency_loss(student_logits: Tensor, other_logits: Tensor) -> Tens
     log_complement = (1 - log_probs.exp()).clamp(min=ONE_MINUS_P_FLOOR).log()
     # lerp(a, b, q) = a + q (b - a) = q b + (1 - q) a
     return -torch.lerp(log_complement, log_probs, target).mean()
+
+
+def softmax_mse_loss(student_logits: Tensor, other_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference of two probability maps (mean teacher; Tarvainen and Valpola, 2017).
+
+        1 / (K |M|) sum_{pixels in M, c} (p_c - q_c)^2,   p = softmax(student), q = softmax(other)
+
+    The target q is detached: only the student learns.
+
+    Args:
+        student_logits: `(B, K, H, W)` of the network that learns.
+        other_logits: `(B, K, H, W)` of the one it is compared with; gets no gradient.
+        mask: `(B, H, W)`, the pixels M that count (UA-MT; Yu et al., 2019); None for all.
+
+    Returns:
+        0-dim tensor in [0, 2 / K]; 0 where no pixel counts.
+    """
+    _require_same_shape(student_logits, other_logits)
+    target = F.softmax(other_logits.detach().float(), dim=1)
+    distance = (F.softmax(student_logits.float(), dim=1) - target).square().mean(dim=1)
+    if mask is None:
+        return distance.mean()
+    if mask.shape != distance.shape:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, expected {tuple(distance.shape)} (B, H, W)")
+    return (distance * mask).sum() / mask.sum().clamp(min=1)
+
+
+def pyramid_consistency(pyramid: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Agreement of predictions at several scales, rectified by their uncertainty (URPC; Luo et al., 2021).
+
+    With `p_s` the probabilities at scale s, `p` their mean over the S scales, and all of it per pixel:
+
+        D_s = KL(p || p_s)                                     how far scale s is from the mean: its uncertainty
+        w_s = exp(-D_s)                                        1 where it agrees
+        consistency = 1/S sum_s [ sum_pixels w_s mean_c (p_c - p_s,c)^2 / sum_pixels w_s ]
+        divergence  = 1/S sum_s mean_pixels D_s
+
+    Nothing is detached: the scales also move towards each other through the mean, and a large D_s, which the weights
+    would forgive, is paid for in the second term.
+
+    Args:
+        pyramid: S >= 1 logits `(B, K, H, W)`, all at the size of the image.
+
+    Returns:
+        Consistency in [0, 2 / K] and divergence in [0, inf), in nats; both 0 where the scales agree.
+    """
+    log_probs = torch.stack([F.log_softmax(logits.float(), dim=1) for logits in pyramid])  # (S, B, K, H, W)
+    log_mean = torch.logsumexp(log_probs, dim=0, keepdim=True) - math.log(len(log_probs))
+    mean = log_mean.exp()
+    divergence = (mean * (log_mean - log_probs)).sum(dim=2)  # (S, B, H, W)
+    weight = torch.exp(-divergence)
+    distance = (mean - log_probs.exp()).square().mean(dim=2)
+    pixels = (1, 2, 3)
+    # Where a scale is certain of the opposite everywhere, its weights vanish, and 0 / 0 is no gradient.
+    rectified = (weight * distance).sum(pixels) / weight.sum(pixels).clamp(min=RECTIFIED_FLOOR)
+    return rectified.mean(), divergence.mean()
 
 
 def distillation_loss(

@@ -20,6 +20,22 @@ def gaussian_rampup(t: float) -> float:
     return math.exp(-5.0 * (1.0 - min(max(t, 0.0), 1.0)) ** 2)
 
 
+def uncertainty_threshold(t: float, classes: int) -> float:
+    """Entropy below which an EMA teacher's answer is trusted: few pixels at first, nearly all in the end (UA-MT).
+
+    `(3/4 + 1/4 exp(-5 (1 - t)^2)) log K`: from three quarters of the largest entropy there is to all of it (Yu et
+    al., 2019).
+
+    Args:
+        t: Elapsed share of the run.
+        classes: K, background included.
+
+    Returns:
+        Threshold in nats, in (3/4 log K, log K].
+    """
+    return (0.75 + 0.25 * gaussian_rampup(t)) * math.log(classes)
+
+
 def linear_decay(step: int, total: int, warmup: int = 0) -> float:
     """Learning-rate factor: linear warm-up, then linear decay to 0 (KnowSAM, section 5).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from knowsam.methods import METHODS, Method
+from knowsam.methods.cps import CrossPseudoSupervision
 from knowsam.networks import CoTrainedStudents, build_network
 from knowsam.types import Progress, StepOutput
 from training_helpers import SIZE, small_batch, small_method, wake_adapters
@@ -21,36 +23,57 @@ early_and_late = pytest.mark.parametrize("progress", [EARLY, LATE], ids=["early"
 
 
 def seeded_step(method: Method, progress: Progress, K: int) -> StepOutput:
-    torch.manual_seed(5)  # dropout
+    torch.manual_seed(5)  # dropout, noise
     return method.step(small_batch(K), progress)
+
+
+def ema_teacher(method: Method) -> nn.Module | None:
+    """The running average that teaches, under the name that all methods with one give it."""
+    return getattr(method, "ema_teacher", None)
+
+
+def make_certain(method: Method) -> None:
+    """Sharpen the student and its EMA teacher: where nobody is certain of anything, some terms are rightly 0."""
+    for network in (method.student(), ema_teacher(method)):
+        for name, weight in [] if network is None else network.named_parameters():
+            if name.endswith("head.weight"):
+                weight.data.mul_(20)
 
 
 def parts(method: Method) -> dict[str, list[nn.Parameter]]:
     """The parameters that a term's name can speak of."""
     student = method.student()
     if isinstance(student, CoTrainedStudents):
-        modules = {"unet": student.unet, "vnet": student.vnet, "fused": student.fusion}
+        modules = {"unet": [student.unet], "vnet": [student.vnet], "fused": [student.fusion]}
+    elif isinstance(method, CrossPseudoSupervision):
+        modules = {"first": [method.network], "second": [method.second]}
     else:
-        modules = {method.student_spec()["name"]: student}
+        modules = {"student": [module for name, module in method.named_children() if name not in ("sam", "ema_teacher")]}
+    if ema_teacher(method) is not None:
+        modules["ema"] = [ema_teacher(method)]
     if method.sam is not None:
-        modules["sam"] = method.sam
-    return {name: [p for p in module.parameters() if p.requires_grad] for name, module in modules.items()}
+        modules["sam"] = [method.sam]
+    return {name: [p for one in several for p in one.parameters()] for name, several in modules.items()}
 
 
-def expected_parts(term: str) -> set[str]:
-    """Where a term may have a gradient, by its name."""
+def expected_parts(term: str, names: set[str]) -> set[str]:
+    """Where a term must have a gradient, by its name; nowhere else may it have one."""
     if term == "sam_sup":
         return {"sam"}
     if term == "sam_kd":
-        return {"unet", "vnet"}
+        return names - {"fused", "ema", "sam"}
     if term.startswith("fused"):
         return {"unet", "vnet", "fused"}  # the fusion head passes its gradient on to the students, by design
+    if term.startswith("ema"):
+        return set()  # a measurement: an EMA teacher is moved by its student alone
     return {term.split("_")[0]}
 
 
 def learning(term: Tensor, method: Method) -> set[str]:
     """The parts in which this term has a gradient that is not zero."""
-    groups = parts(method)
+    if not term.requires_grad:
+        return set()
+    groups = {part: [p for p in parameters if p.requires_grad] for part, parameters in parts(method).items()}
     flat = list(itertools.chain.from_iterable(groups.values()))
     gradients = iter(torch.autograd.grad(term, flat, retain_graph=True, allow_unused=True))
     found = set()
@@ -69,6 +92,7 @@ def test_terms_are_finite_and_each_teaches_exactly_what_it_names(
     name: str, sam: str, K: int, progress: Progress
 ) -> None:
     method = small_method(name, sam, K)
+    make_certain(method)
     output = seeded_step(method, progress, K)
     assert output.loss.ndim == 0
     assert output.loss.isfinite()
@@ -76,7 +100,7 @@ def test_terms_are_finite_and_each_teaches_exactly_what_it_names(
     for term, value in output.terms.items():
         assert value.ndim == 0, term
         assert value.isfinite(), term
-        assert learning(value, method) == expected_parts(term) & set(parts(method)), term
+        assert learning(value, method) == expected_parts(term, set(parts(method))), term
 
 
 @every_method
@@ -91,6 +115,7 @@ def test_forward_detaches_the_terms_and_not_the_loss(name: str, sam: str) -> Non
 def test_every_parameter_that_learns_gets_a_gradient_over_a_step(name: str) -> None:
     method = small_method(name, "tiny")
     wake_adapters(method)
+    make_certain(method)
     seeded_step(method, LATE, 3).loss.backward()
     for parameter_name, parameter in method.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
@@ -130,15 +155,44 @@ def test_a_step_changes_nothing_but_batch_norm_statistics(name: str, sam: str) -
     changed = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
     assert changed
     assert all(key.endswith(statistics) for key in changed)
+    # An EMA teacher's statistics are the average of the student's: its own passes count themselves and no more.
+    assert all(key.endswith("num_batches_tracked") for key in changed if key.startswith("ema_teacher."))
 
 
 @every_method
 @every_sam
-def test_after_step_leaves_all_weights_alone_where_there_is_no_ema_teacher(name: str, sam: str) -> None:
+def test_after_step_moves_the_ema_teacher_exactly_and_nothing_else(name: str, sam: str) -> None:
     method = small_method(name, sam)
-    before = {key: value.clone() for key, value in method.state_dict().items()}
+    with torch.no_grad():  # a student that has moved on, in its weights and in its batch-norm statistics
+        for tensor in method.student().state_dict().values():
+            tensor.add_(1) if not tensor.is_floating_point() else tensor.add_(torch.rand_like(tensor))
+    before = copy.deepcopy(method.state_dict())
     method.after_step(LATE)
-    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+    decay = min(0.99, 1 - 1 / (LATE.step + 1))
+    moved = 0
+    for key, value in method.state_dict().items():
+        if key.startswith("ema_teacher."):
+            student = before[key.replace("ema_teacher.", "network.", 1)]
+            expected = decay * before[key] + (1 - decay) * student if value.is_floating_point() else student
+            torch.testing.assert_close(value, expected, msg=key)
+            moved += not torch.equal(value, before[key])
+        else:
+            assert torch.equal(value, before[key]), key
+    assert (moved > 0) == (ema_teacher(method) is not None)
+
+
+@every_method
+def test_an_ema_teacher_starts_as_its_student_and_never_gets_a_gradient(name: str) -> None:
+    method = small_method(name, "tiny")
+    teacher = ema_teacher(method)
+    if teacher is None:
+        return
+    pairs = zip(teacher.state_dict().values(), method.student().state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) and a.data_ptr() != b.data_ptr() for a, b in pairs)
+    seeded_step(method, LATE, 3).loss.backward()
+    assert all(not p.requires_grad and p.grad is None for p in teacher.parameters())
+    held = {id(p) for group in method.parameter_groups() for p in group.parameters}
+    assert not held & {id(p) for p in teacher.parameters()}
 
 
 @every_method
@@ -181,4 +235,4 @@ def test_a_batch_without_unlabelled_half_is_a_step_like_any_other(name: str, sam
     output = small_method(name, sam).step(small_batch(labelled=5, unlabelled=0), LATE)
     output.loss.backward()
     assert output.loss.isfinite()
-    assert not any("mix" in term for term in output.terms)
+    assert not any("mix" in term or term in ("student_cons", "student_scales") for term in output.terms)

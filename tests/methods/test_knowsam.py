@@ -12,7 +12,8 @@ from torch import Tensor
 
 from knowsam.config import resolve_config
 from knowsam.errors import InputError
-from knowsam.methods.knowsam import confident_label, join_halves
+from knowsam.methods import join_halves
+from knowsam.methods.knowsam import confident_label
 from knowsam.types import IGNORE, Batch, Progress
 from training_helpers import SIZE, small_batch, small_method
 

@@ -17,7 +17,7 @@ def test_loss_is_the_segmentation_loss_of_the_labelled_half(network: str) -> Non
     method = small_method("supervised", network=network).eval()
     batch = small_batch()
     output = method.step(batch, NOW)
-    assert list(output.terms) == [f"{network}_sup"]
+    assert list(output.terms) == ["student_sup"]
     assert torch.equal(output.loss, segmentation_loss(method.student()(batch.labelled_image), batch.label))
 
 
@@ -32,5 +32,5 @@ def test_unlabelled_images_are_never_looked_at() -> None:
 
 def test_with_sam_both_parts_are_added() -> None:
     output = small_method("supervised", "tiny").eval().step(small_batch(), NOW)
-    expected: Tensor = sum(output.terms[name] for name in ("unet_sup", "sam_sup", "sam_kd"))
+    expected: Tensor = sum(output.terms[name] for name in ("student_sup", "sam_sup", "sam_kd"))
     torch.testing.assert_close(output.loss, expected)

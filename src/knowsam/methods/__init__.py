@@ -1,5 +1,23 @@
 """The methods, one file each, and the table that names them."""
 
-from knowsam.methods.base import METHODS, Method, MethodContext, load_method, register_method
+from knowsam.methods.base import (
+    METHODS,
+    Method,
+    MethodContext,
+    StudentMethod,
+    StudentOptions,
+    join_halves,
+    load_method,
+    register_method,
+)
 
-__all__ = ["METHODS", "Method", "MethodContext", "load_method", "register_method"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "MethodContext",
+    "StudentMethod",
+    "StudentOptions",
+    "join_halves",
+    "load_method",
+    "register_method",
+]

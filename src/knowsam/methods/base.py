@@ -6,11 +6,13 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel
-from torch import nn
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
 
 from knowsam.errors import InputError, did_you_mean
-from knowsam.types import Batch, ParameterGroup, Progress, StepOutput
+from knowsam.networks import build_network
+from knowsam.types import IGNORE, Batch, ParameterGroup, Progress, StepOutput
 
 if TYPE_CHECKING:
     from knowsam.sam.distillation import SamDistillation
@@ -69,7 +71,7 @@ class Method(nn.Module):
         """Called after the optimisers: EMA teachers and the like."""
 
     def student(self) -> nn.Module:
-        """What is kept after training: an entry of `NETWORKS`, logits `(B, K, H, W)` from images."""
+        """What is kept after training: logits `(B, K, H, W)` from images, built by `build_network`."""
         raise NotImplementedError
 
     def student_spec(self) -> dict[str, Any]:
@@ -87,8 +89,74 @@ class Method(nn.Module):
         return [group for group in groups if group.parameters]
 
 
+class StudentOptions(BaseModel):
+    """The settings that all methods with one kept network share; each method's `Options` adds its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    network: str = "unet"
+    """`unet`, `vnet`, a name given to `register_network`, or `monai:` and a class of `monai.networks.nets`."""
+    network_arguments: dict[str, Any] = {}
+    """Further arguments of the network's class, e.g. `{channels: [16, 32, 64], strides: [2, 2]}` for `monai:UNet`."""
+    standardise: bool = False
+    """Remove each image's own brightness and contrast before the network."""
+
+    def spec(self, context: MethodContext) -> dict[str, Any]:
+        """Name and arguments for `build_network`.
+
+        Raises:
+            InputError: If `network_arguments` sets what has a place of its own.
+        """
+        own = {
+            "name": self.network,
+            "in_channels": context.in_channels,
+            "classes": context.classes,
+            "standardise": self.standardise,
+        }
+        if twice := sorted(own.keys() & self.network_arguments.keys()):
+            raise InputError(
+                f"options.network_arguments: {', '.join(twice)} was found, but expected only what is the network's own;"
+                " leave it out: channels and classes follow from the data, the rest has its own setting."
+            )
+        return own | self.network_arguments
+
+
+class StudentMethod(Method):
+    """A method whose kept student is the one network that `StudentOptions` names: `self.network`."""
+
+    def __init__(self, options: StudentOptions, context: MethodContext) -> None:
+        super().__init__(options, context)
+        self.spec = options.spec(context)
+        self.network: Any = build_network(**self.spec)
+
+    def student(self) -> nn.Module:
+        """The network."""
+        return self.network
+
+    def student_spec(self) -> dict[str, Any]:
+        """Name and arguments for `build_network`."""
+        return self.spec
+
+
+def join_halves(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Both halves as one batch, labelled first: images `(B, C, H, W)`, labels `(B, H, W)` (`IGNORE` where unknown)."""
+    if batch.unlabelled_image is None:
+        return batch.labelled_image, batch.label
+    unknown = batch.label.new_full((batch.unlabelled_image.shape[0], *batch.label.shape[1:]), IGNORE)
+    return torch.cat([batch.labelled_image, batch.unlabelled_image]), torch.cat([batch.label, unknown])
+
+
+def add_noise(image: Tensor, deviation: float, limit: float) -> Tensor:
+    """The image with `clip(N(0, deviation), -limit, limit)` added to every pixel: the EMA teacher's own view of it."""
+    return image + (deviation * torch.randn_like(image)).clamp(-limit, limit)
+
+
 METHODS: dict[str, str | type[Method]] = {
     "supervised": "knowsam.methods.supervised:Supervised",
+    "mean_teacher": "knowsam.methods.mean_teacher:MeanTeacher",
+    "ua_mt": "knowsam.methods.ua_mt:UncertaintyAwareMeanTeacher",
+    "cps": "knowsam.methods.cps:CrossPseudoSupervision",
+    "urpc": "knowsam.methods.urpc:PyramidConsistency",
     "knowsam": "knowsam.methods.knowsam:KnowSAM",
 }
 """Name in a configuration -> class, or where to find it; imported when asked for."""

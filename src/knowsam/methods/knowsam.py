@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from knowsam.losses import cross_consistency_loss, entropy_loss, entropy_map, segmentation_loss
-from knowsam.methods.base import Method, MethodContext
+from knowsam.methods.base import Method, MethodContext, join_halves
 from knowsam.mixing import exchange, uncertain_cells
 from knowsam.networks import CoTrainedStudents
 from knowsam.schedules import gaussian_rampup
@@ -173,14 +173,6 @@ class KnowSAM(Method):
         image = torch.cat([exchange(x_l, x_un, mask_l), exchange(x_un, x_l, mask_un)])
         label = torch.cat([exchange(y_l, y_un, mask_l), exchange(y_un, y_l, mask_un)])
         return image, label
-
-
-def join_halves(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Both halves as one batch, labelled first: images `(B, C, H, W)`, labels `(B, H, W)` (`IGNORE` where unknown)."""
-    if batch.unlabelled_image is None:
-        return batch.labelled_image, batch.label
-    unknown = batch.label.new_full((batch.unlabelled_image.shape[0], *batch.label.shape[1:]), IGNORE)
-    return torch.cat([batch.labelled_image, batch.unlabelled_image]), torch.cat([batch.label, unknown])
 
 
 def confident_label(probs: Tensor, threshold: float) -> Tensor:

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def ema_copy(model: nn.Module) -> nn.Module:
+    """The EMA teacher of a network: an equal network without gradients, to be moved by `update_ema` alone.
+
+    In training mode its batch normalisation uses the batch's own statistics like the student's, but its passes do not
+    move its running ones: those are the average of the student's.
+
+    Args:
+        model: The network that learns; unchanged.
+    """
+    ema = copy.deepcopy(model).requires_grad_(False)
+    for module in ema.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = 0.0
+    return ema
 
 
 @torch.no_grad()
@@ -49,3 +68,16 @@ def ema_decay(step: int, decay: float) -> float:
         `min(decay, (step + 1) / (step + 10))`.
     """
     return min(decay, (step + 1) / (step + 10))
+
+
+def teacher_decay(step: int, decay: float) -> float:
+    """Decay of an EMA teacher: the plain mean of the student's weights at first, `decay` in the long run.
+
+    Args:
+        step: Index of the step, from 0, after which the teacher moves.
+        decay: The decay approached, in [0, 1].
+
+    Returns:
+        `min(decay, 1 - 1 / (step + 1))`; 0 at step 0, when the teacher becomes the student.
+    """
+    return min(decay, 1 - 1 / (step + 1))

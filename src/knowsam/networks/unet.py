@@ -19,6 +19,7 @@ class UNet(nn.Module):
     Attributes:
         stride: Height and width of the input must be divisible by it: 2 to the number of poolings, 16 by
             default.
+        feature_channels: Channels of `features`, coarsest first.
 
     Args:
         in_channels: C of the image.
@@ -45,6 +46,7 @@ class UNet(nn.Module):
         self.classes = classes
         self.standardise = standardise
         self.stride = 2 ** (len(widths) - 1)
+        self.feature_channels = tuple(reversed(widths))[1:]
         sizes = pairwise((in_channels, *widths))
         self.encoder = nn.ModuleList(_block(a, b, p) for (a, b), p in zip(sizes, dropout, strict=True))
         self.pool = nn.MaxPool2d(2)
@@ -65,15 +67,28 @@ class UNet(nn.Module):
         Raises:
             InputError: If C, H or W does not fit.
         """
+        return self.head(self.features(image)[-1])
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """What each stage of the decoder gives, coarsest first; `head` of the last are the logits.
+
+        Args:
+            image: As for `forward`.
+
+        Returns:
+            One `(B, feature_channels[i], h, w)` per stage, the last at the size of the image.
+        """
         x = prepare_image(image, self.in_channels, self.stride, self.standardise)
         skips = []
         for depth, block in enumerate(self.encoder):
             x = block(self.pool(x) if depth else x)
             skips.append(x)
         skips.pop()  # the deepest stage is x itself
+        decoded = []
         for up, block in zip(self.up, self.decoder, strict=True):
             x = block(torch.cat([skips.pop(), up(x)], dim=1))
-        return self.head(x)
+            decoded.append(x)
+        return decoded
 
 
 def _block(in_channels: int, out_channels: int, dropout: float) -> nn.Sequential:

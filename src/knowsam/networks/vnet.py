@@ -25,6 +25,7 @@ class VNet(nn.Module):
 
     Attributes:
         stride: Height and width of the input must be divisible by it.
+        feature_channels: Channels of `features`, coarsest first.
 
     Args:
         in_channels: C of the image.
@@ -54,6 +55,7 @@ class VNet(nn.Module):
         self.in_channels = in_channels
         self.classes = classes
         self.standardise = standardise
+        self.feature_channels = tuple(reversed(widths))[1:]
         batch = normalisation == "batch"
         first = (
             in_channels,
@@ -88,6 +90,17 @@ class VNet(nn.Module):
         Raises:
             InputError: If C, H or W does not fit.
         """
+        return self.head(self.features(image)[-1])
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """What each stage of the way up gives, coarsest first; `head` of the last are the logits.
+
+        Args:
+            image: As for `forward`.
+
+        Returns:
+            One `(B, feature_channels[i], h, w)` per stage, the last at the size of the image.
+        """
         x = prepare_image(image, self.in_channels, self.stride, self.standardise)
         x = self.encoder[0](x)
         skips = [x]
@@ -96,9 +109,11 @@ class VNet(nn.Module):
             skips.append(x)
             x = stage(x)
         skips.pop()  # nothing is added at the deepest stage
+        decoded = []
         for up, stage in zip(self.up, self.decoder, strict=True):
             x = stage(up(x) + skips.pop())
-        return self.head(x)
+            decoded.append(x)
+        return decoded
 
 
 def _stage(in_channels: int, out_channels: int, convolutions: int, batch: bool) -> nn.Sequential:

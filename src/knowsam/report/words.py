@@ -6,17 +6,34 @@ import math
 
 PREDICTIONS = {"fused": "fused", "unet": "U-Net", "vnet": "V-Net", "sam": "SAM", "student": "network"}
 # The parts of a term's name, e.g. `unet_mix_pseudo`; a name with an unknown part is shown as it is.
-SUBJECTS = {"unet": "U-Net", "vnet": "V-Net", "fused": "Fused", "sam": "SAM"}
+SUBJECTS = {
+    "student": "Network",
+    "first": "First network",
+    "second": "Second network",
+    "unet": "U-Net",
+    "vnet": "V-Net",
+    "fused": "Fused",
+    "sam": "SAM",
+}
 MATTERS = {
     "sup": "against the truth",
     "ent": "entropy",
     "cons": "agreement with the other student",
     "kd": "distillation into the students",
+    "pseudo": "the other's pseudo-labels",
+    "scales": "agreement of the scales",
+    "divergence": "divergence of the scales",
     "mix": "mixed images, against their labels",
     "mix_sup": "mixed images, against their labels",
     "mix_ent": "mixed images, entropy",
     "mix_cons": "mixed images, agreement",
     "mix_pseudo": "mixed images, pseudo-labels",
+}
+# What the parts do not say rightly.
+TERMS = {
+    "loss": "Total loss",
+    "student_cons": "Network: agreement with the EMA teacher",
+    "ema_certain": "Share of pixels of which the EMA teacher is certain",
 }
 
 
@@ -27,8 +44,8 @@ def prediction_name(name: str) -> str:
 
 def term_name(name: str) -> str:
     """`"unet_sup"` -> `"U-Net: against the truth"`; a name that is not known stays."""
-    if name == "loss":
-        return "Total loss"
+    if name in TERMS:
+        return TERMS[name]
     subject, _, matter = name.partition("_")
     if subject in SUBJECTS and matter in MATTERS:
         return f"{SUBJECTS[subject]}: {MATTERS[matter]}"

@@ -1,0 +1,60 @@
+"""CPS, cross pseudo supervision: two networks label the images for each other (Chen et al., CVPR 2021).
+
+Two networks of the same kind start from different random weights. On every image, labelled or not, each learns the
+class that the other finds most probable, as if it were the truth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from knowsam.losses import cross_entropy, segmentation_loss
+from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, join_halves
+from knowsam.networks import build_network
+from knowsam.schedules import gaussian_rampup
+from knowsam.types import Batch, Progress, StepOutput
+
+
+class CrossPseudoSupervisionOptions(StudentOptions):
+    """Settings of `cps`; the defaults are the paper's."""
+
+    pseudo_weight: float = Field(1.5, ge=0)
+    """Weight of the cross pseudo supervision; the paper has 1.5 for one of its data sets and 6 for the other."""
+    ramp: bool = False
+    """Reach that weight along `exp(-5 (1 - t)^2)` instead of having it from step 0."""
+
+
+class CrossPseudoSupervision(StudentMethod):
+    """Two networks; the first is kept, as in the paper, so that what predicts is no larger than a baseline."""
+
+    Options = CrossPseudoSupervisionOptions
+
+    def __init__(self, options: CrossPseudoSupervisionOptions, context: MethodContext) -> None:
+        super().__init__(options, context)
+        self.second: Any = build_network(**self.spec)  # the generator has moved on: other weights than the first's
+
+    def step(self, batch: Batch, progress: Progress) -> StepOutput:
+        """One step of both networks, `k in {1, 2}`.
+
+            L = sum_k seg(z_k^l, y^l) + lam [ CE(z_1, argmax z_2) + CE(z_2, argmax z_1) ]
+
+        The pseudo-labels are those of all images, labelled and unlabelled.
+        """
+        options = self.options
+        lam = options.pseudo_weight * (gaussian_rampup(progress.fraction) if options.ramp else 1.0)
+        image, label = join_halves(batch)
+        first, second = self.network(image), self.second(image)
+        # argmax has no gradient: each network is taught, none is changed for the sake of its pseudo-label.
+        terms = {
+            "first_sup": segmentation_loss(first, label),
+            "second_sup": segmentation_loss(second, label),
+            "first_pseudo": cross_entropy(first, second.argmax(dim=1)),
+            "second_pseudo": cross_entropy(second, first.argmax(dim=1)),
+        }
+        loss = terms["first_sup"] + terms["second_sup"] + lam * (terms["first_pseudo"] + terms["second_pseudo"])
+        if self.sam is not None:
+            sam = self.sam(image, [first, second], label)
+            loss, terms = loss + sam.loss, terms | sam.terms
+        return StepOutput(loss, terms)

@@ -1,0 +1,72 @@
+"""URPC: one network agrees with itself across scales (Luo et al., MICCAI 2021; Medical Image Analysis 2022).
+
+Every stage of the decoder gets a prediction head. On unlabelled images all of them are pulled to their mean, less where
+a scale is far from it, because there nobody knows who is right; what that forgives, a second term asks back. No second
+network, no second pass. After training the side heads are dropped: what is kept is the network with its main head.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from knowsam.errors import InputError
+from knowsam.losses import pyramid_consistency, segmentation_loss
+from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, join_halves
+from knowsam.networks import SideHeads
+from knowsam.schedules import gaussian_rampup
+from knowsam.types import Batch, Progress, StepOutput
+
+SIDE_DROPOUT = (0.5, 0.3, 0.2)
+"""Share of channels dropped before each side head, coarsest first, as in the authors' 3-D network."""
+
+
+class PyramidConsistencyOptions(StudentOptions):
+    """Settings of `urpc`; the defaults are the paper's."""
+
+    consistency_weight: float = Field(0.1, ge=0)
+    """Final weight of both terms of the consistency, reached along `exp(-5 (1 - t)^2)`."""
+    ramp_end: float = Field(1.0, gt=0, le=1)
+    """Share of the run after which the ramp is complete."""
+
+
+class PyramidConsistency(StudentMethod):
+    """One network with heads at four scales; the network with its main head is kept."""
+
+    Options = PyramidConsistencyOptions
+
+    def __init__(self, options: PyramidConsistencyOptions, context: MethodContext) -> None:
+        super().__init__(options, context)
+        channels = getattr(self.network, "feature_channels", ())
+        if len(channels) != len(SIDE_DROPOUT) + 1:
+            raise InputError(
+                f"options.network: '{options.network}' was found, but urpc expected a network with"
+                f" {len(SIDE_DROPOUT) + 1} decoder stages to put heads on; choose unet or vnet with their own widths."
+            )
+        self.side_heads = SideHeads(channels[:-1], context.classes, SIDE_DROPOUT)
+
+    def step(self, batch: Batch, progress: Progress) -> StepOutput:
+        """One step of the network and its side heads.
+
+            L = 1/S sum_s seg(z_s^l, y^l) + lam(t) [ consistency(z_1^un .. z_S^un) + divergence(z_1^un .. z_S^un) ]
+            lam(t) = lam_max exp(-5 (1 - t)^2)
+
+        `z_s` are the logits of scale s = 1..S at the size of the image; for both terms see `pyramid_consistency`.
+        """
+        options = self.options
+        lam = options.consistency_weight * gaussian_rampup(progress.fraction / options.ramp_end)
+        image, label = join_halves(batch)
+        *coarse, finest = self.network.features(image)
+        logits = self.network.head(finest)
+        pyramid = [logits, *self.side_heads(coarse, (image.shape[-2], image.shape[-1]))]
+        loss = torch.stack([segmentation_loss(z, label) for z in pyramid]).mean()
+        terms = {"student_sup": loss}
+        if batch.unlabelled_image is not None:
+            count = batch.labelled_image.shape[0]
+            consistency, divergence = pyramid_consistency([z[count:] for z in pyramid])
+            loss = loss + lam * (consistency + divergence)
+            terms |= {"student_scales": consistency, "student_divergence": divergence}
+        if self.sam is not None:
+            sam = self.sam(image, [logits], label)
+            loss, terms = loss + sam.loss, terms | sam.terms
+        return StepOutput(loss, terms)
