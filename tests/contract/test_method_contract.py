@@ -48,7 +48,9 @@ def parts(method: Method) -> dict[str, list[nn.Parameter]]:
     elif isinstance(method, CrossPseudoSupervision):
         modules = {"first": [method.network], "second": [method.second]}
     else:
-        modules = {"student": [module for name, module in method.named_children() if name not in ("sam", "ema_teacher")]}
+        modules = {
+            "student": [module for name, module in method.named_children() if name not in ("sam", "ema_teacher")]
+        }
     if ema_teacher(method) is not None:
         modules["ema"] = [ema_teacher(method)]
     if method.sam is not None:
