@@ -11,12 +11,12 @@ from knowsam.sam.teacher import SamTeacher
 SIZE = (32, 48)
 
 
-def make_teacher(train: str = "adapters", classes: int = 3, size: tuple[int, int] = SIZE, seed: int = 0) -> SamTeacher:
-    """A teacher whose adapters have left their zero initialisation."""
-    sam = small_sam()
+def make_teacher(train: str = "adapters", size: tuple[int, int] = SIZE, hq: bool = False) -> SamTeacher:
+    """A teacher of three classes whose adapters have left their zero initialisation."""
+    sam = small_sam(hq=hq)
     resize_input(sam, size)
-    torch.manual_seed(seed)
-    teacher = SamTeacher(sam, classes, train=train)
+    torch.manual_seed(0)
+    teacher = SamTeacher(sam, 3, train=train)
     for name, parameter in teacher.named_parameters():
         if ".adapter.up." in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -30,9 +30,10 @@ def one_step(teacher: SamTeacher) -> None:
     torch.optim.Adam([p for p in teacher.parameters() if p.requires_grad], lr=0.1).step()
 
 
+@pytest.mark.parametrize("hq", [False, True])
 @pytest.mark.parametrize("train", ["adapters", "all"])
-def test_declared_parameters_are_exactly_those_that_require_and_get_a_gradient_and_change(train: str) -> None:
-    teacher = make_teacher(train)
+def test_declared_parameters_are_exactly_those_that_require_and_get_a_gradient_and_change(train: str, hq: bool) -> None:
+    teacher = make_teacher(train, hq=hq)
     declared = set(teacher.trainable_parameter_names())
     before = {name: parameter.detach().clone() for name, parameter in teacher.named_parameters()}
     one_step(teacher)
@@ -62,11 +63,11 @@ def test_a_sam_that_learns_as_a_whole_is_in_training_mode() -> None:
     assert all(module.training for module in teacher.modules())
 
 
-@pytest.mark.parametrize("size", [(32, 48), (64, 64)])
+@pytest.mark.parametrize(("size", "hq"), [((32, 48), False), ((64, 64), False), ((32, 48), True)])
 @torch.no_grad()
-def test_forward_naive(size: tuple[int, int]) -> None:
+def test_forward_naive(size: tuple[int, int], hq: bool) -> None:
     """One image and one class at a time, through SAM's own parts, gives what the folded batch gives."""
-    teacher = make_teacher(size=size).eval()
+    teacher = make_teacher(size=size, hq=hq).eval()
     sam = teacher.sam
     image, prompt = torch.rand(2, 3, *size), torch.randn(2, 3, *size)
     found = teacher(image, prompt)
@@ -82,7 +83,9 @@ def test_forward_naive(size: tuple[int, int]) -> None:
         dim=1,
     ).view(1, TOKENS, *grid)
     for b in range(2):
-        embedding = sam.vision_encoder(normalised[b : b + 1])[0]
+        encoded = sam.vision_encoder(normalised[b : b + 1])
+        embedding = encoded.last_hidden_state
+        of_hq = {"intermediate_embeddings": encoded.intermediate_embeddings, "hq_token_only": False} if hq else {}
         for c in range(3):
             dense = F.interpolate(prompt[b : b + 1, c : c + 1], (4 * grid[0], 4 * grid[1]), mode="bilinear")
             masks, _ = sam.mask_decoder(
@@ -91,6 +94,7 @@ def test_forward_naive(size: tuple[int, int]) -> None:
                 sparse_prompt_embeddings=teacher.prompts.heads[c](embedding)[None],
                 dense_prompt_embeddings=sam.prompt_encoder.mask_embed(dense),
                 multimask_output=False,
+                **of_hq,
             )
             expected = F.interpolate(masks[0], size, mode="bilinear")[0, 0]
             torch.testing.assert_close(found[b, c], expected, rtol=1e-3, atol=1e-4)
@@ -108,6 +112,22 @@ def test_a_grey_image_is_the_same_as_its_rgb_repetition() -> None:
     teacher = make_teacher().eval()
     image, prompt = torch.rand(2, 1, *SIZE), torch.randn(2, 3, *SIZE)
     assert torch.equal(teacher(image, prompt), teacher(image.repeat(1, 3, 1, 1), prompt))
+
+
+@pytest.mark.parametrize(
+    ("normalise", "expected"),
+    [("sam", [(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225]), ("unit", [0.5, 0.5, 0.5])],
+)
+@torch.no_grad()
+def test_a_grey_image_enters_the_encoder_in_the_pixel_values_it_was_trained_on(
+    normalise: str, expected: list[float]
+) -> None:
+    sam, seen = small_sam(), []
+    sam.vision_encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    SamTeacher(sam, 2, normalise=normalise)(torch.full((2, 1, SIDE, SIDE), 0.5), torch.zeros(2, 2, SIDE, SIDE))
+    assert seen[0].shape == (2, 3, SIDE, SIDE)
+    torch.testing.assert_close(seen[0].amax(dim=(0, 2, 3)), torch.tensor(expected))
+    torch.testing.assert_close(seen[0].amin(dim=(0, 2, 3)), torch.tensor(expected))
 
 
 @torch.no_grad()
