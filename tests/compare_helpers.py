@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from knowsam.compare.cell import INTERRUPTED, Order, Outcome, do_cell, failure
-from knowsam.compare.grid import Cell, CompareFolder, plan_grid
+from knowsam.compare.folder import CompareFolder
+from knowsam.compare.grid import Cell, plan_grid
 from knowsam.errors import InputError
 from knowsam.evaluate import CaseResult, EvaluationResult, write_scores
 from knowsam.metrics import ClassScore, summarise

@@ -420,7 +420,9 @@ def modules_after(*arguments: str | Path) -> set[str]:
     return set(ended.stdout.rsplit("MODULES", 1)[1].split())
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["train"], ["predict"], ["evaluate"], ["report"]], ids=str)
+@pytest.mark.parametrize(
+    "command", [[], ["check"], ["train"], ["predict"], ["evaluate"], ["report"], ["compare"]], ids=str
+)
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     heavy = {"torch", "transformers", "accelerate", "kornia", "numpy", "scipy", "matplotlib"}
     assert not modules_after(*command, "--help") & heavy

@@ -16,7 +16,8 @@ from helpers import make_folder
 from knowsam.checkpoint import load_checkpoint
 from knowsam.compare import loop
 from knowsam.compare.cell import Order, Outcome, do_cell, only_one, peak_memory_mb
-from knowsam.compare.grid import Cell, CompareFolder, plan_grid
+from knowsam.compare.folder import CompareFolder
+from knowsam.compare.grid import Cell, plan_grid
 from knowsam.compare.loop import compare, in_own_process
 from knowsam.compare.output import write_tables
 from knowsam.compare.scores import read_scores

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from helpers import make_folder
-from knowsam.compare.grid import Cell, CompareFolder, Grid, join_grids, labelled_text, plan_grid, plan_splits
+from knowsam.compare.folder import CompareFolder, join_grids
+from knowsam.compare.grid import Cell, Grid, labelled_text, plan_grid, plan_splits
 from knowsam.errors import InputError
 from knowsam.methods.base import METHODS
 

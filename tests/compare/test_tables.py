@@ -12,7 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from compare_helpers import NAN, prepared_comparison, write_cell
-from knowsam.compare.grid import Cell, CompareFolder
+from knowsam.compare.folder import CompareFolder
+from knowsam.compare.grid import Cell
 from knowsam.compare.output import escape_latex, print_tables, to_markdown, write_tables
 from knowsam.compare.results import MEAN, read_results
 from knowsam.compare.tables import TextTable, all_tables, footnotes

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from knowsam.compare.grid import CompareFolder
+from knowsam.compare.folder import CompareFolder
 from knowsam.compare.loop import compare
 from knowsam.compare.output import print_tables, write_tables
 from knowsam.compare.results import Results, read_results

@@ -1,25 +1,20 @@
-"""The grid of a comparison: its cells, their settings, and whether a folder holds that very comparison."""
+"""The grid of a comparison: its cells, their settings, the sets they are trained on."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from knowsam.config import Config, resolve_config
-from knowsam.data.lists import some
 from knowsam.data.scan import Folder, scan_folder
 from knowsam.data.split import Split, make_split, parse_labelled
 from knowsam.errors import InputError
-from knowsam.files import write_json
-from knowsam.run_folder import RunFolder
 
-FORMAT = 1
 ALL = "all"
 """Written where every mask may be used."""
 BASE = {"train": {"report": False}}
@@ -29,11 +24,6 @@ VARIED = {
     ("train", "seed"): "--seeds", ("data", "path"): "DATA",
 }  # fmt: skip
 """Settings that cells differ in, and what gives them."""
-HARMLESS = (
-    "data.path", "data.cache_mb", "data.workers", "train.report", "train.tensorboard", "train.log_every",
-    "train.checkpoint_every",
-)  # fmt: skip
-"""Settings that change no score, so that a comparison may go on with others."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +132,7 @@ def plan_grid(
     resolved = {name: _resolve(name, Path(data), shared, own[name], len(methods)) for name in methods}
     order = product(subsets, seeds, methods, teachers)
     cells = dict.fromkeys(Cell(method, teacher, subset, seed) for subset, seed, method, teacher in order)
-    return Grid(tuple(cells), resolved, {name: _flat(values) for name, values in own.items() if values})
+    return Grid(tuple(cells), resolved, {name: flat(values) for name, values in own.items() if values})
 
 
 def labelled_text(value: int | float | str | Path | None) -> str:
@@ -201,14 +191,15 @@ def _reach(layer: Any, place: tuple[str, ...]) -> bool:
     return True
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"train": {"lr": 1}}` -> `{"train.lr": 1}`."""
+    named: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            named |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            named[prefix + key] = value
+    return named
 
 
 def plan_splits(grid: Grid) -> tuple[Folder, dict[tuple[str, int], Split]]:
@@ -224,116 +215,3 @@ def plan_splits(grid: Grid) -> tuple[Folder, dict[tuple[str, int], Split]]:
         wanted = None if cell.labelled == ALL else parse_labelled(cell.labelled)
         splits[cell.labelled, cell.seed] = make_split(folder, wanted, val_fraction, cell.seed)
     return folder, splits
-
-
-class CompareFolder:
-    """The files of a comparison.
-
-    `compare.json` the grid, `runs/CELL/` a run as `knowsam train` leaves it, `cells/CELL/` its outcome: `outcome.json`,
-    `scores.csv` (per case), `scores.json`, `log.txt`; `table.*` and `figure.*` what it comes to.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.grid = self.path / "compare.json"
-
-    def run(self, cell: Cell) -> RunFolder:
-        """The run of a cell."""
-        return RunFolder(self.path / "runs" / cell.name)
-
-    def cell(self, cell: Cell) -> Path:
-        """Where the outcome of a cell is."""
-        return self.path / "cells" / cell.name
-
-    def read(self) -> Grid:
-        """The grid as it was written.
-
-        Raises:
-            InputError: If there is none.
-        """
-        if not self.grid.is_file():
-            raise InputError(
-                f"{self.path}: no comparison was found (no {self.grid.name}), but expected the folder of one; check"
-                " the path."
-            )
-        try:
-            values = json.loads(self.grid.read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
-                raise ValueError(f"format {values['format']}")
-            cells = tuple(Cell(**cell) for cell in values["cells"])
-            settings = {name: _read_settings(name, given) for name, given in values["settings"].items()}
-            return Grid(cells, settings, values["own"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.grid}: no grid could be read ({error}), but expected what `knowsam compare` writes; restore it,"
-                " or choose another --out."
-            ) from error
-
-    def write(self, grid: Grid) -> None:
-        """Keep the grid."""
-        settings = {name: config.model_dump(mode="json") for name, config in grid.settings.items()}
-        cells = [asdict(cell) for cell in grid.cells]
-        write_json(self.grid, {"format": FORMAT, "cells": cells, "settings": settings, "own": grid.own})
-
-
-def _read_settings(method: str, given: dict[str, Any]) -> Config:
-    """Settings as written; a method of one's own need not be known to a process that only draws the table."""
-    from knowsam.methods.base import METHODS
-
-    return resolve_config(given) if method in METHODS else Config.model_validate(given)
-
-
-def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
-    """What the folder holds and what is asked for, as one grid.
-
-    Args:
-        folder: Where the comparison is or will be.
-        asked: This call's grid.
-
-    Returns:
-        The asked settings; the cells of both, those of the folder first.
-
-    Raises:
-        InputError: If the folder holds something else, or a comparison under other settings.
-    """
-    path = folder.path
-    if not folder.grid.exists():
-        if path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
-            raise InputError(
-                f"{path}: other files were found, but expected a new or empty folder or that of an earlier comparison;"
-                " choose another --out."
-            )
-        return asked
-    there = folder.read()
-    if there.data.resolve() != asked.data.resolve():
-        raise InputError(
-            f"{path}: a comparison on {there.data} was found, but {asked.data} was asked for; choose another --out."
-        )
-    # What is new must be as comparable as what is there, its own options aside.
-    reference = next((config for name, config in there.settings.items() if name not in there.own), None)
-    differing: dict[str, list[str]] = {}
-    for name, config in asked.settings.items():
-        before = there.settings.get(name, config if name in asked.own else reference or config)
-        for key, (was, now) in _differences(before, config).items():
-            if name in there.settings or not key.startswith(("method", "options.")):
-                differing.setdefault(f"{key} is {was!r} there and {now!r} here", []).append(name)
-    if differing:
-        said = [
-            sentence + ("" if len(names) == len(asked.settings) else f" ({', '.join(names)})")
-            for sentence, names in differing.items()
-        ]
-        raise InputError(
-            f"{path}: a comparison under other settings was found: {some(said)}; expected the same settings; repeat"
-            " them or choose another --out."
-        )
-    cells = tuple(dict.fromkeys([*there.cells, *asked.cells]))
-    return replace(asked, cells=cells, settings=there.settings | asked.settings, own=there.own | asked.own)
-
-
-def _differences(there: Config, here: Config) -> dict[str, tuple[Any, Any]]:
-    before, now = _flat(there.model_dump(mode="json")), _flat(here.model_dump(mode="json"))
-    return {
-        key: (before.get(key), now.get(key))
-        for key in before | now
-        if before.get(key) != now.get(key) and key not in HARMLESS
-    }

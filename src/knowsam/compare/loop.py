@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from knowsam.compare.cell import INTERRUPTED, LOG_FILE, OUTCOME_FILE, Order, Outcome, only_one, work
-from knowsam.compare.grid import Cell, CompareFolder, Grid, join_grids, plan_grid, plan_splits
+from knowsam.compare.folder import CompareFolder, join_grids
+from knowsam.compare.grid import Cell, Grid, plan_grid, plan_splits
 from knowsam.compare.progress import GridDisplay, expected_seconds, last_step, seconds_left
 from knowsam.compare.results import Results, read_results
 from knowsam.compare.scores import cases_to_score

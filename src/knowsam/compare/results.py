@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from knowsam.compare.cell import Outcome
-from knowsam.compare.grid import Cell, CompareFolder, Grid
+from knowsam.compare.folder import CompareFolder
+from knowsam.compare.grid import Cell, Grid
 from knowsam.compare.scores import SCORES_FILE, case_value, read_scores
 from knowsam.compare.statistics import Interval, OverSeeds, bootstrap_interval, over_seeds, paired_differences
 from knowsam.errors import InputError
