@@ -86,6 +86,32 @@ def test_predict_with_uncertainty(run: Path, tmp_path: Path, capsys: Capture) ->
     assert knowsam(capsys, "evaluate", out, run.parent / "data" / "masks").code == 0
 
 
+def test_predict_json_holds_files_failures_and_the_rows_of_the_table(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for i in range(3):
+        save_picture(tmp_path / "in" / f"case_{i}.png", make_image(seed=i))
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    ended = knowsam(capsys, "predict", run, tmp_path / "in", "--out", out, "--uncertainty", "--json")
+    assert ended.code == 1
+    told = json.loads(ended.out)
+    assert told["predicted"][0] == {"image": str(tmp_path / "in" / "case_0.png"), "mask": str(out / "case_0.png")}
+    assert len(told["predicted"]) == 3
+    assert ["broken.png" in sentence for sentence in told["failed"]] == [True]
+    assert told["trust"].startswith("Dice estimated from 6 validation cases")
+    assert [{key: as_text(value) for key, value in row.items()} for row in told["cases"]] == rows_of(out / "cases.csv")
+    assert {row["case"] for row in told["cases"]} == {"case_0", "case_1", "case_2"}
+
+    ended = knowsam(capsys, "predict", run, tmp_path / "in" / "broken.png", "--out", out, "--json")
+    assert (ended.code, json.loads(ended.out)["predicted"]) == (2, [])
+
+
+def as_text(value: str | float | None) -> str:
+    """A value of JSON as `cases.csv` writes it."""
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
 def test_maps_of_a_volume_lie_where_the_image_lies(run: Path, tmp_path: Path, capsys: Capture) -> None:
     source = save_nifti(tmp_path / "vol.nii.gz", make_image((20, 24, 5)).astype(np.int16))
     assert knowsam(capsys, "predict", run, source, "--out", tmp_path / "out", "--uncertainty").code == 0
@@ -142,6 +168,14 @@ def test_calibrate_writes_again_what_training_wrote(run: Path, tmp_path: Path, c
     ended = knowsam(capsys, "calibrate", copy)
     assert ended.code == 0, ended.err
     assert json.loads((copy / "calibration.json").read_text()) == json.loads((run / "calibration.json").read_text())
+
+
+def test_calibrate_json_is_the_content_of_the_file(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    ended = knowsam(capsys, "calibrate", copy, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert json.loads(ended.out) == json.loads((copy / "calibration.json").read_text())
+    assert json.loads(ended.out)["calibration"]["n_cases"] == 6
 
 
 def test_calibrate_mistakes(run: Path, tmp_path: Path, capsys: Capture) -> None:

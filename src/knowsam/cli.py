@@ -196,6 +196,7 @@ def predict(
     ] = False,
     only: Annotated[Path | None, typer.Option(help="Text file: predict only these stems, one a line.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     quiet: Quiet = False,
 ) -> None:
     """Predict masks for new images, in their own size and geometry."""
@@ -226,18 +227,26 @@ def predict(
     if wanted is not None and wanted - seen:
         missing = sorted(wanted - seen)
         failed.append(f"{only}: {some(missing)} have no image in {source}; correct the list or add the images.")
-    if done and not quiet:
+    say = not (quiet or as_json)
+    if done and say:
         print(f"{done} predicted into {out}")
+    result: dict[str, Any] = {
+        "predicted": [{"image": str(item.image), "mask": str(item.label)} for item in items if item.label is not None],
+        "failed": failed,
+    }
     if done and uncertainty:
         from knowsam.calibrate import load_trust
-        from knowsam.quality_report import CASES_FILE, estimate_cases, print_worst, write_cases
+        from knowsam.quality_report import CASES_FILE, case_rows, estimate_cases, print_worst, write_cases
 
         trust, names = load_trust(predictor.path), predictor.info.class_names
         cases = estimate_cases(items, trust)
         write_cases(cases, names, out / CASES_FILE)
-        if not quiet:
+        result |= {"cases": case_rows(cases, names), "trust": trust.sentence()}
+        if say:
             print_worst(cases, names, trust)
             print(f"all cases: {out / CASES_FILE}")
+    if as_json:
+        _print_json(result)
     for error in failed:
         _say_error(error)
     if failed:
@@ -269,6 +278,7 @@ def calibrate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     data: Annotated[Path | None, typer.Option(help="Its data folder, if that was moved.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     quiet: Quiet = False,
 ) -> None:
     """Learn from a run's validation cases how good its predictions are; training does it at its end."""
@@ -276,7 +286,9 @@ def calibrate(
     from knowsam.run_folder import RunFolder
 
     trust = calibrate_run(run, data, device)
-    if not quiet:
+    if as_json:
+        print(RunFolder(run).calibration.read_text(encoding="utf-8"), end="")
+    elif not quiet:
         print(trust.sentence())
         print(f"written: {RunFolder(run).calibration}")
 

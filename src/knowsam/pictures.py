@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +26,9 @@ OPACITY = 0.45
 GAP = 4
 CAPTION_HEIGHT = 16
 SHEET_SLICES = 12
+LARGEST_PNG = 80_000
+"""In bytes; a larger picture in a page (a noisy photograph) becomes a JPEG, at half to a fifth of it."""
+JPEG_QUALITY = 88
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
@@ -131,6 +136,22 @@ def heat(values: np.ndarray) -> np.ndarray:
     from matplotlib import colormaps
 
     return colormaps["inferno"](np.asarray(values), bytes=True)[..., :3]
+
+
+def data_uri(picture: np.ndarray, largest_png: int = LARGEST_PNG) -> str:
+    """A picture as text that a page can hold: PNG, or JPEG where that is much smaller.
+
+    Args:
+        picture: `(H, W, 3)` uint8.
+        largest_png: In bytes; 0 makes every picture a JPEG.
+    """
+    image, buffer, kind = Image.fromarray(np.ascontiguousarray(picture)), io.BytesIO(), "png"
+    if largest_png:
+        image.save(buffer, "PNG", optimize=True)
+    if buffer.tell() > largest_png or not largest_png:
+        buffer, kind = io.BytesIO(), "jpeg"
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def write_png(path: Path, picture: np.ndarray) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 
 from knowsam.calibrate import Trust
 from knowsam.data.scan import volume_names
+from knowsam.files import without_nan
 from knowsam.io import file_stem
 from knowsam.io.files import whole_file
 from knowsam.predict import PredictedFile
@@ -79,8 +80,36 @@ def estimate_cases(predicted: Iterable[PredictedFile], trust: Trust) -> list[Cas
     return sorted((estimate_case(case, sums, trust) for case, sums in parts.items()), key=lambda case: case.dice)
 
 
+def case_rows(cases: Sequence[CaseQuality], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The table as plain values by column, one row per case and class; what is not known is None.
+
+    Args:
+        cases: In the order of the rows.
+        class_names: Background first.
+    """
+    rows = []
+    for case in cases:
+        sums = case.sums
+        measured = {
+            "confidence": sums.confidence(), "expected_dice": sums.expected_dice(),
+            "consensus_dice": sums.consensus_dice(), "mean_entropy": sums.mean_entropy(),
+            "uncertain_share": sums.uncertain_share(),
+        }  # fmt: skip
+        for k, estimate in enumerate(case.estimates, start=1):
+            rows.append(
+                {
+                    "case": case.case, "files": case.files, "case_dice": round(case.dice, 4), "class": k,
+                    "name": class_names[k], "dice": round(estimate.dice, 4), "low": round(estimate.low, 4),
+                    "high": round(estimate.high, 4), "status": estimate.status,
+                    **{name: round(float(values[k]), 4) for name, values in measured.items()},
+                    "predicted_px": int(sums.predicted_px[k]),
+                }
+            )  # fmt: skip
+    return without_nan(rows)
+
+
 def write_cases(cases: Sequence[CaseQuality], class_names: Sequence[str], path: Path) -> None:
-    """Write `cases.csv`, one row per case and class; what is not known is an empty field.
+    """Write `cases.csv`, the rows of `case_rows`; what is not known is an empty field.
 
     Args:
         cases: In the order of the rows.
@@ -88,19 +117,10 @@ def write_cases(cases: Sequence[CaseQuality], class_names: Sequence[str], path: 
         path: The file; it appears whole or not at all.
     """
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        for case in cases:
-            sums = case.sums
-            measured = (
-                sums.confidence(), sums.expected_dice(), sums.consensus_dice(), sums.mean_entropy(),
-                sums.uncertain_share(),
-            )  # fmt: skip
-            for k, estimate in enumerate(case.estimates, start=1):
-                row = [case.case, case.files, _number(case.dice), k, class_names[k]]
-                row += map(_number, (estimate.dice, estimate.low, estimate.high))
-                row += [estimate.status, *(_number(values[k]) for values in measured), int(sums.predicted_px[k])]
-                writer.writerow(row)
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        for row in case_rows(cases, class_names):
+            writer.writerow({key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()})
 
 
 def print_worst(cases: Sequence[CaseQuality], class_names: Sequence[str], trust: Trust, console: Any = None) -> None:
@@ -138,7 +158,3 @@ def interval_text(estimate: Estimate) -> str:
     if estimate.status == "not_predicted":
         return "0 or 1"
     return "none" if math.isnan(estimate.low) else f"{estimate.low:.2f} to {estimate.high:.2f}"
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4f}"

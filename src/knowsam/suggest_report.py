@@ -1,4 +1,4 @@
-"""What `knowsam suggest` leaves behind and prints: a table, `suggest.csv`, `suggest.json`, and a picture of each."""
+"""What `knowsam suggest` leaves behind and prints: a table as CSV and JSON, a picture of each, and all on one page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from knowsam.data.preprocess import to_unit_range
-from knowsam.files import without_nan, write_json
+from knowsam.files import without_nan, write_json, write_text
 from knowsam.io import read_image
 from knowsam.io.files import whole_file
-from knowsam.pictures import contact_sheet, heat, overlay, write_png
+from knowsam.pictures import class_colour, contact_sheet, css_colour, data_uri, heat, overlay, write_png
 from knowsam.predict import Predictor
 from knowsam.suggest import Candidate, Suggestion
 from knowsam.types import MedicalImage
@@ -47,7 +47,7 @@ def to_records(suggestions: Sequence[Suggestion]) -> list[dict[str, Any]]:
 
 
 def write_suggestions(suggestions: Sequence[Suggestion], predictor: Predictor, out: Path) -> None:
-    """Write `suggest.csv`, `suggest.json` and `<rank>_<name>.png` of each suggestion into a folder."""
+    """Write `suggest.csv`, `suggest.json`, `suggest.html` and `<rank>_<name>.png` of each suggestion into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     records = to_records(suggestions)
     write_json(out / "suggest.json", records)
@@ -56,10 +56,39 @@ def write_suggestions(suggestions: Sequence[Suggestion], predictor: Predictor, o
         writer = csv.DictWriter(stream, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(records)
-    for rank, item in enumerate(suggestions, start=1):
+    pictures = [draw_candidate(item.candidate, predictor) for item in suggestions]
+    for rank, (item, picture) in enumerate(zip(suggestions, pictures, strict=True), start=1):
         # A group's name comes from a table and may hold what a file name cannot.
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in item.candidate.group)
-        write_png(out / f"{rank:02d}_{name}.png", draw_candidate(item.candidate, predictor))
+        write_png(out / f"{rank:02d}_{name}.png", picture)
+    write_text(out / "suggest.html", page(suggestions, pictures, predictor))
+
+
+def page(suggestions: Sequence[Suggestion], pictures: Sequence[np.ndarray], predictor: Predictor) -> str:
+    """All suggestions with their pictures and reasons as one HTML page: no script, no outside file.
+
+    Args:
+        suggestions: In order.
+        pictures: What `draw_candidate` drew of each.
+        predictor: The student that suggests; it knows the names of the classes.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("knowsam", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )  # fmt: skip
+    shown = [
+        {"record": record, "uri": data_uri(picture), "width": picture.shape[1], "height": picture.shape[0]}
+        for record, picture in zip(to_records(suggestions), pictures, strict=True)
+    ]
+    names = predictor.info.class_names[1:]
+    return environment.get_template("suggest.html.j2").render(
+        shown=shown,
+        calibrated=all(item.candidate.calibrated for item in suggestions),
+        classes=[(name, css_colour(class_colour(k))) for k, name in enumerate(names, start=1)],
+        most=SHEET_SLICES,
+    )
 
 
 def draw_candidate(candidate: Candidate, predictor: Predictor) -> np.ndarray:

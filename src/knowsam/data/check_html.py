@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,13 +16,13 @@ from knowsam.data.labels import LabelCoding
 from knowsam.errors import InputError
 from knowsam.files import write_text
 from knowsam.io import read_image, read_label
+from knowsam.pictures import class_colour, css_colour, data_uri, overlay
 from knowsam.types import IGNORE
 
 TEMPLATE = "check.html.j2"
 LONG_SIDE = 220
 """px of a picture's longer side on the page."""
 
-JPEG_QUALITY = 85
 LABELLED_SHOWN, UNLABELLED_SHOWN, FLAGGED_SHOWN = 24, 12, 6
 ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -97,8 +95,6 @@ def page(report: CheckReport) -> str:
 
 
 def _class_rows(report: CheckReport) -> list[dict[str, Any]]:
-    from knowsam.pictures import class_colour, css_colour
-
     return [
         {
             "count": one,
@@ -182,7 +178,7 @@ class _Painter:
         parts += (
             [] if one.case.label is None else [", ".join(shown) if shown else "empty mask" if shown == [] else seen]
         )
-        return Tile(stem, " · ".join(parts), f"{stem}, {parts[0]} image {seen}", _data_uri(picture))
+        return Tile(stem, " · ".join(parts), f"{stem}, {parts[0]} image {seen}", data_uri(picture, largest_png=0))
 
 
 def _picture(one: Examined, coding: LabelCoding | None) -> tuple[np.ndarray, list[str] | None]:
@@ -192,7 +188,6 @@ def _picture(one: Examined, coding: LabelCoding | None) -> tuple[np.ndarray, lis
         `(h, w, 3)` uint8, and the foreground classes that it shows; None where no mask is drawn.
     """
     from knowsam.data.preprocess import to_unit_range
-    from knowsam.pictures import overlay
 
     image = read_image(one.case.image)
     label = _class_map(one, coding)
@@ -239,11 +234,3 @@ def _resized(array: np.ndarray, label: np.ndarray | None) -> tuple[np.ndarray, n
         small = Image.fromarray(label.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
         label = np.asarray(small).astype(int)
     return np.clip(np.stack(channels, axis=-1), 0, 1), label
-
-
-def _data_uri(picture: np.ndarray) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from knowsam.pictures import overlay
+from knowsam.pictures import data_uri, overlay
 from knowsam.report.cases import SliceView
 from knowsam.types import IGNORE
 
@@ -26,9 +24,6 @@ MARGIN = 0.35
 """Shown around the structures, as a share of their longer side."""
 CROP_BELOW = 0.7
 """A picture is cropped only where that saves so much of a side."""
-LARGEST_PNG = 80_000
-"""In bytes; a larger picture (a noisy photograph) becomes a JPEG, at half to a fifth of it."""
-JPEG_QUALITY = 88
 
 
 @dataclass(frozen=True)
@@ -140,13 +135,3 @@ def fit(picture: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
     factor = max(1, -(-SHORTEST_SIDE // side))
     return np.repeat(np.repeat(picture, factor, 0), factor, 1)
-
-
-def data_uri(picture: np.ndarray) -> str:
-    """`(h, w, 3)` uint8 as text that a page can hold: PNG, or JPEG where that is much smaller."""
-    image, buffer, kind = Image.fromarray(np.ascontiguousarray(picture)), io.BytesIO(), "png"
-    image.save(buffer, "PNG", optimize=True)
-    if buffer.tell() > LARGEST_PNG:
-        buffer, kind = io.BytesIO(), "jpeg"
-        image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
