@@ -178,17 +178,19 @@ def _left_out(rows: Sequence[Row]) -> str:
 def _shared(results: Results) -> list[str]:
     from knowsam.methods.base import METHODS, load_method
 
-    settings = next(iter(results.grid.settings.values()))
+    grid = results.grid
+    settings = next((grid.settings[name] for name in grid.settings if name not in grid.own), None)
+    settings = settings or next(iter(grid.settings.values()))
     height, width = settings.data.size
     notes = [
         "All runs share data, split, augmentation and"
         f" {settings.train.steps:,} steps of {settings.train.batch[0]}+{settings.train.batch[1]} images at"
         f" {height}x{width}, optimiser {settings.train.optimiser} with learning rate {settings.train.lr:g}."
     ]
-    for name in results.grid.settings:
+    for name in grid.settings:
         # A method of one's own may be unknown to the process that only draws the table.
         said = load_method(name).footnote if name in METHODS else ""
-        own = ", ".join(f"{key}={value}" for key, value in results.grid.own.get(name, {}).items())
+        own = ", ".join(f"{key}={value}" for key, value in grid.own.get(name, {}).items())
         parts = [said, f"with settings of its own: {own}" if own else ""]
         if any(parts):
             notes.append(f"{name}: {'; '.join(part for part in parts if part)}.")
