@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from knowsam.sam.sizes import SIZES
 
 NAMES = ("none", "tiny", *SIZES)
 RANDOM = "random weights"
+TINY = Path(__file__).parent / "tiny"
+"""The small SAM that comes with the package, a Hugging Face directory."""
 
 
 def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -> tuple[nn.Module, LoadReport]:
@@ -40,7 +43,7 @@ def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -
     path = Path(name).expanduser()
     sam: Any
     if name == "tiny":
-        sam = _random_sam(_tiny_config(max(image_size)))
+        sam = random_tiny()
         report = report_of(sam, name, RANDOM, None)
     elif name in SIZES and not pretrained:
         sam = _random_sam(_size_config(name, max(image_size)))
@@ -85,24 +88,11 @@ def _unknown(name: str) -> InputError:
     )
 
 
-def _tiny_config(image_size: int) -> Any:
-    """A SAM for two cores: patch 8 keeps thin structures visible at 96 px, four layers, all global."""
-    from transformers import SamConfig, SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
+def random_tiny() -> Any:
+    """The bundled SAM's architecture with random weights: what its pretraining starts from."""
+    from transformers import SamConfig
 
-    patch, width, tokens = 8, 128, 64
-    side = patch * -(-image_size // patch)
-    return SamConfig(
-        vision_config=SamVisionConfig(
-            hidden_size=width, output_channels=tokens, num_hidden_layers=4, num_attention_heads=4, mlp_ratio=2.0,
-            image_size=side, patch_size=patch, window_size=0, global_attn_indexes=[0, 1, 2, 3],
-            num_pos_feats=tokens // 2,
-        ),
-        prompt_encoder_config=SamPromptEncoderConfig(hidden_size=tokens, image_size=side, patch_size=patch),
-        mask_decoder_config=SamMaskDecoderConfig(
-            hidden_size=tokens, mlp_dim=2 * tokens, num_attention_heads=4, iou_head_hidden_dim=tokens
-        ),
-
-    )  # fmt: skip
+    return _random_sam(SamConfig.from_dict(json.loads((TINY / "config.json").read_text(encoding="utf-8"))))
 
 
 def _size_config(name: str, image_size: int) -> Any:
@@ -125,4 +115,6 @@ def _random_sam(config: Any) -> Any:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     nn.init.trunc_normal_(sam.vision_encoder.pos_embed, std=0.02)
+    # SAM's own scale; with transformers' (half of the width) neighbouring places would have nothing in common.
+    nn.init.normal_(sam.shared_image_embedding.positional_embedding)
     return sam.train()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from knowsam.errors import InputError
 from knowsam.sam.load_report import Resized
@@ -42,7 +42,8 @@ def resize_input(sam: Any, image_size: tuple[int, int]) -> Resized:
             setattr(owner, name, table)
 
     if encoder.pos_embed is not None:
-        replace(encoder, "pos_embed", "vision_encoder.pos_embed", _resize_grid(encoder.pos_embed, grid))
+        table = nn.Parameter(resize_grid(encoder.pos_embed.detach(), grid))
+        replace(encoder, "pos_embed", "vision_encoder.pos_embed", table)
     for index, layer in enumerate(encoder.layers):
         if layer.window_size == 0 and layer.attn.use_rel_pos:
             for name, length in (("rel_pos_h", 2 * grid[0] - 1), ("rel_pos_w", 2 * grid[1] - 1)):
@@ -73,12 +74,12 @@ def _grid(sam: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     return grid
 
 
-def _resize_grid(table: nn.Parameter, grid: tuple[int, int]) -> nn.Parameter:
+def resize_grid(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A table of positions `(1, h, w, dim)` for another token grid, bicubically: `(1, g_h, g_w, dim)`."""
     if tuple(table.shape[1:3]) == grid:
         return table
-    channels_first = table.detach().permute(0, 3, 1, 2)
-    resized = F.interpolate(channels_first, size=grid, mode="bicubic", align_corners=False, antialias=False)
-    return nn.Parameter(resized.permute(0, 2, 3, 1).contiguous())
+    resized = F.interpolate(table.permute(0, 3, 1, 2), size=grid, mode="bicubic", align_corners=False, antialias=False)
+    return resized.permute(0, 2, 3, 1).contiguous()
 
 
 def _resize_relative(table: nn.Parameter, length: int) -> nn.Parameter:

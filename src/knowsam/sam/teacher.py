@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowsam.sam.adapter import AdapterInit, insert_adapters
+from knowsam.sam.decode import MASK_PROMPT_SCALE, decode_masks
 from knowsam.sam.load_report import LoadReport
 from knowsam.sam.prompts import LearnablePrompts
 
 # Mean and standard deviation of SAM's training images, RGB, in [0, 1].
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
-# The mask encoder takes prompts of four times the token grid.
-MASK_PROMPT_SCALE = 4
 
 TrainMode = Literal["adapters", "all"]
 PixelNormalisation = Literal["sam", "unit"]
@@ -105,14 +104,7 @@ class SamTeacher(nn.Module):
         size = (MASK_PROMPT_SCALE * grid[0], MASK_PROMPT_SCALE * grid[1])
         dense = F.interpolate(mask_prompt, size=size, mode="bilinear", align_corners=False)
         dense = self.sam.prompt_encoder.mask_embed(dense.reshape(batch * self.classes, 1, *size))
-        masks, _ = self.sam.mask_decoder(
-            image_embeddings=embedding.repeat_interleave(self.classes, dim=0),
-            image_positional_embeddings=self._grid_positions(grid).expand(batch * self.classes, -1, -1, -1),
-            sparse_prompt_embeddings=tokens.flatten(0, 1).unsqueeze(1),
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-            **self._decoder_extras(encoded),
-        )
+        masks, _ = decode_masks(self.sam, embedding, tokens.flatten(0, 1), dense, **self._decoder_extras(encoded))
         logits = masks.view(batch, self.classes, *masks.shape[-2:])
         return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
 
@@ -122,11 +114,3 @@ class SamTeacher(nn.Module):
             return {}
         early = encoded.intermediate_embeddings[0].repeat_interleave(self.classes, dim=0)
         return {"intermediate_embeddings": [early], "hq_token_only": False}
-
-    def _grid_positions(self, grid: torch.Size) -> Tensor:
-        """Positional encoding `(1, dim, g_h, g_w)` of the token centres, for grids that need not be square."""
-        table = self.sam.shared_image_embedding.positional_embedding
-        y = (torch.arange(grid[0], device=table.device, dtype=table.dtype) + 0.5) / grid[0]
-        x = (torch.arange(grid[1], device=table.device, dtype=table.dtype) + 0.5) / grid[1]
-        centres = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
-        return self.sam.shared_image_embedding(centres).permute(2, 0, 1).unsqueeze(0)
