@@ -419,6 +419,41 @@ def compare(
         raise typer.Exit(EXIT_FAILED_FILES)
 
 
+sam_app = typer.Typer(help="The SAM teacher itself.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(sam_app, name="sam")
+
+
+@sam_app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="New folder, or that of an earlier call: it goes on there.")],
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps in all.")] = 6000,
+    images: Annotated[int, typer.Option(min=1, help="Drawn images per step.")] = 8,
+    prompts: Annotated[int, typer.Option(min=1, help="Objects asked for per image.")] = 4,
+    sizes: Annotated[str, typer.Option(help="Image sides in pixels; each step draws one.")] = "96,128",
+    lr: Annotated[float, typer.Option(min=0, help="Largest learning rate.")] = 1e-3,
+    amp: Annotated[str, typer.Option(help="bf16, or no: bf16 is faster where the processor has it.")] = "no",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Pretrain the small SAM on drawn images; afterwards sam=OUT uses it. Repeat the command to go on."""
+    from knowsam.sam.pretrain.loop import PretrainConfig
+    from knowsam.sam.pretrain.loop import pretrain as run
+    from knowsam.train import stop_on_signal
+
+    if not all(side.strip().isdigit() for side in sizes.split(",")):
+        raise InputError(f"--sizes: '{sizes}' was found, but expected whole numbers like 96,128; correct it.")
+    if amp not in ("no", "bf16"):
+        raise InputError(f"--amp: '{amp}' was found, but expected no or bf16; correct it.")
+    sides = tuple(int(side) for side in sizes.split(","))
+    config = PretrainConfig(steps, images, prompts, sides, lr, amp=amp, seed=seed)
+    with stop_on_signal() as asked_to_stop:
+        finished = run(config, out, quiet, asked_to_stop)
+    if not quiet:
+        print(f"{out}: {'done' if finished else 'saved; repeat the command to go on'}; use it with sam={out}")
+    if not finished:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
 def main() -> None:
     """Entry point: bad input becomes one sentence and exit code 2, anything else stays a traceback."""
     try:

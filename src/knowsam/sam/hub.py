@@ -63,7 +63,7 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
     model_class = _model_class(folder)
     files = _weight_files(folder)
     try:
-        with _silent_transformers():
+        with silent_transformers():
             sam, info = model_class.from_pretrained(
                 folder, output_loading_info=True, dtype=torch.float32, local_files_only=True, weights_only=True,
                 ignore_mismatched_sizes=True,  # told below, with all other keys
@@ -83,7 +83,7 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
 
 
 @contextmanager
-def _silent_transformers() -> Iterator[None]:
+def silent_transformers() -> Iterator[None]:
     """No bar, and no table of keys: they are told in our own words."""
     from transformers.utils import logging
 

@@ -196,10 +196,11 @@ class _Draw:
         soft = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
         softer = F.avg_pool2d(soft, 5, stride=1, padding=2, count_include_pad=False)
         much = self.uniform(count, 1, 1, 1)
-        image = torch.where(self.chance(0.5, count, 1, 1, 1), image + much * (soft - image), soft + much * (softer - soft))
-        image = image + some(0.7, 0.005, 0.12) * torch.randn(count, 3, *self.size, generator=self.generator).mean(
-            dim=1, keepdim=True
-        ) * 1.7
+        little = self.chance(0.5, count, 1, 1, 1)
+        image = torch.where(little, image + much * (soft - image), soft + much * (softer - soft))
+        # One noise for all channels; the mean of three has a deviation of 1 / sqrt(3).
+        noise = torch.randn(count, 3, *self.size, generator=self.generator).mean(dim=1, keepdim=True) * 1.7
+        image = image + some(0.7, 0.005, 0.12) * noise
         image = torch.where(self.chance(0.3, count, 1, 1, 1), 1 - image, image)
         low, high = image.amin(dim=(1, 2, 3), keepdim=True), image.amax(dim=(1, 2, 3), keepdim=True)
         image = (image - low) / (high - low).clamp(min=1e-3)

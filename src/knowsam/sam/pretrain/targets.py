@@ -57,7 +57,9 @@ def choose_targets(scenes: Scenes, per_image: int, generator: torch.Generator) -
     return Targets(mask.view(count, per_image, height, width), neighbour, weight)
 
 
-def spoil(mask: Tensor, neighbour: Tensor, generator: torch.Generator, severity: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def spoil(
+    mask: Tensor, neighbour: Tensor, generator: torch.Generator, severity: tuple[float, float] = (0.0, 1.0)
+) -> Tensor:
     """Mask logits with the errors that students make.
 
     Boundaries move in and out, the mask is shifted and warped, gets holes and islands, swallows a neighbour, loses a
@@ -82,7 +84,7 @@ def spoil(mask: Tensor, neighbour: Tensor, generator: torch.Generator, severity:
 
     mask = torch.maximum(mask, neighbour * noise.chance(0.2 * severe))
     mask = _warp(mask, noise, reach)
-    mask = _move_boundary(mask, noise, reach)
+    mask = _move_boundary(mask, noise, reach, severe)
     # Holes inside, islands around: blobs of the object's scale.
     blobs = noise.smooth((6, 12))
     mask = mask * (1 - noise.chance(0.5 * severe) * (blobs > noise.uniform(0.8, 1.8)).float())
@@ -99,8 +101,10 @@ def spoil(mask: Tensor, neighbour: Tensor, generator: torch.Generator, severity:
     soft = mask + softness * (_blur(mask, 5) - mask)
     soft = torch.where(noise.chance(0.3) > 0, _blur(soft, 5), soft)
     logits = noise.logarithmic(1.0, 12.0) * (2 * soft - 1)
-    logits = logits + noise.chance(0.3) * noise.uniform(-0.5, 0.5) * logits.abs().amax(dim=(1, 2), keepdim=True)
-    return logits + noise.chance(0.5) * noise.logarithmic(0.1, 1.5) * noise.smooth((6, 14))
+    logits = logits + noise.chance(0.3) * severe * noise.uniform(-0.8, 0.8) * logits.abs().amax(
+        dim=(1, 2), keepdim=True
+    )
+    return logits + noise.chance(0.5) * severe.sqrt() * noise.logarithmic(0.1, 1.5) * noise.smooth((6, 14))
 
 
 def boxes_of(mask: Tensor) -> Tensor:
@@ -179,14 +183,14 @@ def _warp(mask: Tensor, noise: _Noise, reach: Tensor) -> Tensor:
     return F.grid_sample(mask[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
 
 
-def _move_boundary(mask: Tensor, noise: _Noise, reach: Tensor) -> Tensor:
+def _move_boundary(mask: Tensor, noise: _Noise, reach: Tensor, severe: Tensor) -> Tensor:
     """Erode or dilate, differently along the outline: the blurred mask against a level that varies."""
     widths = (3, 5, 9, 15)
     wanted = reach * noise.uniform(0.1, 0.6)
     blurred = mask
     for width in widths:
         blurred = torch.where(wanted >= width / 2, _blur(mask, width), blurred)
-    level = 0.5 + noise.uniform(-0.35, 0.35) + noise.uniform(0.0, 0.2) * noise.smooth((3, 8))
+    level = 0.5 + severe.sqrt() * (noise.uniform(-0.4, 0.4) + noise.uniform(0.0, 0.2) * noise.smooth((3, 8)))
     return (blurred > level.clamp(0.03, 0.97)).float()
 
 

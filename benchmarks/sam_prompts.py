@@ -1,0 +1,220 @@
+"""Is a SAM a segmenter on images it has never seen? Mask, box: its answer against what anybody could do without it.
+
+For each data folder objects are drawn at random: the connected components of a class (`--components`, for folders whose
+objects are many and alike, each in a window of `--size` pixels around it) or a class of an image as a whole. Each
+object's truth is spoilt so that the given masks have a mean IoU of about .65; the SAM sees the image and the spoilt
+mask. It has to beat the given mask, and the given mask smoothed at the width that suits the folder best. A tight box
+has to give more than the filled box and its inscribed ellipse.
+
+    python benchmarks/sam_prompts.py tiny DATA [DATA ...] --components DATA --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from scipy import ndimage
+from torch import Tensor
+
+from knowsam.data.labels import discover_coding
+from knowsam.data.preprocess import Preprocessing, resize, resize_label
+from knowsam.data.scan import scan_folder
+from knowsam.files import write_json
+from knowsam.io import read_image, read_label
+from knowsam.pictures import contact_sheet, overlay, write_png
+from knowsam.sam.build import build_sam
+from knowsam.sam.decode import MASK_PROMPT_SCALE
+from knowsam.sam.pretrain.promptable import PromptableSam, intersection_over_union
+from knowsam.sam.pretrain.steps import BOX, MASK
+from knowsam.sam.pretrain.targets import boxes_of, spoil
+
+WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Standard deviations, in pixels, at which the given mask is smoothed."""
+GIVEN_IOU = 0.65
+SMALLEST = 0.004
+"""Share of the image an object must cover."""
+
+
+@dataclass
+class Objects:
+    """Images `(N, 3, H, W)` in [0, 1], one object of each `(N, H, W)`, what else is annotated there `(N, H, W)`."""
+
+    image: Tensor
+    truth: Tensor
+    other: Tensor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("sam", help="as in sam=: a name, a directory, a .pth file")
+    parser.add_argument("data", type=Path, nargs="*", help="folders whose objects are whole classes")
+    parser.add_argument("--components", type=Path, nargs="*", default=[], help="folders whose objects are components")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=128, help="side in pixels (%(default)s)")
+    parser.add_argument("--objects", type=int, default=200, help="per folder (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All folders; writes `prompts.json` and a picture of each, prints the table."""
+    console = Console(highlight=False, width=100)
+    sam, report = build_sam(arguments.sam, (arguments.size, arguments.size))
+    model = PromptableSam(sam).eval()
+    results: dict[str, Any] = {}
+    for folder in [*arguments.data, *arguments.components]:
+        objects = draw_objects(folder, folder in arguments.components, arguments)
+        results[folder.name] = refine(model, objects, arguments) | boxes(model, objects)
+        write_png(arguments.out / f"{folder.name}.png", picture(model, objects, arguments))
+    write_json(arguments.out / "prompts.json", {"sam": report.to_json(), "size": arguments.size, "folders": results})
+    table = Table("folder", "objects", "given", "smoothed", "SAM", "gain", "box", "ellipse", "SAM", "gain")
+    for name, row in results.items():
+        best = max(row["given"], row["smoothed"])
+        numbers = [row["given"], row["smoothed"], row["mask"], row["mask"] - best]
+        numbers += [row["box"], row["ellipse"], row["from_box"], row["from_box"] - max(row["box"], row["ellipse"])]
+        table.add_row(name, str(row["objects"]), *[f"{number:.3f}" for number in numbers])
+    console.print(table)
+    return results
+
+
+def draw_objects(folder: Path, components: bool, arguments: argparse.Namespace) -> Objects:
+    """Objects of the folder's masks, spread evenly over its images and classes by a seeded order."""
+    scanned, rng = scan_folder(folder), np.random.default_rng(arguments.seed)
+    cases = scanned.labelled_cases()
+    coding = discover_coding(cases)[0]
+    size = (arguments.size, arguments.size)
+    preprocessing = Preprocessing(size, 3)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for case in [cases[i] for i in rng.permutation(len(cases))]:
+        if len(found) >= arguments.objects:
+            break
+        image = read_image(case.image)
+        encoded = coding.encode(read_label(case.label))
+        labels = preprocessing.label_slices(encoded, image)
+        if components:
+            pixels = Preprocessing(labels.shape[-2:], 3).slices(image)[0]
+            candidates = list(_windows(pixels, labels[0].numpy() > 0, arguments.size, rng))[:2]
+        else:
+            pixels, labels = preprocessing.slices(image), resize_label(labels, size)
+            index = int(labels.flatten(1).gt(0).sum(dim=1).argmax())
+            label = labels[index]
+            candidates = [(pixels[index], label == k, (label > 0) & (label != k)) for k in range(1, coding.classes)]
+        found += [entry for entry in candidates if entry[1].float().mean() >= SMALLEST]
+    images, truths, others = zip(*found[: arguments.objects], strict=True)
+    return Objects(torch.stack(images), torch.stack(truths).float(), torch.stack(others).float())
+
+
+def _windows(pixels: Tensor, mask: np.ndarray, side: int, rng: np.random.Generator) -> Any:
+    """A window around each component, in random order; the image is enlarged where it is smaller than a window."""
+    if min(mask.shape) < side:
+        factor = side / min(mask.shape)
+        larger = (round(mask.shape[0] * factor + 0.5), round(mask.shape[1] * factor + 0.5))
+        pixels = resize(pixels[None], larger)[0]
+        mask = resize_label(torch.from_numpy(mask.astype(np.int64))[None], larger)[0].numpy() > 0
+    labelled, count = ndimage.label(mask)
+    for index in rng.permutation(count) + 1:
+        rows, columns = np.nonzero(labelled == index)
+        y = int(np.clip(rows.mean() - rng.uniform(0.25, 0.75) * side, 0, mask.shape[0] - side))
+        x = int(np.clip(columns.mean() - rng.uniform(0.25, 0.75) * side, 0, mask.shape[1] - side))
+        part = torch.from_numpy(labelled[y : y + side, x : x + side])
+        yield pixels[:, y : y + side, x : x + side], part == int(index), (part > 0) & (part != int(index))
+
+
+def spoilt(objects: Objects, seed: int) -> tuple[Tensor, float]:
+    """Mask prompts `(N, h, w)` of mean IoU about `GIVEN_IOU` at the size of the images, and that IoU."""
+    patch_share = objects.truth.shape[-1] // 2
+    small = F.adaptive_avg_pool2d(objects.truth[:, None], patch_share)[:, 0]
+    other = F.adaptive_avg_pool2d(objects.other[:, None], patch_share)[:, 0]
+    low, high, logits, iou = 0.0, 1.0, small, 1.0
+    for _ in range(8):
+        severity = (low + high) / 2
+        logits = spoil(small, other, torch.Generator().manual_seed(seed), (0.5 * severity, severity))
+        iou = float(intersection_over_union(_enlarge(logits, objects.truth) > 0, objects.truth > 0.5).mean())
+        low, high = (low, severity) if iou < GIVEN_IOU else (severity, high)
+    return logits, iou
+
+
+def refine(model: PromptableSam, objects: Objects, arguments: argparse.Namespace) -> dict[str, float]:
+    """Mean IoU of the given masks, of the given masks smoothed, and of SAM's answer."""
+    logits, given = spoilt(objects, arguments.seed)
+    truth = objects.truth > 0.5
+    hard = (_enlarge(logits, objects.truth) > 0).numpy().astype(np.float32)
+    smoothed = []
+    for width in WIDTHS:
+        soft = ndimage.gaussian_filter(hard, (0, width, width))
+        smoothed.append(float(intersection_over_union(torch.from_numpy(soft > 0.5), truth).mean()))
+    answers = intersection_over_union(ask(model, objects, MASK, logits) > 0, truth)
+    return {
+        "objects": len(truth), "given": given, "smoothed": max(smoothed), "smoothed_at_px": WIDTHS[np.argmax(smoothed)],
+        "mask": float(answers.mean()), "mask_standard_error": float(answers.std() / len(truth) ** 0.5),
+    }  # fmt: skip
+
+
+def boxes(model: PromptableSam, objects: Objects) -> dict[str, float]:
+    """Mean IoU of the tight box, of its inscribed ellipse, and of SAM's answer to it."""
+    truth, corners = objects.truth > 0.5, boxes_of(objects.truth)
+    y = (torch.arange(truth.shape[-2]) + 0.5).view(1, -1, 1)
+    x = (torch.arange(truth.shape[-1]) + 0.5).view(1, 1, -1)
+    x0, y0, x1, y1 = (corners[:, i].view(-1, 1, 1) for i in range(4))
+    across, down = (2 * x - x0 - x1) / (x1 - x0), (2 * y - y0 - y1) / (y1 - y0)
+    answers = {
+        "box": (across.abs() <= 1) & (down.abs() <= 1),
+        "ellipse": across.square() + down.square() <= 1,
+        "from_box": ask(model, objects, BOX) > 0,
+    }
+    return {name: float(intersection_over_union(answer, truth).mean()) for name, answer in answers.items()}
+
+
+@torch.no_grad()
+def ask(model: PromptableSam, objects: Objects, kind: int, logits: Tensor | None = None) -> Tensor:
+    """SAM's answer `(N, H, W)` to a mask prompt or the tight box."""
+    answers = []
+    side = objects.truth.shape[-1]
+    for part in torch.arange(len(objects.truth)).split(16):
+        embedding = model.embed(objects.image[part])
+        size = [MASK_PROMPT_SCALE * length for length in embedding.shape[-2:]]
+        prompt = torch.zeros(len(part), *size)
+        if logits is not None:
+            prompt = F.interpolate(logits[part, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        box = boxes_of(objects.truth[part]) / side
+        inside = torch.ones(len(part), dtype=torch.bool)
+        kinds = torch.full((len(part),), kind)
+        answer, _ = model.answer(embedding, kinds, prompt, torch.zeros(len(part), 2), inside, box)
+        answers.append(_enlarge(answer, objects.truth))
+    return torch.cat(answers)
+
+
+def picture(model: PromptableSam, objects: Objects, arguments: argparse.Namespace) -> np.ndarray:
+    """Ten objects: image, truth, given mask, SAM's answer to it, SAM's answer to the box."""
+    some = Objects(objects.image[:10], objects.truth[:10], objects.other[:10])
+    logits = spoilt(objects, arguments.seed)[0][:10]
+    masks = [
+        some.truth,
+        _enlarge(logits, some.truth) > 0,
+        ask(model, some, MASK, logits) > 0,
+        ask(model, some, BOX) > 0,
+    ]
+    rows = []
+    for index, image in enumerate(some.image):
+        pixels = image.permute(1, 2, 0).numpy()
+        bare = (255 * pixels).round().astype(np.uint8)
+        rows.append([bare, *[overlay(pixels, mask[index].numpy().astype(np.int64)) for mask in masks]])
+    halves = [left + right for left, right in zip(rows[:5], rows[5:], strict=False)] or rows
+    return contact_sheet(halves, ["image", "truth", "given", "SAM", "SAM, box"] * (len(halves[0]) // 5))
+
+
+def _enlarge(logits: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(logits[:, None], size=like.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""A SAM that answers mixed prompts, and what its answers are worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from knowsam.sam.decode import MASK_PROMPT_SCALE, decode_masks
+from knowsam.sam.pretrain.steps import BOX, MASK, MASK_AND_POINT, POINT, DrawnStep
+from knowsam.sam.pretrain.targets import points_in
+from knowsam.sam.resize import resize_grid
+from knowsam.sam.teacher import PIXEL_MEAN, PIXEL_STD
+
+
+class PromptableSam(nn.Module):
+    """A SAM with what its pretraining needs beside it: answers to mixed prompts, and a head for outlines."""
+
+    def __init__(self, sam: Any) -> None:
+        super().__init__()
+        self.sam = sam
+        self.outline_head = nn.Conv2d(sam.config.vision_config.output_channels, MASK_PROMPT_SCALE**2, 1)
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Images `(B, 3, H, W)` in [0, 1], of any size -> embeddings `(B, dim, g_h, g_w)`."""
+        encoder = self.sam.vision_encoder
+        # Layer by layer, because transformers' own pass knows one image size; the positions follow the grid.
+        tokens = encoder.patch_embed.projection((image - self.mean) / self.deviation).permute(0, 2, 3, 1)
+        tokens = tokens + resize_grid(encoder.pos_embed, (tokens.shape[1], tokens.shape[2]))
+        for layer in encoder.layers:
+            tokens = layer(tokens)
+        return encoder.neck(tokens)
+
+    def outlines(self, embedding: Tensor) -> Tensor:
+        """Logits `(B, 1, 4 g_h, 4 g_w)` of `DrawnStep.outline`."""
+        return F.pixel_shuffle(self.outline_head(embedding), MASK_PROMPT_SCALE)
+
+    def answer(
+        self, embedding: Tensor, kind: Tensor, logits: Tensor, point: Tensor, inside: Tensor, box: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One answer per prompt.
+
+        Every prompt has two tokens: the corners of a box, or a point and SAM's sign for 'no point', or that sign twice.
+
+        Args:
+            embedding: `(B, dim, g_h, g_w)`.
+            kind: `(N,)`, N = B * P.
+            logits: Mask prompts `(N, 4 g_h, 4 g_w)`, used where the kind has a mask.
+            point: `(N, 2)` x, y in [0, 1].
+            inside: `(N,)` bool, whether the point belongs to the object.
+            box: `(N, 4)` in [0, 1].
+
+        Returns:
+            Logits `(N, 4 g_h, 4 g_w)` and the estimated IoU `(N,)`.
+        """
+        encoder = self.sam.prompt_encoder
+        places = self.sam.shared_image_embedding(torch.stack([box[:, :2], box[:, 2:], point], dim=1))
+        corner, marks = places[:, :2], [entry.weight for entry in encoder.point_embed]
+        corner = corner + torch.cat([marks[2], marks[3]])
+        single = places[:, 2] + torch.where(inside[:, None], marks[1], marks[0])
+        nothing = encoder.not_a_point_embed.weight.expand_as(single)
+        with_point = ((kind == POINT) | (kind == MASK_AND_POINT))[:, None]
+        tokens = torch.stack([torch.where(with_point, single, nothing), nothing], dim=1)
+        tokens = torch.where((kind == BOX)[:, None, None], corner, tokens)
+        with_mask = ((kind == MASK) | (kind == MASK_AND_POINT))[:, None, None, None]
+        dense = torch.where(
+            with_mask, encoder.mask_embed(logits[:, None]), encoder.no_mask_embed.weight[..., None, None]
+        )
+        masks, quality = decode_masks(self.sam, embedding, tokens, dense)
+        return masks[:, 0].float(), quality[:, 0].float()
+
+
+def mask_loss(logits: Tensor, quality: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """`BCE + Dice + (IoU - estimate)^2`, averaged over the prompts that count; and their mean IoU, detached.
+
+    Args:
+        logits: `(N, h, w)`.
+        quality: Estimated IoU `(N,)`.
+        target: `(N, h, w)` in [0, 1].
+        weight: `(N,)`.
+    """
+    probs = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(1, 2))
+    overlap, total = (probs * target).sum(dim=(1, 2)), (probs + target).sum(dim=(1, 2))
+    dice = 1 - (2 * overlap + 1) / (total + 1)
+    iou = intersection_over_union(logits.detach() > 0, target > 0.5)
+    loss = cross_entropy + dice + (quality - iou).square()
+    count = weight.sum().clamp(min=1)
+    return (loss * weight).sum() / count, (iou * weight).sum() / count
+
+
+def intersection_over_union(answer: Tensor, truth: Tensor) -> Tensor:
+    """IoU of boolean masks `(N, h, w)`: `(N,)`, 1 where both are empty."""
+    overlap, either = (answer & truth).sum(dim=(1, 2)), (answer | truth).sum(dim=(1, 2))
+    return torch.where(either > 0, overlap / either.clamp(min=1), 1.0)
+
+
+def step_losses(model: PromptableSam, data: DrawnStep, generator: torch.Generator) -> dict[str, Tensor]:
+    """Terms of one step: both answers, their IoU, the IoU of the given masks, the outlines."""
+    embedding = model.embed(data.image)
+    small = F.adaptive_avg_pool2d(data.target[:, None], (data.logits.shape[-2], data.logits.shape[-1]))[:, 0]
+    inside = torch.ones(len(small), dtype=torch.bool)
+    first, quality = model.answer(embedding, data.kind, data.logits, data.point, inside, data.box)
+    first_loss, first_iou = mask_loss(first, quality, small, data.weight)
+    # Again, with its own answer, and for half of them a point where it is wrong.
+    own = first.detach().clamp(-32, 32)
+    wrong = ((own > 0) != (small > 0.5)).float()
+    place = points_in(wrong, generator)
+    index = (place[:, 1].long() * wrong.shape[-1] + place[:, 0].long())[:, None]
+    inside = small.flatten(1).gather(1, index)[:, 0] > 0.5
+    sparse = bool((data.kind != MASK).any())
+    pointed = (torch.rand(len(small), generator=generator) < 0.5) & sparse
+    kind = torch.where(pointed, MASK_AND_POINT, MASK)
+    scale = torch.tensor([wrong.shape[-1], wrong.shape[-2]])
+    second, quality = model.answer(embedding, kind, own, place / scale, inside, data.box)
+    second_loss, second_iou = mask_loss(second, quality, small, data.weight)
+    drawn = model.outlines(embedding).float()
+    outline = F.binary_cross_entropy_with_logits(drawn, data.outline, pos_weight=torch.tensor(4.0))
+    masked = data.weight * (data.kind == MASK)
+    given = (intersection_over_union(data.logits > 0, small > 0.5) * masked).sum() / masked.sum().clamp(min=1)
+    answered = (intersection_over_union(first.detach() > 0, small > 0.5) * masked).sum() / masked.sum().clamp(min=1)
+    return {
+        "first": first_loss, "second": second_loss, "outline": outline, "iou_first": first_iou,
+        "iou_second": second_iou, "iou_given_mask": given, "iou_mask": answered,
+    }  # fmt: skip

@@ -1,0 +1,120 @@
+"""What a step of the pretraining is made of: settings, and drawn images with one prompt for each object asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from knowsam.sam.decode import MASK_PROMPT_SCALE
+from knowsam.sam.pretrain.scenes import draw_scenes
+from knowsam.sam.pretrain.targets import boxes_of, choose_targets, jitter_boxes, points_in, spoil
+
+MASK, MASK_AND_POINT, BOX, POINT = range(4)
+"""Kinds of prompt."""
+SPARSE_SHARES = (0.5, 0.1, 0.25, 0.15)
+"""Shares of the four kinds once sparse prompts have come in."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of a pretraining run.
+
+    Attributes:
+        steps: Optimiser steps in all.
+        images: Images per step.
+        prompts: Objects asked for per image.
+        sizes: Image sides in pixels; each step draws one.
+        lr: Learning rate of AdamW after the warm-up; it falls linearly to 0.
+        warmup: Share of the run over which it rises.
+        weight_decay: Of weight matrices; vectors and positions have none.
+        ema: Decay of the running average that is kept.
+        sparse_from: Share of the run after which points and boxes come in.
+        outline_until: Share of the run until which the encoder is also asked for all outlines.
+        amp: `"bf16"` or `"no"`.
+        seed: Of initial weights and scenes.
+        check_every: Steps between measurements on held-out scenes, and between checkpoints.
+    """
+
+    steps: int = 6000
+    images: int = 8
+    prompts: int = 4
+    sizes: tuple[int, ...] = (96, 128)
+    lr: float = 1e-3
+    warmup: float = 0.03
+    weight_decay: float = 0.05
+    ema: float = 0.998
+    sparse_from: float = 0.2
+    outline_until: float = 0.5
+    amp: str = "no"
+    seed: int = 0
+    check_every: int = 250
+
+
+@dataclass
+class DrawnStep:
+    """What one step is made of.
+
+    Attributes:
+        image: `(B, 3, H, W)` float32 in [0, 1].
+        target: `(B * P, H, W)` float32, 0 or 1.
+        weight: `(B * P,)`, 0 where there is nothing to ask for.
+        outline: `(B, 1, h, w)` float32, 1 where two layers meet, at the size of the mask prompt.
+        logits: Spoilt mask prompts `(B * P, h, w)`.
+        kind: `(B * P,)`, one of the four kinds.
+        box: `(B * P, 4)` x0, y0, x1, y1 in [0, 1].
+        point: `(B * P, 2)` x, y in [0, 1], inside the target.
+    """
+
+    image: Tensor
+    target: Tensor
+    weight: Tensor
+    outline: Tensor
+    logits: Tensor
+    kind: Tensor
+    box: Tensor
+    point: Tensor
+
+
+def draw_step(config: PretrainConfig, patch: int, step: int, seed: int, severity: tuple[float, float]) -> DrawnStep:
+    """The data of a step: a function of the seed and the step alone."""
+    words = np.random.SeedSequence((seed, step)).generate_state(2, np.uint32)
+    generator = torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+    side = config.sizes[int(torch.randint(len(config.sizes), (), generator=generator))]
+    scenes = draw_scenes(config.images, (side, side), generator)
+    targets = choose_targets(scenes, config.prompts, generator)
+    target, scale = targets.mask.flatten(0, 1), patch // MASK_PROMPT_SCALE
+    small, neighbour = (F.avg_pool2d(mask, scale).flatten(0, 1) for mask in (targets.mask, targets.neighbour))
+    shares = torch.tensor(SPARSE_SHARES if step >= config.sparse_from * config.steps else (1.0, 0.0, 0.0, 0.0))
+    return DrawnStep(
+        scenes.image,
+        target,
+        targets.weight.flatten(),
+        outlines(scenes.layer, scale),
+        spoil(small, neighbour, generator, severity),
+        torch.multinomial(shares, target.shape[0], replacement=True, generator=generator),
+        jitter_boxes(boxes_of(target), generator) / side,
+        points_in(target, generator) / side,
+    )
+
+
+def outlines(layer: Tensor, scale: int) -> Tensor:
+    """Where neighbouring pixels of `(B, H, W)` differ, as `(B, 1, H / scale, W / scale)` float."""
+    edge = torch.zeros_like(layer, dtype=torch.float32)
+    edge[:, 1:] += layer[:, 1:] != layer[:, :-1]
+    edge[:, :, 1:] += layer[:, :, 1:] != layer[:, :, :-1]
+    return F.max_pool2d(edge.clamp(max=1).unsqueeze(1), scale)
+
+
+class PretrainSteps(Dataset[DrawnStep]):
+    """Drawn steps by number."""
+
+    def __init__(self, config: PretrainConfig, patch: int) -> None:
+        self.config, self.patch = config, patch
+
+    def __getitem__(self, step: int) -> DrawnStep:
+        return draw_step(self.config, self.patch, step, self.config.seed, (0.0, 1.0))
