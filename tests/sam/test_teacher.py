@@ -6,19 +6,20 @@ import torch.nn.functional as F
 from small_sam import SIDE, TOKENS, small_sam
 
 from knowsam.sam.build import resize_input
+from knowsam.sam.decode import grid_positions
 from knowsam.sam.teacher import SamTeacher
 
 SIZE = (32, 48)
 
 
 def make_teacher(train: str = "adapters", size: tuple[int, int] = SIZE, hq: bool = False) -> SamTeacher:
-    """A teacher of three classes whose adapters have left their zero initialisation."""
+    """A teacher of three classes whose adapters and prompts have left their zero initialisation."""
     sam = small_sam(hq=hq)
     resize_input(sam, size)
     torch.manual_seed(0)
     teacher = SamTeacher(sam, 3, train=train)
     for name, parameter in teacher.named_parameters():
-        if ".adapter.up." in name:
+        if ".adapter.up." in name or name.endswith("feed_forward.2.weight"):
             torch.nn.init.normal_(parameter, std=0.1)
     return teacher
 
@@ -104,7 +105,23 @@ def test_forward_naive(size: tuple[int, int], hq: bool) -> None:
 def test_positions_of_a_square_grid_are_sams_own() -> None:
     teacher = make_teacher(size=(SIDE, SIDE))
     own = teacher.sam.get_image_wide_positional_embeddings()
-    torch.testing.assert_close(teacher._grid_positions(torch.Size((8, 8))), own)
+    torch.testing.assert_close(grid_positions(teacher.sam, (8, 8)), own)
+
+
+@torch.no_grad()
+def test_at_step_0_the_teacher_answers_each_mask_as_sam_does() -> None:
+    """SAM's own pass, with two points that are marked as none, and the mask."""
+    sam, image, prompt = small_sam(), torch.rand(2, 3, SIDE, SIDE), torch.randn(2, 3, SIDE // 2, SIDE // 2)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = (image - mean[:, None, None]) / std[:, None, None]
+    nothing = {"input_points": torch.zeros(2, 1, 1, 2), "input_labels": torch.full((2, 1, 1), -1)}
+    expected = [
+        sam(pixels, **nothing, input_masks=prompt[:, c : c + 1], multimask_output=False).pred_masks[:, 0, 0]
+        for c in range(3)
+    ]
+    found = SamTeacher(sam, 3)(image, prompt)
+    larger = F.interpolate(torch.stack(expected, dim=1), (SIDE, SIDE), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found, larger, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -46,6 +46,14 @@ class ClassPrompt(nn.Module):
         x = self.project(x).mean(dim=(2, 3))
         return self.feed_forward(x).view(-1, TOKENS_PER_CLASS, self.dim)
 
+    @torch.no_grad()
+    def start_at(self, token: Tensor) -> None:
+        """Give `token` `(dim,)` for both tokens of any embedding, until training says otherwise."""
+        last = self.feed_forward[-1]
+        assert isinstance(last, nn.Linear)  # as built above
+        nn.init.zeros_(last.weight)
+        last.bias.copy_(token.repeat(TOKENS_PER_CLASS))
+
 
 class LearnablePrompts(nn.Module):
     """One `ClassPrompt` per class, background included."""

@@ -29,7 +29,8 @@ class SamTeacher(nn.Module):
         classes: K, background included.
         train: `"adapters"`: only adapters and prompts learn, everything else is frozen and stays in evaluation mode;
             `"all"`: every weight the forward pass uses learns.
-        adapter_init: How the adapters start; `"zero"` leaves SAM's function as it was.
+        adapter_init: How adapters and prompts start; `"zero"` leaves SAM's function as it was: it answers the mask
+            prompt as if there were no other.
         normalise: `"sam"`: SAM's mean and deviation; `"unit"`: [0, 1] as it comes, as MedSAM was trained.
         base: Where `sam` came from, if anybody will ask.
     """
@@ -54,6 +55,10 @@ class SamTeacher(nn.Module):
         dim = sam.config.prompt_encoder_config.hidden_size
         insert_adapters(sam, adapter_init)
         self.prompts = LearnablePrompts(classes, dim)
+        if adapter_init == "zero":
+            # Two of SAM's 'not a point': with a mask prompt and no point SAM answers as it was trained to.
+            for head in self.prompts.heads:
+                head.start_at(sam.prompt_encoder.not_a_point_embed.weight[0])
         mean, std = (PIXEL_MEAN, PIXEL_STD) if normalise == "sam" else ((0.0,) * 3, (1.0,) * 3)
         self.register_buffer("pixel_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)

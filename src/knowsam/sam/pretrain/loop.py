@@ -197,8 +197,8 @@ def measure(config: PretrainConfig, model: PromptableSam, patch: int, steps: int
 
 
 def _optimiser(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
-    """AdamW; the random frequencies of the positional encoding stay as they are, as in SAM."""
-    learning = [(name, weight) for name, weight in model.named_parameters() if "positional_embedding" not in name]
+    """AdamW; vectors and positions are not decayed."""
+    learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     matrices = [weight for name, weight in learning if weight.ndim > 1 and "embed" not in name]
     others = [weight for name, weight in learning if weight.ndim <= 1 or "embed" in name]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]

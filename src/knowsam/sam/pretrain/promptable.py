@@ -21,6 +21,8 @@ class PromptableSam(nn.Module):
     def __init__(self, sam: Any) -> None:
         super().__init__()
         self.sam = sam
+        # The random frequencies of the positional encoding stay as they are, as in SAM.
+        sam.shared_image_embedding.requires_grad_(False)
         self.outline_head = nn.Conv2d(sam.config.vision_config.output_channels, MASK_PROMPT_SCALE**2, 1)
         self.mean: Tensor
         self.deviation: Tensor

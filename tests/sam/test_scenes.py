@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from knowsam.sam.pretrain.scenes import LAYERS, Scenes, draw_scenes
+from knowsam.sam.pretrain.steps import outlines
+from knowsam.sam.pretrain.targets import boxes_of, choose_targets, jitter_boxes, points_in, spoil
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return (first & second).sum(dim=(1, 2)) / (first | second).sum(dim=(1, 2)).clamp(min=1)
+
+
+def discs(count: int = 64, side: int = 48) -> torch.Tensor:
+    """Discs of radius side / 4 in the middle, `(count, side, side)` float."""
+    place = torch.arange(side) - (side - 1) / 2
+    return ((place[:, None] ** 2 + place[None] ** 2) < (side / 4) ** 2).float().expand(count, -1, -1).contiguous()
+
+
+def scene_of(
+    layer: list[list[int]], kinds: dict[int, int] | None = None, outer: dict[int, int] | None = None
+) -> Scenes:
+    """One scene with this map of layers; kinds and outer layers are their own unless said otherwise."""
+    own = torch.arange(LAYERS)[None].clone()
+    kind, around = own.clone(), own.clone()
+    for index, value in (kinds or {}).items():
+        kind[0, index] = value
+    for index, value in (outer or {}).items():
+        around[0, index] = value
+    drawn = torch.tensor(layer)[None]
+    return Scenes(torch.zeros(1, 3, *drawn.shape[-2:]), drawn, kind, around)
+
+
+def test_scenes_follow_the_generator_and_differ_among_each_other() -> None:
+    first, again = draw_scenes(3, (32, 48), generator()), draw_scenes(3, (32, 48), generator())
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(first.layer, again.layer)
+    assert not torch.equal(first.layer[0], first.layer[1])
+    assert not torch.equal(first.image, draw_scenes(3, (32, 48), generator(1)).image)
+
+
+def test_scenes_are_images_in_range_with_several_objects() -> None:
+    scenes = draw_scenes(32, (64, 64), generator())
+    assert scenes.image.shape == (32, 3, 64, 64)
+    assert scenes.image.isfinite().all()
+    assert 0 <= scenes.image.min() < 0.05
+    assert 0.95 < scenes.image.max() <= 1
+    # Not every image uses the whole range, but none is constant.
+    spread = scenes.image.amax(dim=(1, 2, 3)) - scenes.image.amin(dim=(1, 2, 3))
+    assert spread.min() > 0.3
+    objects = [len(layer.unique()) for layer in scenes.layer]
+    assert sum(objects) / len(objects) > 4
+    grey = (scenes.image[:, 0] - scenes.image[:, 1]).abs().amax(dim=(1, 2)) < 1e-6
+    assert 0.3 < grey.float().mean() < 0.9  # grey and colour
+
+
+def test_an_object_can_be_seen_against_what_is_around_it() -> None:
+    """Without noise the brightness of two kinds differs: nobody could learn from objects that do not show."""
+    scenes = draw_scenes(48, (64, 64), generator(3))
+    contrasts = []
+    for image, layer in zip(scenes.image.mean(dim=1), scenes.layer, strict=True):
+        for index in layer.unique():
+            inside = layer == index
+            if index and 30 < inside.sum() < 2000:
+                contrasts.append(float((image[inside].mean() - image[~inside].mean()).abs()))
+    assert sum(contrasts) / len(contrasts) > 0.1
+
+
+def test_targets_are_what_the_scene_shows() -> None:
+    # Layer 4 lies inside layer 3; 5 and 6 look alike.
+    layer = [[0, 3, 3, 3], [0, 3, 4, 3], [5, 3, 3, 3], [0, 0, 6, 6]]
+    scene = scene_of(layer, kinds={6: 5}, outer={4: 3})
+    drawn = choose_targets(scene, 400, generator())
+    found = {tuple(mask.flatten().int().tolist()) for mask in drawn.mask[0]}
+    shown = scene.layer[0].flatten()
+
+    def pixels(*layers: int) -> tuple[int, ...]:
+        return tuple(int(value in layers) for value in shown.tolist())
+
+    assert pixels(3) in found  # the ring
+    assert pixels(3, 4) in found  # filled
+    assert pixels(5, 6) in found  # all of a kind
+    assert pixels(0) in found  # the background
+    assert all(sum(mask) > 0 for mask in found)
+
+
+def test_an_object_of_a_senseless_size_does_not_count() -> None:
+    drawn = choose_targets(scene_of([[3] * 8] * 8), 20, generator())
+    assert drawn.weight.sum() == 0  # it fills the image, and the background is not to be seen
+
+
+@pytest.mark.parametrize(("severity", "low", "high"), [((0.0, 0.0), 0.95, 1.0), ((0.3, 0.3), 0.6, 0.95)])
+def test_spoilt_masks_lose_what_the_severity_says(severity: tuple[float, float], low: float, high: float) -> None:
+    truth = discs()
+    logits = spoil(truth, torch.zeros_like(truth), generator(), severity)
+    assert logits.isfinite().all()
+    assert low < iou(logits > 0, truth > 0.5).mean() <= high
+
+
+def test_spoilt_masks_get_worse_with_severity_and_are_of_all_kinds() -> None:
+    truth = discs(256)
+    means = [
+        float(iou(spoil(truth, torch.zeros_like(truth), generator(), (s, s)) > 0, truth > 0.5).mean())
+        for s in (0.1, 0.4, 0.7, 1.0)
+    ]
+    assert means == sorted(means, reverse=True)
+    area = (spoil(truth, torch.zeros_like(truth), generator(), (0.8, 0.8)) > 0).sum(dim=(1, 2)) / truth[0].sum()
+    assert area.min() < 0.3  # nearly empty
+    assert area.max() > 1.5  # swollen
+    strength = spoil(truth, torch.zeros_like(truth), generator()).abs().amax(dim=(1, 2))
+    assert strength.max() / strength.min() > 5  # over- and under-confident
+
+
+def test_a_spoilt_mask_may_swallow_its_neighbour() -> None:
+    truth = discs(256) * (torch.arange(48) < 24)
+    neighbour = discs(256) * (torch.arange(48) >= 24)
+    taken = ((spoil(truth, neighbour, generator(), (0.5, 0.5)) > 0) & (neighbour > 0)).sum(dim=(1, 2)) / neighbour[
+        0
+    ].sum()
+    assert 0.03 < (taken > 0.7).float().mean() < 0.3
+
+
+def test_boxes_of_by_hand() -> None:
+    mask = torch.zeros(2, 6, 8)
+    mask[0, 2:5, 1:4] = 1
+    assert boxes_of(mask).tolist() == [[1, 2, 4, 5], [0, 0, 8, 6]]
+
+
+def test_jittered_boxes_stay_within_a_tenth_of_their_side() -> None:
+    boxes = torch.tensor([[10.0, 20.0, 30.0, 60.0]]).expand(500, -1)
+    moved = jitter_boxes(boxes, generator()) - boxes
+    assert moved[:, ::2].abs().max() <= 2
+    assert moved[:, 1::2].abs().max() <= 4
+    assert 0.4 < (moved != 0).float().mean() < 0.6
+
+
+def test_points_lie_at_the_centre_of_a_pixel_of_the_region() -> None:
+    region = torch.zeros(50, 5, 7)
+    region[:, 3, 2] = region[:, 1, 6] = 1
+    assert {tuple(point) for point in points_in(region, generator()).tolist()} == {(2.5, 3.5), (6.5, 1.5)}
+
+
+def test_outlines_by_hand() -> None:
+    layer = torch.tensor([[[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 5, 5], [0, 0, 5, 5]]])
+    assert outlines(layer, 2)[0, 0].tolist() == [[0, 0], [0, 1]]
+    layer[0, 0, 1:] = 7  # its left and lower neighbours differ
+    assert outlines(layer, 2)[0, 0].tolist() == [[1, 1], [0, 1]]
