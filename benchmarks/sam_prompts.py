@@ -180,15 +180,15 @@ def ask(model: PromptableSam, objects: Objects, kind: int, logits: Tensor | None
     answers = []
     side = objects.truth.shape[-1]
     for part in torch.arange(len(objects.truth)).split(16):
-        embedding = model.embed(objects.image[part])
-        size = [MASK_PROMPT_SCALE * length for length in embedding.shape[-2:]]
+        encoded = model.encode(objects.image[part])
+        size = [MASK_PROMPT_SCALE * length for length in encoded[0].shape[-2:]]
         prompt = torch.zeros(len(part), *size)
         if logits is not None:
             prompt = F.interpolate(logits[part, None], size=size, mode="bilinear", align_corners=False)[:, 0]
         box = boxes_of(objects.truth[part]) / side
         inside = torch.ones(len(part), dtype=torch.bool)
         kinds = torch.full((len(part),), kind)
-        answer, _ = model.answer(embedding, kinds, prompt, torch.zeros(len(part), 2), inside, box)
+        answer, _ = model.answer(encoded, kinds, prompt, torch.zeros(len(part), 2), inside, box)
         answers.append(_enlarge(answer, objects.truth))
     return torch.cat(answers)
 

@@ -9,7 +9,7 @@ from small_sam import SIDE, small_sam
 
 from knowsam.config import SamConfig
 from knowsam.errors import InputError
-from knowsam.sam.build import absolute_name, build_sam
+from knowsam.sam.build import TINY, absolute_name, build_sam
 from knowsam.train import build_distillation
 
 
@@ -20,9 +20,9 @@ def sam_folder(tmp_path: Path) -> Path:
 
 
 @torch.no_grad()
-def test_tiny_lets_the_signal_through() -> None:
+def test_a_random_tiny_lets_the_signal_through() -> None:
     torch.manual_seed(0)
-    sam, report = build_sam("tiny", (32, 48))
+    sam, report = build_sam("tiny", (32, 48), pretrained=False)
     embedding = sam.vision_encoder(torch.randn(2, 3, 32, 48))[0]
     assert not report.pretrained
     assert embedding.shape[-2:] == (4, 6)
@@ -54,8 +54,48 @@ def test_pretrained_weights_are_frozen_unless_asked_otherwise(sam_folder: Path, 
 
 
 def test_random_weights_all_learn_by_default() -> None:
-    assert build_distillation(SamConfig(name="tiny"), (32, 32), 2).teacher.train_mode == "all"
-    assert build_distillation(SamConfig(name="tiny", train="adapters"), (32, 32), 2).teacher.train_mode == "adapters"
+    random = SamConfig(name="tiny", pretrained=False)
+    assert build_distillation(random, (32, 32), 2).teacher.train_mode == "all"
+    adapters = random.model_copy(update={"train": "adapters"})
+    assert build_distillation(adapters, (32, 32), 2).teacher.train_mode == "adapters"
+
+
+@pytest.mark.parametrize("size", [(96, 96), (128, 160), (384, 384)])
+@torch.no_grad()
+def test_the_bundled_tiny_comes_pretrained_for_any_size(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.socket.connect", None)
+    sam, report = build_sam("tiny", size)
+    assert report.pretrained
+    assert report.parameters < 10e6
+    assert (TINY / "model.safetensors").stat().st_size < 20e6
+    assert sam.vision_encoder(torch.rand(1, 3, *size))[0].shape[-2:] == (size[0] // 8, size[1] // 8)
+    assert build_distillation(SamConfig(name="tiny"), size, 2).teacher.train_mode == "adapters"
+
+
+@torch.no_grad()
+def test_the_bundled_tiny_makes_a_spoilt_mask_better() -> None:
+    """A bright blob on dark ground, and half of it as the mask: what any pretrained SAM must be able to repair."""
+    place = torch.arange(96) - 47.5
+    truth = place[:, None] ** 2 + (place[None] / 1.3) ** 2 < 20**2
+    image = (0.25 + 0.5 * truth + 0.03 * torch.randn(96, 96, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    given = torch.where(truth & (place > 3), 4.0, -4.0)
+    teacher = build_distillation(SamConfig(name="tiny"), (96, 96), 2).teacher.eval()
+    answer = teacher(image.expand(1, 1, -1, -1), torch.stack([-given, given])[None])[0, 1] > 0
+
+    def iou(mask: torch.Tensor) -> float:
+        return float((mask & truth).sum() / (mask | truth).sum())
+
+    assert iou(given > 0) < 0.5
+    assert iou(answer) > 0.8
+
+
+def test_bundled_weights_that_are_not_those_shipped_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_sam().save_pretrained(tmp_path / "tiny")
+    monkeypatch.setattr("knowsam.sam.build.TINY", tmp_path / "tiny")
+    with pytest.raises(InputError, match=r"model.safetensors: weights of sha256 .* install knowsam again"):
+        build_sam("tiny", (64, 64))
 
 
 def test_an_unknown_name_is_told_with_what_is_known() -> None:

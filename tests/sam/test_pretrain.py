@@ -33,7 +33,7 @@ def prompts() -> dict[str, torch.Tensor]:
 def test_answers_are_those_of_sams_own_pass(kind: int, prompts: dict[str, torch.Tensor]) -> None:
     sam, image = small_sam(), torch.rand(2, 3, SIDE, SIDE)
     model = PromptableSam(sam).eval()
-    found, quality = model.answer(model.embed(image), torch.full((2,), kind), **prompts)
+    found, quality = model.answer(model.encode(image), torch.full((2,), kind), **prompts)
     # SAM counts pixels, and adds half of one itself.
     given: dict[str, torch.Tensor] = {}
     if kind == BOX:
@@ -52,24 +52,11 @@ def test_answers_are_those_of_sams_own_pass(kind: int, prompts: dict[str, torch.
 @torch.no_grad()
 def test_a_mask_prompt_alone_listens_to_neither_point_nor_box(prompts: dict[str, torch.Tensor]) -> None:
     model = PromptableSam(small_sam()).eval()
-    embedding, kind = model.embed(torch.rand(2, 3, SIDE, SIDE)), torch.full((2,), MASK)
-    before = model.answer(embedding, kind, **prompts)[0]
+    encoded, kind = model.encode(torch.rand(2, 3, SIDE, SIDE)), torch.full((2,), MASK)
+    before = model.answer(encoded, kind, **prompts)[0]
     other = prompts | {"point": prompts["point"] / 2, "box": prompts["box"] / 2}
-    assert torch.equal(before, model.answer(embedding, kind, **other)[0])
-    assert not torch.equal(before, model.answer(embedding, kind, **prompts | {"logits": -prompts["logits"]})[0])
-
-
-@torch.no_grad()
-def test_images_of_another_size_are_embedded_with_resized_positions() -> None:
-    model = PromptableSam(small_sam()).eval()
-    image = torch.rand(1, 3, 32, 32)
-    assert model.embed(image).shape[-2:] == (4, 4)
-    from knowsam.sam.resize import resize_input
-
-    sam = small_sam()
-    resize_input(sam, (32, 32))
-    pixels = (image - model.mean) / model.deviation
-    torch.testing.assert_close(model.embed(image), sam.vision_encoder(pixels)[0], rtol=1e-4, atol=1e-5)
+    assert torch.equal(before, model.answer(encoded, kind, **other)[0])
+    assert not torch.equal(before, model.answer(encoded, kind, **prompts | {"logits": -prompts["logits"]})[0])
 
 
 def test_mask_loss_by_hand() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,24 @@ from knowsam.sam.hub import load_folder, load_hub
 from knowsam.sam.load_report import LoadReport, report_of
 from knowsam.sam.resize import resize_input
 from knowsam.sam.sizes import SIZES
+from knowsam.sam.tiny import read_config, tiny_sam
 
 NAMES = ("none", "tiny", *SIZES)
 RANDOM = "random weights"
-TINY = Path(__file__).parent / "tiny"
-"""The small SAM that comes with the package, a Hugging Face directory."""
+TINY = Path(__file__).parent / "weights"
+"""The small SAM that comes with the package, a Hugging Face directory (docs/sam-tiny.md)."""
+TINY_SHA256 = "0"
 
 
 def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -> tuple[nn.Module, LoadReport]:
     """Build a promptable SAM whose encoder takes images of `image_size`.
 
     Args:
-        name: `"tiny"` (1.3 M parameters, patch 8, random weights), `"vit_b"`, `"vit_l"`, `"vit_h"`, the path of a
-            Hugging Face directory (`SamModel`, `SamHQModel`), or the path of an original checkpoint (`.pth`).
+        name: `"tiny"` (3.3 M parameters, patch 8, bundled with the package), `"vit_b"`, `"vit_l"`, `"vit_h"`, the path
+            of a Hugging Face directory (`SamModel`, `SamHQModel`), or the path of an original checkpoint (`.pth`).
         image_size: `(H, W)` in pixels, multiples of the patch size.
-        pretrained: For the three ViT sizes: load the published weights (from the local cache or the hub); False
-            builds the size with random weights, for measurements.
+        pretrained: For the names: load the weights (bundled ones, or published ones from the local cache or the hub);
+            False builds the size with random weights, for measurements.
 
     Returns:
         The `transformers` model in training mode, and what was loaded (`LoadReport.pretrained` is False for random
@@ -42,9 +43,11 @@ def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -
     """
     path = Path(name).expanduser()
     sam: Any
-    if name == "tiny":
-        sam = random_tiny()
+    if name == "tiny" and not pretrained:
+        sam = tiny_sam(read_config(TINY))
         report = report_of(sam, name, RANDOM, None)
+    elif name == "tiny":
+        sam, report = _load_tiny()
     elif name in SIZES and not pretrained:
         sam = _random_sam(_size_config(name, max(image_size)))
         report = report_of(sam, name, RANDOM, None)
@@ -88,11 +91,15 @@ def _unknown(name: str) -> InputError:
     )
 
 
-def random_tiny() -> Any:
-    """The bundled SAM's architecture with random weights: what its pretraining starts from."""
-    from transformers import SamConfig
-
-    return _random_sam(SamConfig.from_dict(json.loads((TINY / "config.json").read_text(encoding="utf-8"))))
+def _load_tiny() -> tuple[nn.Module, LoadReport]:
+    """The bundled SAM, as it was shipped and no other."""
+    sam, report = load_folder(TINY, "tiny", "bundled with knowsam")
+    if report.sha256 != TINY_SHA256:
+        raise InputError(
+            f"{TINY / 'model.safetensors'}: weights of sha256 {report.sha256} were found, but expected {TINY_SHA256} as"
+            " shipped; install knowsam again, or give a directory of your own weights as sam.name."
+        )
+    return sam, report
 
 
 def _size_config(name: str, image_size: int) -> Any:
@@ -115,6 +122,4 @@ def _random_sam(config: Any) -> Any:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     nn.init.trunc_normal_(sam.vision_encoder.pos_embed, std=0.02)
-    # SAM's own scale; with transformers' (half of the width) neighbouring places would have nothing in common.
-    nn.init.normal_(sam.shared_image_embedding.positional_embedding)
     return sam.train()

@@ -101,7 +101,9 @@ def silent_transformers() -> Iterator[None]:
 def _model_class(folder: Path) -> Any:
     from transformers import SamHQModel, SamModel
 
-    kinds = {"sam": SamModel, "sam_hq": SamHQModel}
+    from knowsam.sam.tiny import MODEL_TYPE, TinySam
+
+    kinds = {"sam": SamModel, "sam_hq": SamHQModel, MODEL_TYPE: TinySam}
     path = folder / CONFIG
     try:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")

@@ -107,15 +107,9 @@ class SamTeacher(nn.Module):
 
         # One decoder pass per (image, class): classes are folded into the batch.
         size = (MASK_PROMPT_SCALE * grid[0], MASK_PROMPT_SCALE * grid[1])
-        dense = F.interpolate(mask_prompt, size=size, mode="bilinear", align_corners=False)
-        dense = self.sam.prompt_encoder.mask_embed(dense.reshape(batch * self.classes, 1, *size))
-        masks, _ = decode_masks(self.sam, embedding, tokens.flatten(0, 1), dense, **self._decoder_extras(encoded))
+        prompt = F.interpolate(mask_prompt, size=size, mode="bilinear", align_corners=False)
+        prompt = prompt.reshape(batch * self.classes, 1, *size)
+        dense = self.sam.prompt_encoder.mask_embed(prompt)
+        masks, _ = decode_masks(self.sam, encoded, tokens.flatten(0, 1), dense, prompt)
         logits = masks.view(batch, self.classes, *masks.shape[-2:])
         return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
-
-    def _decoder_extras(self, encoded: Any) -> dict[str, Any]:
-        """SAM-HQ's decoder also sees the tokens of the first global layer, and adds its fine mask to SAM's."""
-        if not hasattr(self.sam.mask_decoder, "hq_token"):
-            return {}
-        early = encoded.intermediate_embeddings[0].repeat_interleave(self.classes, dim=0)
-        return {"intermediate_embeddings": [early], "hq_token_only": False}

@@ -27,11 +27,12 @@ from knowsam.files import write_json
 from knowsam.io.files import whole_file
 from knowsam.networks.ema import ema_copy, ema_decay, update_ema
 from knowsam.run_folder import RunFolder, describe_environment
-from knowsam.sam.build import random_tiny
+from knowsam.sam.build import TINY
 from knowsam.sam.hub import silent_transformers
 from knowsam.sam.pretrain.promptable import PromptableSam, step_losses
 from knowsam.sam.pretrain.steps import DrawnStep, PretrainConfig, PretrainSteps, draw_step
 from knowsam.sam.resize import SMALLEST_GRID
+from knowsam.sam.tiny import MODEL_TYPE, read_config, tiny_sam
 from knowsam.schedules import linear_decay
 
 SETTINGS = "pretrain.json"
@@ -60,7 +61,7 @@ def pretrain(
         InputError: If the folder holds another run, or settings do not fit the SAM.
     """
     torch.manual_seed(config.seed)
-    sam = random_tiny()
+    sam = tiny_sam(read_config(TINY))
     patch = sam.config.vision_config.patch_size
     if wrong := [side for side in config.sizes if side % patch or side < SMALLEST_GRID * patch]:
         raise InputError(
@@ -206,10 +207,11 @@ def _optimiser(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimize
 
 
 def write_sam(sam: Any, out: Path) -> None:
-    """A `SamModel` as `config.json` and `model.safetensors` in half precision, each whole or not at all."""
+    """A `TinySam` as `config.json` and `model.safetensors` in half precision, each whole or not at all."""
     from safetensors.torch import save_file
 
     weights = {name: value.half().contiguous() for name, value in sam.state_dict().items() if name not in TIED}
     with whole_file(out / "model.safetensors") as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
-    write_json(out / "config.json", {**sam.config.to_diff_dict(), "dtype": "float16", "architectures": ["SamModel"]})
+    kind = {"model_type": MODEL_TYPE, "architectures": [type(sam).__name__], "dtype": "float16"}
+    write_json(out / "config.json", {**sam.config.to_diff_dict(), **kind})

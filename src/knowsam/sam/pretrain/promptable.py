@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from knowsam.sam.decode import MASK_PROMPT_SCALE, decode_masks
 from knowsam.sam.pretrain.steps import BOX, MASK, MASK_AND_POINT, POINT, DrawnStep
 from knowsam.sam.pretrain.targets import points_in
-from knowsam.sam.resize import resize_grid
 from knowsam.sam.teacher import PIXEL_MEAN, PIXEL_STD
 
 
@@ -29,29 +28,23 @@ class PromptableSam(nn.Module):
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
 
-    def embed(self, image: Tensor) -> Tensor:
-        """Images `(B, 3, H, W)` in [0, 1], of any size -> embeddings `(B, dim, g_h, g_w)`."""
-        encoder = self.sam.vision_encoder
-        # Layer by layer, because transformers' own pass knows one image size; the positions follow the grid.
-        tokens = encoder.patch_embed.projection((image - self.mean) / self.deviation).permute(0, 2, 3, 1)
-        tokens = tokens + resize_grid(encoder.pos_embed, (tokens.shape[1], tokens.shape[2]))
-        for layer in encoder.layers:
-            tokens = layer(tokens)
-        return encoder.neck(tokens)
+    def encode(self, image: Tensor) -> Any:
+        """Images `(B, 3, H, W)` in [0, 1] -> what SAM's encoder gives, the embedding `(B, dim, g_h, g_w)` first."""
+        return self.sam.vision_encoder((image - self.mean) / self.deviation)
 
     def outlines(self, embedding: Tensor) -> Tensor:
         """Logits `(B, 1, 4 g_h, 4 g_w)` of `DrawnStep.outline`."""
         return F.pixel_shuffle(self.outline_head(embedding), MASK_PROMPT_SCALE)
 
     def answer(
-        self, embedding: Tensor, kind: Tensor, logits: Tensor, point: Tensor, inside: Tensor, box: Tensor
+        self, encoded: Any, kind: Tensor, logits: Tensor, point: Tensor, inside: Tensor, box: Tensor
     ) -> tuple[Tensor, Tensor]:
         """One answer per prompt.
 
         Every prompt has two tokens: the corners of a box, or a point and SAM's sign for 'no point', or that sign twice.
 
         Args:
-            embedding: `(B, dim, g_h, g_w)`.
+            encoded: What `encode` gave for B images.
             kind: `(N,)`, N = B * P.
             logits: Mask prompts `(N, 4 g_h, 4 g_w)`, used where the kind has a mask.
             point: `(N, 2)` x, y in [0, 1].
@@ -71,10 +64,10 @@ class PromptableSam(nn.Module):
         tokens = torch.stack([torch.where(with_point, single, nothing), nothing], dim=1)
         tokens = torch.where((kind == BOX)[:, None, None], corner, tokens)
         with_mask = ((kind == MASK) | (kind == MASK_AND_POINT))[:, None, None, None]
-        dense = torch.where(
-            with_mask, encoder.mask_embed(logits[:, None]), encoder.no_mask_embed.weight[..., None, None]
-        )
-        masks, quality = decode_masks(self.sam, embedding, tokens, dense)
+        prompt = torch.where(with_mask, logits[:, None], 0.0)
+        absent = encoder.no_mask_embed.weight[..., None, None]
+        dense = torch.where(with_mask, encoder.mask_embed(prompt), absent)
+        masks, quality = decode_masks(self.sam, encoded, tokens, dense, prompt)
         return masks[:, 0].float(), quality[:, 0].float()
 
 
@@ -104,29 +97,37 @@ def intersection_over_union(answer: Tensor, truth: Tensor) -> Tensor:
 
 
 def step_losses(model: PromptableSam, data: DrawnStep, generator: torch.Generator) -> dict[str, Tensor]:
-    """Terms of one step: both answers, their IoU, the IoU of the given masks, the outlines."""
-    embedding = model.embed(data.image)
-    small = F.adaptive_avg_pool2d(data.target[:, None], (data.logits.shape[-2], data.logits.shape[-1]))[:, 0]
+    """Terms of one step: both answers, their IoU, the IoU of the given masks and of the answers to them, the outlines.
+
+    Every prompt is answered; the first of each image a second time, with the model's own answer as mask and, for half
+    of them, a point where it is wrong.
+    """
+    encoded = model.encode(data.image)
+    height, width = data.logits.shape[-2:]
+    small = F.adaptive_avg_pool2d(data.target[:, None], (height, width))[:, 0]
     inside = torch.ones(len(small), dtype=torch.bool)
-    first, quality = model.answer(embedding, data.kind, data.logits, data.point, inside, data.box)
+    first, quality = model.answer(encoded, data.kind, data.logits, data.point, inside, data.box)
     first_loss, first_iou = mask_loss(first, quality, small, data.weight)
-    # Again, with its own answer, and for half of them a point where it is wrong.
-    own = first.detach().clamp(-32, 32)
-    wrong = ((own > 0) != (small > 0.5)).float()
-    place = points_in(wrong, generator)
-    index = (place[:, 1].long() * wrong.shape[-1] + place[:, 0].long())[:, None]
-    inside = small.flatten(1).gather(1, index)[:, 0] > 0.5
-    sparse = bool((data.kind != MASK).any())
-    pointed = (torch.rand(len(small), generator=generator) < 0.5) & sparse
+
+    again = slice(None, None, len(small) // len(data.image))
+    own, truth = first[again].detach().clamp(-32, 32), small[again]
+    place = points_in((own > 0) != (truth > 0.5), generator)
+    index = (place[:, 1].long() * width + place[:, 0].long())[:, None]
+    inside = truth.flatten(1).gather(1, index)[:, 0] > 0.5
+    # Points are for later, see `draw_step`.
+    pointed = (torch.rand(len(own), generator=generator) < 0.5) & (data.kind != MASK).any()
     kind = torch.where(pointed, MASK_AND_POINT, MASK)
-    scale = torch.tensor([wrong.shape[-1], wrong.shape[-2]])
-    second, quality = model.answer(embedding, kind, own, place / scale, inside, data.box)
-    second_loss, second_iou = mask_loss(second, quality, small, data.weight)
-    drawn = model.outlines(embedding).float()
+    point = place / torch.tensor([width, height])
+    second, quality = model.answer(encoded, kind, own, point, inside, data.box[again])
+    second_loss, second_iou = mask_loss(second, quality, truth, data.weight[again])
+
+    drawn = model.outlines(encoded[0]).float()
     outline = F.binary_cross_entropy_with_logits(drawn, data.outline, pos_weight=torch.tensor(4.0))
     masked = data.weight * (data.kind == MASK)
-    given = (intersection_over_union(data.logits > 0, small > 0.5) * masked).sum() / masked.sum().clamp(min=1)
-    answered = (intersection_over_union(first.detach() > 0, small > 0.5) * masked).sum() / masked.sum().clamp(min=1)
+    given, answered = (
+        (intersection_over_union(logits.detach() > 0, small > 0.5) * masked).sum() / masked.sum().clamp(min=1)
+        for logits in (data.logits, first)
+    )
     return {
         "first": first_loss, "second": second_loss, "outline": outline, "iou_first": first_iou,
         "iou_second": second_iou, "iou_given_mask": given, "iou_mask": answered,

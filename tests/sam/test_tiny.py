@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from knowsam.sam.build import TINY
+from knowsam.sam.decode import decode_masks
+from knowsam.sam.resize import resize_input
+from knowsam.sam.teacher import SamTeacher
+from knowsam.sam.tiny import HALF, QUARTER, TinySam, mask_maps, read_config, tiny_sam
+
+
+@pytest.fixture
+def sam() -> TinySam:
+    torch.manual_seed(0)
+    return tiny_sam(read_config(TINY)).eval()
+
+
+@torch.no_grad()
+def test_encoder_takes_images_of_any_size_and_gives_its_finer_maps_too(sam: TinySam) -> None:
+    encoded = sam.vision_encoder(torch.randn(2, 3, 48, 64))
+    assert encoded.embedding.shape == (2, 128, 6, 8)
+    assert encoded.half.shape == (2, HALF, 24, 32)
+    assert encoded.quarter.shape == (2, QUARTER, 12, 16)
+    assert (encoded.embedding[0] - encoded.embedding[1]).abs().mean() > 0.1
+
+
+@torch.no_grad()
+def test_encoder_of_a_resized_sam_is_the_same_function(sam: TinySam) -> None:
+    """Resizing once, and resizing the positions at each pass, as in pretraining, must not differ."""
+    for layer in sam.vision_encoder.layers:
+        torch.nn.init.normal_(layer.attn.rel_pos_h)
+        torch.nn.init.normal_(layer.attn.rel_pos_w)
+    image = torch.randn(1, 3, 48, 64)
+    before = sam.vision_encoder(image).embedding
+    resize_input(sam, (48, 64))
+    torch.testing.assert_close(sam.vision_encoder(image).embedding, before, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_prompts_of_several_images_are_answered_as_one_by_one(sam: TinySam) -> None:
+    image, prompt, tokens = torch.randn(2, 3, 32, 48), torch.randn(6, 1, 16, 24), torch.randn(6, 2, 128)
+
+    def answer(images: Tensor, part: slice) -> Tensor:
+        dense = sam.prompt_encoder.mask_embed(prompt[part])
+        return decode_masks(sam, sam.vision_encoder(images), tokens[part], dense, prompt[part])[0]
+
+    together = answer(image, slice(None))
+    assert together.shape == (6, 1, 16, 24)
+    for index in range(6):
+        alone = answer(image[index // 3 : index // 3 + 1], slice(index, index + 1))
+        torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_ambiguous_prompts_may_get_three_answers(sam: TinySam) -> None:
+    encoded, prompt = sam.vision_encoder(torch.randn(1, 3, 32, 32)), torch.zeros(2, 1, 16, 16)
+    dense = sam.prompt_encoder.mask_embed(prompt)
+    masks, quality = decode_masks(sam, encoded, torch.randn(2, 2, 128), dense, prompt, multimask=True)
+    assert masks.shape == (2, 3, 16, 16)
+    assert quality.shape == (2, 3)
+
+
+@torch.no_grad()
+def test_each_part_of_the_prompt_is_heard(sam: TinySam) -> None:
+    encoded, prompt, tokens = (
+        sam.vision_encoder(torch.randn(1, 3, 32, 32)),
+        torch.zeros(1, 1, 16, 16),
+        torch.zeros(1, 2, 128),
+    )
+    dense = sam.prompt_encoder.mask_embed(prompt)
+    base = decode_masks(sam, encoded, tokens, dense, prompt)[0]
+    for changed in ((tokens + 1, dense, prompt), (tokens, dense + 1, prompt), (tokens, dense, prompt + 1)):
+        assert not torch.allclose(base, decode_masks(sam, encoded, *changed)[0], atol=1e-3)
+
+
+def test_mask_maps_by_hand() -> None:
+    maps = mask_maps(torch.tensor([0.0, 8.0, -100.0]).view(1, 1, 1, 3))
+    torch.testing.assert_close(maps[0, :, 0], torch.tensor([[0.0, 0.99933, -1.0], [0.0, 0.5, -1.0]]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("train", ["adapters", "all"])
+def test_teacher_declares_exactly_what_gets_a_gradient(sam: TinySam, train: str) -> None:
+    resize_input(sam, (32, 48))
+    teacher = SamTeacher(sam, 3, train=train, adapter_init="default")
+    F.cross_entropy(
+        teacher(torch.rand(2, 1, 32, 48), torch.randn(2, 3, 32, 48)), torch.zeros(2, 32, 48).long()
+    ).backward()
+    with_gradient = {name for name, weight in teacher.named_parameters() if weight.grad is not None}
+    assert with_gradient == set(teacher.trainable_parameter_names())
