@@ -202,7 +202,8 @@ class _Run:
         self.averaged = copy.deepcopy(method.student()).requires_grad_(False) if config.train.ema else None
         size = config.data.size
         self.weak = weak_augmentation(size).to(self.accelerator.device)
-        self.strong = strong_augmentation(size).to(self.accelerator.device)
+        strong = strong_augmentation(size).to(self.accelerator.device)
+        self.unlabelled_view = self.weak if method.unlabelled_view == "weak" else strong
         self.step = 0
         self.best: float | None = None
         self.batches = self._dataset()
@@ -303,7 +304,7 @@ class _Run:
         assert label is not None  # it was given one
         unlabelled = batch.unlabelled_image
         if unlabelled is not None:
-            unlabelled = self.strong(unlabelled)[0].contiguous(memory_format=torch.channels_last)
+            unlabelled = self.unlabelled_view(unlabelled)[0].contiguous(memory_format=torch.channels_last)
         image = image.contiguous(memory_format=torch.channels_last)
         return Batch(image, label, unlabelled, batch.labelled_stems, batch.unlabelled_stems)
 

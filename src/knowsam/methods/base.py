@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -43,6 +44,9 @@ class Method(nn.Module):
         Options: The method's settings, a pydantic model whose defaults are the paper's.
         uses_unlabelled: False for a method that only ever looks at labelled images; it then gets a batch of
             B_l + B_u labelled images, as many per step as the others.
+        unlabelled_view: How the unlabelled images of a batch are augmented: `"strong"`, or `"weak"` like the labelled
+            ones, for a method that makes stronger views of them itself or takes pseudo-labels from them.
+        paper_train: Settings of `train` that the method's paper has and others do not, for `preset: paper`.
         footnote: What a table must say of this method beside others: where it does not share their network, batch or
             steps. Empty where there is nothing to say.
         sam: The distillation object, or None.
@@ -50,6 +54,8 @@ class Method(nn.Module):
 
     Options: ClassVar[type[BaseModel]]
     uses_unlabelled: ClassVar[bool] = True
+    unlabelled_view: ClassVar[Literal["strong", "weak"]] = "strong"
+    paper_train: ClassVar[Mapping[str, Any]] = {}
     footnote: ClassVar[str] = ""
     sam: SamDistillation | None
 
@@ -157,6 +163,8 @@ METHODS: dict[str, str | type[Method]] = {
     "ua_mt": "knowsam.methods.ua_mt:UncertaintyAwareMeanTeacher",
     "cps": "knowsam.methods.cps:CrossPseudoSupervision",
     "urpc": "knowsam.methods.urpc:PyramidConsistency",
+    "bcp": "knowsam.methods.bcp:BidirectionalCopyPaste",
+    "unimatch": "knowsam.methods.unimatch:UniMatch",
     "knowsam": "knowsam.methods.knowsam:KnowSAM",
 }
 """Name in a configuration -> class, or where to find it; imported when asked for."""
