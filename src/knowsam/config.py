@@ -240,6 +240,26 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
     return Config.model_validate({**given, "options": resolved.model_dump(mode="json")})
 
 
+def read_resolved(values: Mapping[str, Any]) -> Config:
+    """A configuration as `resolve_config` once gave it, read back.
+
+    Whoever only reads a run need not know its method: one of a user's own may be registered in another process, and its
+    file is not run for this.
+
+    Raises:
+        InputError: For an unknown key or a bad value.
+    """
+    from knowsam.methods.base import is_known
+
+    if is_known(str(values.get("method"))):
+        return resolve_config(values)
+    config, problems = _read(Config, values, "", _known_keys(Config))
+    if config is None:
+        raise InputError("configuration: " + " ".join(problems))
+    resolved: Config = config
+    return resolved
+
+
 def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings as one, later ones winning key by key."""
     merged: dict[str, Any] = {}

@@ -31,6 +31,7 @@ from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.methods import Method, MethodContext, load_method
 from knowsam.networks import ema_decay, update_ema
+from knowsam.plugins import absolute
 from knowsam.progress import TrainingDisplay
 from knowsam.run_folder import RunFolder
 from knowsam.sam.load_report import base_record, require_same_base
@@ -78,7 +79,7 @@ def train(config: Config, out: str | Path, quiet: bool = False) -> RunResult:
     # Absolute paths let the run be continued from any directory.
     data = config.data.model_copy(update={"path": str(Path(config.data.path).resolve())})
     sam = config.sam.model_copy(update={"name": absolute_name(config.sam.name)})
-    config = config.model_copy(update={"data": data, "sam": sam})
+    config = config.model_copy(update={"data": data, "sam": sam, "method": absolute(config.method)})
     return _Run(config, RunFolder(Path(out)), resume=False, quiet=quiet).loop()
 
 
