@@ -47,3 +47,9 @@ class WithoutOptions(StudentMethod):
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         return StepOutput(torch.zeros(()), {})
+
+
+class WithAWrongView(Gentle):
+    """A method that asks for what there is not."""
+
+    unlabelled_view = "week"  # type: ignore[assignment]

@@ -243,6 +243,8 @@ def test_register_method_refuses_what_is_no_method() -> None:
         register_method("mine", outside_code.NoMethod)
     with pytest.raises(InputError, match="WithoutOptions under 'mine' has no Options"):
         register_method("mine", outside_code.WithoutOptions)
+    with pytest.raises(InputError, match="has unlabelled_view 'week', but expected 'strong' or 'weak'"):
+        register_method("mine", outside_code.WithAWrongView)
     with pytest.raises(InputError, match="expected a name, not a file"):
         register_method("mine.py:Mine", StudentMethod)
     assert "mine" not in METHODS

@@ -110,12 +110,12 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
         )
     # What is new must be as comparable as what is there, its own options aside.
     reference = next((config for name, config in there.settings.items() if name not in there.own), None)
-    demanded = _demanded_by_papers([*there.settings, *asked.settings])
     differing: dict[str, list[str]] = {}
     for name, config in asked.settings.items():
         before = there.settings.get(name, config if name in asked.own else reference or config)
         for key, (was, now) in _differences(before, config).items():
-            if name in there.settings or not (key.startswith(("method", "options.")) or key in demanded):
+            new = name not in there.settings
+            if not (new and (key.startswith(("method", "options.")) or _demands(before, key) or _demands(config, key))):
                 differing.setdefault(f"{key} is {was!r} there and {now!r} here", []).append(name)
     if differing:
         said = [
@@ -133,11 +133,15 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
     )  # fmt: skip
 
 
-def _demanded_by_papers(methods: Iterable[str]) -> set[str]:
-    """Settings in which methods may differ because a paper has its own, see `Method.paper_train`."""
+def _demands(config: Config, key: str) -> bool:
+    """Whether a setting is as the paper of its method has it and others do not, see `Method.paper_train`."""
     from knowsam.methods.base import is_known, load_method
 
-    return {f"train.{key}" for name in methods if is_known(name) for key in load_method(name).paper_train}
+    if config.preset != "paper" or not is_known(config.method):
+        return False
+    section, _, name = key.partition(".")
+    paper = load_method(config.method).paper_train
+    return section == "train" and name in paper and getattr(config.train, name) == paper[name]
 
 
 def _differences(there: Config, here: Config) -> dict[str, tuple[Any, Any]]:

@@ -229,4 +229,9 @@ def _require_method(name: str, found: Any) -> type[Method]:
             f"method: {found.__name__} under '{name}' has no Options, but expected a pydantic model of its settings;"
             " add `Options = StudentOptions` where it has none of its own."
         )
+    if found.unlabelled_view not in ("strong", "weak"):
+        raise InputError(
+            f"method: {found.__name__} under '{name}' has unlabelled_view {found.unlabelled_view!r}, but expected"
+            " 'strong' or 'weak'; correct it."
+        )
     return found
