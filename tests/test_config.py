@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from knowsam.config import SHORT_BUDGET, Config, load_yaml, parse_overrides, preset_changes, resolve_config
 from knowsam.errors import InputError
@@ -115,6 +116,13 @@ def test_sam_null_in_yaml_is_no_sam(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("sam: null\n")
     assert resolve_config(load_yaml(file)).sam.name == "none"
+
+
+@pytest.mark.parametrize(("text", "amp"), [("no", "no"), ("off", "no"), ("'no'", "no"), ("bf16", "bf16")])
+def test_mixed_precision_can_be_switched_off_on_the_command_line(text: str, amp: str) -> None:
+    config = resolve_config(parse_overrides([f"train.amp={text}"]))
+    assert config.train.amp == amp
+    assert resolve_config(yaml.safe_load(config.to_yaml())) == config
 
 
 def test_a_sam_given_by_name_keeps_the_other_settings_of_lower_layers() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from knowsam.mixing import exchange, uncertain_cells
+from knowsam.mixing import copy_paste_box, cutmix_boxes, cycled, exchange, halves, uncertain_cells
 
 # (H, W): divisible by the grid, H != W, odd, and as small as the grid.
 SIZES = [(8, 8), (8, 12), (7, 13), (9, 6), (4, 5)]
@@ -115,3 +115,75 @@ def test_exchange_leaves_its_inputs_alone() -> None:
 def test_exchange_rejects_what_does_not_fit(other: Tensor, mask: Tensor) -> None:
     with pytest.raises(ValueError, match="expected"):
         exchange(torch.zeros(2, 1, 4, 4), other, mask)
+
+
+@pytest.mark.parametrize(("count", "first", "second"), [(1, [0], [0]), (4, [0, 1], [2, 3]), (5, [0, 1, 2], [2, 3, 4])])
+def test_halves_use_every_item(count: int, first: list[int], second: list[int]) -> None:
+    assert [half.tolist() for half in halves(torch.arange(count))] == [first, second]
+
+
+def test_cycled_starts_again() -> None:
+    assert cycled(torch.tensor([[5, 6], [7, 8]]), 5).tolist() == [[5, 6], [7, 8], [5, 6], [7, 8], [5, 6]]
+
+
+def box_of(mask: Tensor) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a mask that must be one filled box."""
+    rows, columns = mask.any(dim=1).nonzero().flatten().tolist(), mask.any(dim=0).nonzero().flatten().tolist()
+    top, left, height, width = rows[0], columns[0], len(rows), len(columns)
+    filled = torch.zeros_like(mask)
+    filled[top : top + height, left : left + width] = True
+    assert torch.equal(filled, mask)
+    return top, left, height, width
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"),
+    [((6, 9), 2 / 3, (4, 6)), ((32, 48), 2 / 3, (21, 32)), ((6, 9), 1.0, (6, 9)), ((6, 9), 0.01, (1, 1))],
+)
+def test_copy_paste_box_has_its_size_wherever_it_lies(
+    size: tuple[int, int], side: float, expected: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    boxes = [box_of(copy_paste_box(size, side)) for _ in range(300)]
+    assert {box[2:] for box in boxes} == {expected}
+    # Every place at which it fits occurs where there are few of them: 3 x 4 for two thirds of 6 x 9.
+    if expected == (4, 6):
+        assert {box[:2] for box in boxes} == {(top, left) for top in range(3) for left in range(4)}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 96)])
+def test_cutmix_boxes_have_the_stated_area_and_aspect_and_reach_every_border(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    height, width = size
+    masks = cutmix_boxes(2000, size, p=1.0)
+    shares = []
+    edges = set()
+    for mask in masks:
+        top, left, box_height, box_width = box_of(mask)
+        shares.append(box_height * box_width / (height * width))
+        # Rounded down, a side is at most one pixel short of what was drawn.
+        assert (box_height + 1) * (box_width + 1) >= 0.02 * height * width
+        assert shares[-1] <= 0.4
+        assert (box_height / height) / ((box_width + 1) / width) <= 1 / 0.3
+        assert ((box_height + 1) / height) / (box_width / width) >= 0.3
+        ends = {"top": top, "left": left, "bottom": height - top - box_height, "right": width - left - box_width}
+        edges |= {name for name, distance in ends.items() if distance == 0}
+    assert edges == {"top", "left", "bottom", "right"}
+    assert sum(shares) / len(shares) == pytest.approx(0.21, abs=0.02)  # uniform over .02 to .4, less the rounding
+
+
+@pytest.mark.parametrize(("p", "share"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_cutmix_boxes_come_with_their_probability(p: float, share: float) -> None:
+    torch.manual_seed(0)
+    used = cutmix_boxes(1000, (16, 32), p).flatten(1).any(dim=1).float().mean().item()
+    assert used == pytest.approx(share, abs=0.06 * (0 < p < 1))
+
+
+def test_cutmix_boxes_differ_between_images_and_follow_the_seed() -> None:
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(cutmix_boxes(4, (32, 32), p=1.0))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0][0], drawn[0][1])

@@ -32,6 +32,9 @@ def data(tmp_path: Path) -> Path:
 
 
 def config_of(kind: str, data: Path, steps: int = STEPS) -> Config:
+    if kind in ("bcp", "unimatch"):
+        # From labels alone to both halves at the interruption.
+        return run_config(data, {"method": kind, "train": {"pretrain": 0.5}}, steps=steps)
     if kind == "supervised":
         return run_config(data, {"method": "supervised"}, steps=steps)
     # UGDA from the third step on, so that it is at work on both sides of the interruption; EMA; two optimisers.
@@ -81,7 +84,7 @@ def assert_same_end(a: RunFolder, b: RunFolder) -> None:
     assert measured(a) == measured(b)
 
 
-@pytest.mark.parametrize("kind", ["supervised", "knowsam"])
+@pytest.mark.parametrize("kind", ["supervised", "knowsam", "bcp", "unimatch"])
 def test_interrupted_and_resumed_run_ends_bit_equal(
     kind: str, data: Path, tmp_path: Path, terminate_at: Callable[[int], None]
 ) -> None:

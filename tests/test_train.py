@@ -54,6 +54,17 @@ class Brittle(Method):
         return self.spec
 
 
+class Marked(nn.Module):
+    """An augmentation whose images are of one value."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        return torch.full_like(image, self.value), label
+
+
 @pytest.fixture
 def brittle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("knowsam.methods.base.METHODS", METHODS)
@@ -115,6 +126,20 @@ def test_a_folder_without_unlabelled_image_trains_supervised_with_the_whole_batc
 
 def test_a_batch_without_unlabelled_half_trains_on_the_labelled_images(data: Path, tmp_path: Path) -> None:
     assert train(run_config(data, {"train": {"batch": "3+0"}}, steps=1), tmp_path / "run", quiet=True).finished
+
+
+@pytest.mark.parametrize(("method", "view"), [("mean_teacher", "strong"), ("bcp", "weak"), ("unimatch", "weak")])
+def test_unlabelled_images_are_augmented_as_the_method_asks(
+    method: str, view: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("weak", "strong"):
+        mark = {"weak": 0.25, "strong": 0.75}[name]
+        monkeypatch.setattr(engine, f"{name}_augmentation", lambda size, mark=mark: Marked(mark))
+    config = run_config(data, {"method": method, "train": {"pretrain": 0.0}})
+    run = engine._Run(config, RunFolder(tmp_path / "run"), resume=False, quiet=True)
+    batch = run._augment(run._dataset()[0])
+    assert batch.labelled_image.unique().tolist() == [0.25]
+    assert batch.unlabelled_image.unique().tolist() == [{"weak": 0.25, "strong": 0.75}[view]]
 
 
 def test_an_occupied_folder_is_refused(data: Path, tmp_path: Path) -> None:

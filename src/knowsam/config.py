@@ -96,6 +96,11 @@ def _parse_sam(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _parse_amp(value: Any) -> Any:
+    """YAML reads a bare `no` or `off` as false."""
+    return "no" if value is False else value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -171,7 +176,7 @@ class TrainConfig(_Section):
     """Validate and keep a running average of the student's weights with this decay; 0 keeps the weights themselves."""
     clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient; None does not clip."""
-    amp: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    amp: Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(_parse_amp)] = "auto"
     """Mixed precision; `auto`: on a GPU only."""
     validate_every: int = Field(200, ge=1)
     checkpoint_every: int | None = Field(None, ge=1)
@@ -225,12 +230,34 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
     if preset == "auto":
         preset = "short" if first.train.steps < SHORT_BUDGET else "paper"
     changes = preset_changes(preset, first.train.steps)
+    if preset == "paper":
+        changes = {"train": dict(method.paper_train)}
     options = changes.pop("options", {}).get(first.method, {})
     given = _merge({**changes, "options": options}, {**given, "preset": preset})
     resolved, problems = _read(method.Options, given["options"], "options.", known)
     if resolved is None:
         raise InputError("configuration: " + " ".join(problems))
     return Config.model_validate({**given, "options": resolved.model_dump(mode="json")})
+
+
+def read_resolved(values: Mapping[str, Any]) -> Config:
+    """A configuration as `resolve_config` once gave it, read back.
+
+    Whoever only reads a run need not know its method: one of a user's own may be registered in another process, and its
+    file is not run for this.
+
+    Raises:
+        InputError: For an unknown key or a bad value.
+    """
+    from knowsam.methods.base import is_known
+
+    if is_known(str(values.get("method"))):
+        return resolve_config(values)
+    config, problems = _read(Config, values, "", _known_keys(Config))
+    if config is None:
+        raise InputError("configuration: " + " ".join(problems))
+    resolved: Config = config
+    return resolved
 
 
 def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:

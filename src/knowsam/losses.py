@@ -74,6 +74,25 @@ def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
     return _negative_log_likelihood(log_probs, label) + _soft_dice_loss(log_probs.exp(), label)
 
 
+def region_loss(logits: Tensor, label: Tensor, inside: Tensor, inside_weight: float, outside_weight: float) -> Tensor:
+    """`segmentation_loss` of two regions of an image, each for itself (BCP, loss function).
+
+        w_in seg(z, y where inside) + w_out seg(z, y elsewhere)
+
+    Args:
+        logits: `(B, K, H, W)`.
+        label: `(B, H, W)` int64, class index or `IGNORE`.
+        inside: `(H, W)` or `(B, H, W)` bool.
+        inside_weight: `w_in`.
+        outside_weight: `w_out`.
+
+    Returns:
+        0-dim tensor in [0, inf); 0 where no pixel is labelled.
+    """
+    inner = segmentation_loss(logits, label.masked_fill(~inside, IGNORE))
+    return inside_weight * inner + outside_weight * segmentation_loss(logits, label.masked_fill(inside, IGNORE))
+
+
 def entropy_map(logits: Tensor) -> Tensor:
     """Entropy of each pixel's class distribution, `-sum_c p_c log(p_c + 1e-6)` (KnowSAM, section 1).
 

@@ -1,12 +1,15 @@
-"""Pasting cells of one image into another, as pure functions of tensors.
+"""Pasting parts of one image into another, as pure functions of tensors.
 
-Together they make the uncertainty-guided data augmentation (KnowSAM, section 4). With the entropy maps of the
-fused prediction, for labelled images `x_l` (labels `y_l`) and unlabelled images `x_u` (pseudo-labels `y_u`):
+Two make the uncertainty-guided data augmentation (KnowSAM, section 4). With the entropy maps of the fused prediction,
+for labelled images `x_l` (labels `y_l`) and unlabelled images `x_u` (pseudo-labels `y_u`):
 
     mask_u = uncertain_cells(entropy_u)
     mask_l = uncertain_cells(entropy_l)
     x_mix_u, y_mix_u = exchange(x_u, x_l, mask_u), exchange(y_u, y_l, mask_u)
     x_mix_l, y_mix_l = exchange(x_l, x_u, mask_l), exchange(y_l, y_u, mask_l)
+
+`copy_paste_box` and `cutmix_boxes` draw other masks for `exchange`, from torch's global generator: those of BCP and of
+CutMix.
 """
 
 from __future__ import annotations
@@ -82,9 +85,84 @@ def exchange(own: Tensor, other: Tensor, mask: Tensor) -> Tensor:
     if mask.shape != (own.shape[0], *own.shape[-2:]):
         raise ValueError(f"mask has shape {tuple(mask.shape)}, expected {(own.shape[0], *own.shape[-2:])} (B, H, W)")
     if len(other) != len(own):
-        other = other[torch.arange(len(own), device=own.device) % len(other)]
+        other = cycled(other, len(own))
     inside = mask.bool().view(len(own), *[1] * (own.ndim - 3), *own.shape[-2:])
     return torch.where(inside, other, own)
+
+
+def cycled(tensor: Tensor, count: int) -> Tensor:
+    """`count` items of the first axis, again from its start where it ends: `(B, ...)` -> `(count, ...)`."""
+    return tensor[torch.arange(count, device=tensor.device) % len(tensor)]
+
+
+def halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second half of a batch, of equal size: of an odd number the middle item is in both.
+
+    Args:
+        tensor: `(B, ...)`, B >= 1.
+
+    Returns:
+        Two views of `(ceil(B / 2), ...)`.
+    """
+    half = (len(tensor) + 1) // 2
+    return tensor[:half], tensor[len(tensor) - half :]
+
+
+def copy_paste_box(size: tuple[int, int], side: float, device: torch.device | str | None = None) -> Tensor:
+    """One box at a random place: `1 - M` of bidirectional copy-paste (BCP).
+
+    Args:
+        size: H and W in pixels.
+        side: Height and width of the box as a share of the image's, in (0, 1].
+        device: Where the result is needed.
+
+    Returns:
+        `(H, W)` bool, True inside; every place at which the box fits is equally likely.
+    """
+    height, width = (max(1, round(length * side)) for length in size)
+    top, left = (
+        torch.randint(0, whole - part + 1, (1, 1), device=device)
+        for whole, part in zip(size, (height, width), strict=True)
+    )
+    y, x = torch.arange(size[0], device=device).view(-1, 1), torch.arange(size[1], device=device)
+    return (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+
+
+def cutmix_boxes(
+    count: int,
+    size: tuple[int, int],
+    p: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.4),
+    aspect: float = 0.3,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """A box for each image, or none: what CutMix replaces (Yun et al., 2019; drawn as in UniMatch).
+
+    A box of the share `a` of the image's area and of aspect `r`, both relative to the image, is `H sqrt(a r)` high and
+    `W sqrt(a / r)` wide. `a` is uniform over `area`; `r` over what of [aspect, 1 / aspect] lets the box fit; its place
+    over all places at which it does.
+
+    Args:
+        count: B.
+        size: H and W in pixels.
+        p: Probability that an image gets a box.
+        area: Smallest and largest share of the image.
+        aspect: Smallest r, in (0, 1].
+        device: Where the result is needed.
+
+    Returns:
+        `(B, H, W)` bool, True inside.
+    """
+    draw = torch.rand(5, count, 1, 1, device=device)
+    share = area[0] + (area[1] - area[0]) * draw[0]
+    lowest, highest = share.clamp(min=aspect), (1 / share).clamp(max=1 / aspect)
+    ratio = lowest + (highest - lowest) * draw[1]
+    height = (size[0] * (share * ratio).sqrt()).int().clamp(max=size[0])
+    width = (size[1] * (share / ratio).sqrt()).int().clamp(max=size[1])
+    top = (draw[2] * (size[0] - height + 1)).int()
+    left = (draw[3] * (size[1] - width + 1)).int()
+    y, x = torch.arange(size[0], device=device).view(-1, 1), torch.arange(size[1], device=device)
+    return (y >= top) & (y < top + height) & (x >= left) & (x < left + width) & (draw[4] < p)
 
 
 def _bounds(size: int, grid: int) -> list[int]:

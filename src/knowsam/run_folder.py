@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from knowsam.config import Config, load_yaml, resolve_config
+from knowsam.config import Config, load_yaml, read_resolved
 from knowsam.errors import InputError
 from knowsam.files import write_json, write_text
 from knowsam.sam.load_report import LoadReport
@@ -97,7 +97,7 @@ class RunFolder:
             raise InputError(
                 f"{self.path}: no run was found (no config.yaml), but expected one to continue; check the path."
             )
-        return resolve_config(load_yaml(self.config))
+        return read_resolved(load_yaml(self.config))
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`."""

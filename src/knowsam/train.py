@@ -31,6 +31,7 @@ from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.methods import Method, MethodContext, load_method
 from knowsam.networks import ema_decay, update_ema
+from knowsam.plugins import absolute
 from knowsam.progress import TrainingDisplay
 from knowsam.run_folder import RunFolder
 from knowsam.sam.load_report import base_record, require_same_base
@@ -78,7 +79,7 @@ def train(config: Config, out: str | Path, quiet: bool = False) -> RunResult:
     # Absolute paths let the run be continued from any directory.
     data = config.data.model_copy(update={"path": str(Path(config.data.path).resolve())})
     sam = config.sam.model_copy(update={"name": absolute_name(config.sam.name)})
-    config = config.model_copy(update={"data": data, "sam": sam})
+    config = config.model_copy(update={"data": data, "sam": sam, "method": absolute(config.method)})
     return _Run(config, RunFolder(Path(out)), resume=False, quiet=quiet).loop()
 
 
@@ -202,7 +203,8 @@ class _Run:
         self.averaged = copy.deepcopy(method.student()).requires_grad_(False) if config.train.ema else None
         size = config.data.size
         self.weak = weak_augmentation(size).to(self.accelerator.device)
-        self.strong = strong_augmentation(size).to(self.accelerator.device)
+        strong = strong_augmentation(size).to(self.accelerator.device)
+        self.unlabelled_view = self.weak if method.unlabelled_view == "weak" else strong
         self.step = 0
         self.best: float | None = None
         self.batches = self._dataset()
@@ -303,7 +305,7 @@ class _Run:
         assert label is not None  # it was given one
         unlabelled = batch.unlabelled_image
         if unlabelled is not None:
-            unlabelled = self.strong(unlabelled)[0].contiguous(memory_format=torch.channels_last)
+            unlabelled = self.unlabelled_view(unlabelled)[0].contiguous(memory_format=torch.channels_last)
         image = image.contiguous(memory_format=torch.channels_last)
         return Batch(image, label, unlabelled, batch.labelled_stems, batch.unlabelled_stems)
 

@@ -90,7 +90,8 @@ class Batch:
     Attributes:
         labelled_image: `(B_l, C, H, W)` float32 in [0, 1], weakly augmented.
         label: `(B_l, H, W)` int64, class index or `IGNORE`.
-        unlabelled_image: `(B_u, C, H, W)` float32 in [0, 1], strongly augmented, or None for a supervised run.
+        unlabelled_image: `(B_u, C, H, W)` float32 in [0, 1], augmented as the method's `unlabelled_view` says, or None
+            for a supervised run and while `train.pretrain` lasts.
         labelled_stems: One name per labelled image, for logs and tests.
         unlabelled_stems: One name per unlabelled image.
     """

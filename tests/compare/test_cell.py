@@ -51,7 +51,7 @@ def one_cell(data: Path, name: str, steps: int = 4) -> tuple[CompareFolder, Cell
     return (
         folder,
         cell,
-        Order(config, folder.run(cell).path, folder.cell(cell), "knowsam.methods.supervised:Supervised"),
+        Order(config, folder.run(cell).path, folder.cell(cell)),
     )
 
 
@@ -158,10 +158,10 @@ def test_an_orphaned_process_saves_and_stops(data: Path, tmp_path: Path) -> None
         "from knowsam.compare.cell import Order\n"
         "from knowsam.compare.loop import in_own_process\n"
         "if __name__ == '__main__':\n"
-        "    config, run, cell, method = json.loads(sys.argv[1])\n"
-        "    in_own_process(Order(config, Path(run), Path(cell), method), lambda: False, lambda: None)\n"
+        "    config, run, cell = json.loads(sys.argv[1])\n"
+        "    in_own_process(Order(config, Path(run), Path(cell)), lambda: False, lambda: None)\n"
     )
-    argument = json.dumps([order.config, str(order.run), str(order.cell), order.method])
+    argument = json.dumps([order.config, str(order.run), str(order.cell)])
     parent = subprocess.Popen([sys.executable, str(script), argument])
     deadline = time.monotonic() + 120
     while not run.checkpoint.exists() and parent.poll() is None and time.monotonic() < deadline:

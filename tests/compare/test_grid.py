@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,55 @@ def test_a_call_may_add_methods_seeds_and_subsets(data: Path, tmp_path: Path) ->
     assert {cell.method for cell in joined.cells} == {"supervised", "knowsam"}
     assert len(joined.cells) == 4
     assert set(joined.settings) == {"supervised", "knowsam"}
+
+
+@pytest.mark.parametrize(("first", "second"), [("supervised", "bcp"), ("bcp", "supervised")])
+def test_methods_may_differ_in_what_a_paper_demands_and_in_nothing_else(
+    data: Path, tmp_path: Path, first: str, second: str
+) -> None:
+    paper = SETTINGS | {"preset": "paper"}
+    folder = CompareFolder(tmp_path)
+    folder.write(plan(data, first, settings=paper))
+    joined = join_grids(folder, plan(data, second, settings=paper))
+    pretrain = {name: config.train.pretrain for name, config in joined.settings.items()}
+    assert pretrain == {"supervised": 0.0, "bcp": 0.25}
+    folder.write(plan(data, "supervised", settings=paper))
+    other = plan(data, second, settings=paper | {"train": SETTINGS["train"] | {"pretrain": 0.5}})
+    with pytest.raises(InputError, match=r"train\.pretrain is 0\.0 there and 0\.5 here"):
+        join_grids(folder, other)
+
+
+def test_footnotes_stay_with_the_comparison_and_those_of_an_older_one_are_found(data: Path, tmp_path: Path) -> None:
+    folder = CompareFolder(tmp_path)
+    folder.write(plan(data, "supervised"))
+    joined = join_grids(folder, plan(data, "bcp"))
+    assert joined.footnotes["supervised"].startswith("its labelled images fill")
+    assert joined.footnotes["bcp"].startswith("its unlabelled images are augmented weakly")
+    folder.write(joined)
+    values = json.loads(folder.grid.read_text())
+    del values["footnotes"]
+    folder.grid.write_text(json.dumps(values))
+    assert folder.read().footnotes == joined.footnotes
+
+
+@pytest.mark.parametrize("key", ["Mine", "FULL", "RELATIVE"])
+def test_settings_of_a_method_in_a_file_are_given_under_its_class_or_its_file(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from knowsam.methods.supervised import Supervised\nclass Mine(Supervised):\n    footnote = 'ours'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    full = f"{tmp_path.resolve()}/own.py:Mine"
+    key = {"FULL": full, "RELATIVE": "own.py:Mine"}.get(key, key)
+    grid = plan(data, "own.py:Mine", "supervised", settings=SETTINGS | {key: {"options": {"network": "vnet"}}})
+    assert list(grid.settings) == [full, "supervised"]
+    assert [config.options["network"] for config in grid.settings.values()] == ["vnet", "unet"]
+    assert grid.own == {full: {"options.network": "vnet"}}
+    assert grid.footnotes[full] == "ours"
+    assert str(grid.cells[0]) == "own.py:Mine, labelled 2, seed 0"
+    assert "/" not in grid.cells[0].name
+    assert ":" not in grid.cells[0].name
 
 
 @pytest.mark.parametrize(

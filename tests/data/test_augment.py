@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from knowsam.data.augment import HOLE_FRACTION, Augmentation, erase_holes, strong_augmentation, weak_augmentation
+from knowsam.data.augment import (
+    HOLE_FRACTION,
+    Augmentation,
+    IntensityAugmentation,
+    erase_holes,
+    strong_augmentation,
+    weak_augmentation,
+)
 from knowsam.types import IGNORE
 
 SIZE = (40, 64)
@@ -147,3 +154,29 @@ def test_holes_reach_every_border() -> None:
     erased = (erase_holes(torch.ones(400, 1, *SIZE), (5, 8), 1.0) == 0).any(dim=0).squeeze(0)
     assert all(edge.any() for edge in (erased[0], erased[-1], erased[:, 0], erased[:, -1]))
     assert erased.float().mean() > 0.99
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_intensities_change_and_stay_in_the_unit_range(channels: int) -> None:
+    torch.manual_seed(0)
+    image = torch.rand(40, channels, *SIZE)
+    changed = IntensityAugmentation(channels)(image)
+    assert changed.shape == image.shape
+    assert (changed.min() >= 0) & (changed.max() <= 1)
+    same = sum(torch.equal(one, other) for one, other in zip(changed, image, strict=True))
+    assert same / 40 == pytest.approx(0.2 * 0.5, abs=0.1)  # neither jitter nor blur
+    torch.manual_seed(0)
+    assert torch.equal(IntensityAugmentation(channels)(torch.rand(40, channels, *SIZE)), changed)
+
+
+def test_intensities_change_without_moving_a_pixel() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(64, 1, *SIZE)
+    image[..., 20, 30] = 1.0
+    brightest = IntensityAugmentation(1)(0.2 + 0.4 * image).flatten(1).argmax(dim=1)
+    assert set(brightest.tolist()) == {20 * SIZE[1] + 30}
+
+
+def test_intensities_are_changed_in_full_precision_amid_mixed_precision() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert IntensityAugmentation(1)(torch.rand(8, 1, *SIZE)).dtype == torch.float32

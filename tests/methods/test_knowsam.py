@@ -13,7 +13,6 @@ from torch import Tensor
 from knowsam.config import resolve_config
 from knowsam.errors import InputError
 from knowsam.methods import join_halves
-from knowsam.methods.knowsam import confident_label
 from knowsam.types import IGNORE, Batch, Progress
 from training_helpers import SIZE, small_batch, small_method
 
@@ -89,12 +88,6 @@ def test_exchange_cells_naive(halves: tuple[int, int], select: str) -> None:
     expected_image, expected_label = exchange_pixel_by_pixel(batch, fused, teacher, select)
     assert torch.equal(image, expected_image)
     assert torch.equal(label, expected_label)
-
-
-def test_confident_label_ignores_what_is_less_probable_than_the_threshold() -> None:
-    probs = torch.tensor([[0.5, 0.9, 0.1], [0.5, 0.1, 0.9]]).view(1, 2, 1, 3)
-    assert confident_label(probs, 0.8).tolist() == [[[IGNORE, 0, 1]]]
-    assert confident_label(probs, 0.0).tolist() == [[[0, 0, 1]]]
 
 
 @torch.no_grad()

@@ -256,5 +256,7 @@ def test_numbers_as_words() -> None:
         "0 %", "< 0.01 %", "0.07 %", "1.3 %", "99.9 %", "100 %",
     ]  # fmt: skip
     assert words.term_name("unet_mix_pseudo") == "U-Net: mixed images, pseudo-labels"
+    assert words.term_name("student_in") == "Network: unlabelled pasted into labelled"
+    assert words.term_name("share_certain") == "Share of pixels of which the weak view is certain"
     assert words.term_name("something_new") == "something_new"
     assert words.dice_text(float("nan")) == "\N{EN DASH}"

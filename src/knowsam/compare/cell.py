@@ -95,20 +95,33 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Registered:
+    """What a process must be told before it knows a user's own method or network by name.
+
+    Attributes:
+        methods: Name -> entry of `METHODS`.
+        networks: Name -> entry of `REGISTERED`.
+    """
+
+    methods: dict[str, Any] = field(default_factory=dict)
+    networks: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Order:
-    """What a process needs to do one cell; plain values, and the method's class where it is the user's own.
+    """What a process needs to do one cell; plain values, and the classes that are the user's own.
 
     Attributes:
         config: The run's configuration, as nested plain values.
         run: The run's folder.
         cell: The folder of the outcome.
-        method: The entry of `METHODS`.
+        registered: Of its method and network.
     """
 
     config: dict[str, Any]
     run: Path
     cell: Path
-    method: Any
+    registered: Registered = Registered()
 
 
 def do_cell(order: Order, quiet: bool = False) -> bool:
@@ -125,10 +138,12 @@ def do_cell(order: Order, quiet: bool = False) -> bool:
     from knowsam.config import resolve_config
     from knowsam.evaluate import write_scores
     from knowsam.methods.base import METHODS
+    from knowsam.networks import REGISTERED
     from knowsam.report.records import SAM, read_run
     from knowsam.run_folder import RunFolder
 
-    METHODS[order.config["method"]] = order.method
+    METHODS.update(order.registered.methods)
+    REGISTERED.update(order.registered.networks)
     run = RunFolder(order.run)
     if not _train(resolve_config(order.config), run, order.cell, quiet):
         return False

@@ -94,5 +94,5 @@ def alternative_text(results: Results, rows: list[Row]) -> str:
     for row in rows:
         sam = "" if row.sam == "none" else f" with SAM {short_name(row.sam)}"
         mean = spread_text(row.scores["dice"][MEAN], "dice")
-        said.append(f"{row.method}{sam}, labelled {short_name(row.labelled)}: {mean}")
+        said.append(f"{short_name(row.method)}{sam}, labelled {short_name(row.labelled)}: {mean}")
     return f"Dice of every seed as a point, {results.part} cases. Means: {'; '.join(said)}."

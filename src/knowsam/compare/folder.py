@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from knowsam.compare.grid import Cell, Grid, flat
-from knowsam.config import Config, resolve_config
+from knowsam.config import Config, read_resolved
 from knowsam.data.lists import some
 from knowsam.errors import InputError
 from knowsam.files import write_json
@@ -57,8 +58,8 @@ class CompareFolder:
             if values["format"] != FORMAT:
                 raise ValueError(f"format {values['format']}")
             cells = tuple(Cell(**cell) for cell in values["cells"])
-            settings = {name: _read_settings(name, given) for name, given in values["settings"].items()}
-            return Grid(cells, settings, values["own"])
+            settings = {name: read_resolved(given) for name, given in values["settings"].items()}
+            return Grid(cells, settings, values["own"], values.get("footnotes", _footnotes(settings)))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.grid}: no grid could be read ({error}), but expected what `knowsam compare` writes; restore it,"
@@ -69,14 +70,16 @@ class CompareFolder:
         """Keep the grid."""
         settings = {name: config.model_dump(mode="json") for name, config in grid.settings.items()}
         cells = [asdict(cell) for cell in grid.cells]
-        write_json(self.grid, {"format": FORMAT, "cells": cells, "settings": settings, "own": grid.own})
+        write_json(self.grid, {"format": FORMAT, "cells": cells, "settings": settings} | {
+            "own": grid.own, "footnotes": grid.footnotes,
+        })  # fmt: skip
 
 
-def _read_settings(method: str, given: dict[str, Any]) -> Config:
-    """Settings as written; a method of one's own need not be known to a process that only draws the table."""
-    from knowsam.methods.base import METHODS
+def _footnotes(methods: Iterable[str]) -> dict[str, str]:
+    """Those of a comparison that was written before it kept them."""
+    from knowsam.methods.base import METHODS, load_method
 
-    return resolve_config(given) if method in METHODS else Config.model_validate(given)
+    return {name: load_method(name).footnote for name in methods if name in METHODS}
 
 
 def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
@@ -111,7 +114,8 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
     for name, config in asked.settings.items():
         before = there.settings.get(name, config if name in asked.own else reference or config)
         for key, (was, now) in _differences(before, config).items():
-            if name in there.settings or not key.startswith(("method", "options.")):
+            new = name not in there.settings
+            if not (new and (key.startswith(("method", "options.")) or _demands(before, key) or _demands(config, key))):
                 differing.setdefault(f"{key} is {was!r} there and {now!r} here", []).append(name)
     if differing:
         said = [
@@ -123,7 +127,21 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
             " them or choose another --out."
         )
     cells = tuple(dict.fromkeys([*there.cells, *asked.cells]))
-    return replace(asked, cells=cells, settings=there.settings | asked.settings, own=there.own | asked.own)
+    return replace(
+        asked, cells=cells, settings=there.settings | asked.settings, own=there.own | asked.own,
+        footnotes=there.footnotes | asked.footnotes,
+    )  # fmt: skip
+
+
+def _demands(config: Config, key: str) -> bool:
+    """Whether a setting is as the paper of its method has it and others do not, see `Method.paper_train`."""
+    from knowsam.methods.base import is_known, load_method
+
+    if config.preset != "paper" or not is_known(config.method):
+        return False
+    section, _, name = key.partition(".")
+    paper = load_method(config.method).paper_train
+    return section == "train" and name in paper and getattr(config.train, name) == paper[name]
 
 
 def _differences(there: Config, here: Config) -> dict[str, tuple[Any, Any]]:

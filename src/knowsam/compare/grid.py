@@ -14,6 +14,7 @@ from knowsam.config import Config, resolve_config
 from knowsam.data.scan import Folder, scan_folder
 from knowsam.data.split import Split, make_split, parse_labelled
 from knowsam.errors import InputError
+from knowsam.plugins import absolute, names_file
 
 ALL = "all"
 """Written where every mask may be used."""
@@ -31,7 +32,7 @@ class Cell:
     """One run of the grid.
 
     Attributes:
-        method: A key of `METHODS`.
+        method: What `load_method` knows; a file of one's own with its full path.
         sam: `"none"`, the name of a SAM, or a path.
         labelled: `"7"` groups, `"10%"` of them, the path of a list, or `ALL`.
         seed: Of everything random.
@@ -45,11 +46,11 @@ class Cell:
     @property
     def name(self) -> str:
         """Its folder: `knowsam_sam-tiny_labelled-7_seed-0`."""
-        return f"{self.method}_sam-{_slug(self.sam)}_labelled-{_slug(self.labelled)}_seed-{self.seed}"
+        return f"{_slug(self.method)}_sam-{_slug(self.sam)}_labelled-{_slug(self.labelled)}_seed-{self.seed}"
 
     def __str__(self) -> str:
         sam = "" if self.sam == "none" else f" + SAM {short_name(self.sam)}"
-        return f"{self.method}{sam}, labelled {short_name(self.labelled)}, seed {self.seed}"
+        return f"{short_name(self.method)}{sam}, labelled {short_name(self.labelled)}, seed {self.seed}"
 
 
 def short_name(text: str) -> str:
@@ -73,11 +74,13 @@ class Grid:
         cells: The runs, in the order in which they are done.
         settings: Method -> the configuration of its cells, but for what cells differ in.
         own: Method -> settings that were given for it alone, as `key: value`.
+        footnotes: Method -> its `footnote`, kept because a method of one's own need not be known later.
     """
 
     cells: tuple[Cell, ...]
     settings: dict[str, Config]
     own: dict[str, dict[str, Any]]
+    footnotes: dict[str, str]
 
     @property
     def data(self) -> Path:
@@ -106,12 +109,12 @@ def plan_grid(
 
     Args:
         data: The data folder.
-        methods: Keys of `METHODS`.
+        methods: Names that `load_method` knows, `PATH.py:CLASS` among them.
         sam: `"none"` for the methods alone, names of SAMs, paths.
         labelled: As `data.labelled` of a run; None keeps all masks.
         seeds: Whole numbers from 0.
-        settings: Settings of all runs, nested as in a configuration; under the name of a method those of its runs
-            alone.
+        settings: Settings of all runs, nested as in a configuration; under the name of a method, or of the class
+            in a file, those of its runs alone.
 
     Returns:
         The grid; one seed after the other, so that an early stop leaves complete columns.
@@ -119,6 +122,8 @@ def plan_grid(
     Raises:
         InputError: For an unknown method, SAM or setting, a negative seed, or nothing to compare.
     """
+    from knowsam.methods import load_method
+
     for name, given in (("methods", methods), ("sam", sam), ("labelled", labelled), ("seeds", seeds)):
         if not given:
             raise InputError(f"--{name}: nothing was found, but expected at least one; add it.")
@@ -127,12 +132,21 @@ def plan_grid(
         raise InputError(f"--seeds: {wrong[0]!r} was found, but expected whole numbers from 0; correct it.")
     subsets = [labelled_text(value) for value in labelled]
     teachers = [_sam_text(name) for name in sam]
-    shared = {key: value for key, value in (settings or {}).items() if key not in methods}
-    own = {name: (settings or {}).get(name, {}) for name in methods}
-    resolved = {name: _resolve(name, Path(data), shared, own[name], len(methods)) for name in methods}
-    order = product(subsets, seeds, methods, teachers)
+    names = [absolute(name) for name in methods]
+    keys = {key: name for name, given in zip(names, methods, strict=True) for key in (name, given, _own_key(name))}
+    shared = {key: value for key, value in (settings or {}).items() if key not in keys}
+    given_alone = {keys[key]: value for key, value in (settings or {}).items() if key in keys}
+    own: dict[str, Any] = {name: given_alone.get(name, {}) for name in names}
+    resolved = {name: _resolve(name, Path(data), shared, own[name], len(names)) for name in names}
+    footnotes = {name: load_method(name).footnote for name in names}
+    order = product(subsets, seeds, names, teachers)
     cells = dict.fromkeys(Cell(method, teacher, subset, seed) for subset, seed, method, teacher in order)
-    return Grid(tuple(cells), resolved, {name: flat(values) for name, values in own.items() if values})
+    return Grid(tuple(cells), resolved, {name: flat(values) for name, values in own.items() if values}, footnotes)
+
+
+def _own_key(method: str) -> str:
+    """Under what the settings of one method alone are given: its name, or that of the class in a file."""
+    return method.rpartition(":")[2] if names_file(method) else method
 
 
 def labelled_text(value: int | float | str | Path | None) -> str:
@@ -156,9 +170,8 @@ def _sam_text(name: str) -> str:
 
 def _resolve(method: str, data: Path, shared: Mapping[str, Any], own: Any, methods: int) -> Config:
     if not isinstance(own, Mapping):
-        raise InputError(
-            f"'{method}={own}' was found, but expected {method}.KEY=VALUE for a setting of {method} alone."
-        )
+        key = _own_key(method)
+        raise InputError(f"'{key}={own}' was found, but expected {key}.KEY=VALUE for a setting of {key} alone.")
     for layer in (shared, own):
         for place, option in VARIED.items():
             if _reach(layer, place):
@@ -168,7 +181,7 @@ def _resolve(method: str, data: Path, shared: Mapping[str, Any], own: Any, metho
                 )
     if "data" in own:
         raise InputError(
-            f"a setting {method}.data was found, but expected the same data for all methods; leave it out."
+            f"a setting {_own_key(method)}.data was found, but expected the same data for all methods; leave it out."
         )
     varied = {"method": method, "sam": {"name": "none"}, "data": {"path": str(data.resolve())}}
     try:
@@ -176,8 +189,8 @@ def _resolve(method: str, data: Path, shared: Mapping[str, Any], own: Any, metho
     except InputError as error:
         hint = ""
         if methods > 1 and "options" in shared:
-            hint = f" (an option of one method alone is given as {method}.options.NAME=VALUE)"
-        raise InputError(f"{method}: {error}{hint}") from error
+            hint = f" (an option of one method alone is given as {_own_key(method)}.options.NAME=VALUE)"
+        raise InputError(f"{short_name(method)}: {error}{hint}") from error
 
 
 def _reach(layer: Any, place: tuple[str, ...]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from knowsam.compare.cell import INTERRUPTED, LOG_FILE, OUTCOME_FILE, Order, Outcome, only_one, work
+from knowsam.compare.cell import INTERRUPTED, LOG_FILE, OUTCOME_FILE, Order, Outcome, Registered, only_one, work
 from knowsam.compare.folder import CompareFolder, join_grids
 from knowsam.compare.grid import Cell, Grid, plan_grid, plan_splits
 from knowsam.compare.progress import GridDisplay, expected_seconds, last_step, seconds_left
@@ -72,8 +72,10 @@ def compare(
         data: The data folder.
         out: A new folder, or that of an earlier call with the same settings; methods, SAMs, labelled subsets and seeds
             may be added.
-        methods: Keys of `METHODS`, own ones included. A class of one's own must stand at the top of a module, and a
-            script that calls this needs `if __name__ == "__main__":`, because every run imports both again.
+        methods: Names that `load_method` knows: those of this package and of installed ones, `PATH.py:CLASS`, and what
+            was given to `register_method`. A registered class must stand at the top of a module, and a script that
+            calls this needs `if __name__ == "__main__":`, because every run imports both again. The same holds for
+            what was given to `register_network`.
         sam: `"none"` for the methods alone, names of SAMs, paths.
         labelled: Groups that stay labelled: a number, a share, a list file; None for all masks.
         seeds: Whole numbers from 0.
@@ -91,7 +93,7 @@ def compare(
     """
     folder = CompareFolder(out)
     asked = plan_grid(data, methods, sam, labelled, seeds, settings)
-    entries = {method: _method_entry(method) for method in asked.settings}
+    entries = {method: _registered(method, config.options) for method, config in asked.settings.items()}
     scanned, splits = plan_splits(asked)
     for split in splits.values():
         cases_to_score(scanned, split)
@@ -111,19 +113,26 @@ def compare(
         ) from error
 
 
-def _method_entry(method: str) -> Any:
-    """The entry of `METHODS`, which a new process must be able to find again."""
+def _registered(method: str, options: Mapping[str, Any]) -> Registered:
+    """What this process was told of a method and its network, which a new process must be able to find again."""
     from knowsam.methods.base import METHODS
+    from knowsam.networks import REGISTERED
 
-    entry = METHODS[method]
-    try:
-        pickle.dumps(entry)
-    except (pickle.PicklingError, AttributeError) as error:
-        raise InputError(
-            f"method {method}: its class cannot be found from another process ({error}), but expected a class at the"
-            " top of a module; move it there."
-        ) from error
-    return entry
+    network = options.get("network")
+    found = Registered(
+        {method: METHODS[method]} if method in METHODS else {},
+        {network: REGISTERED[network]} if network in REGISTERED else {},
+    )
+    for kind, what, entries in (("method", "class", found.methods), ("network", "factory", found.networks)):
+        for name, entry in entries.items():
+            try:
+                pickle.dumps(entry)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise InputError(
+                    f"{kind} {name}: its {what} cannot be found from another process ({error}), but expected a class or"
+                    " function at the top of a module; move it there."
+                ) from error
+    return found
 
 
 def _check_splits(folder: CompareFolder, grid: Grid, scanned: Folder, splits: Mapping[tuple[str, int], Split]) -> None:
@@ -138,7 +147,7 @@ def _check_splits(folder: CompareFolder, grid: Grid, scanned: Folder, splits: Ma
 
 
 def _do_cells(
-    folder: CompareFolder, grid: Grid, entries: Mapping[str, Any], display: GridDisplay, runner: Runner
+    folder: CompareFolder, grid: Grid, entries: Mapping[str, Registered], display: GridDisplay, runner: Runner
 ) -> bool:
     """Do what is not done; True if interrupted."""
     from knowsam.train import stop_on_signal

@@ -88,7 +88,7 @@ def cost_table(results: Results) -> TextTable:
 
 
 def _name(row: Row) -> tuple[str, str, str]:
-    return row.method, NOTHING if row.sam == "none" else short_name(row.sam), short_name(row.labelled)
+    return short_name(row.method), NOTHING if row.sam == "none" else short_name(row.sam), short_name(row.labelled)
 
 
 def _seeds(row: Row) -> str:
@@ -176,8 +176,6 @@ def _left_out(rows: Sequence[Row]) -> str:
 
 
 def _shared(results: Results) -> list[str]:
-    from knowsam.methods.base import METHODS, load_method
-
     grid = results.grid
     settings = next((grid.settings[name] for name in grid.settings if name not in grid.own), None)
     settings = settings or next(iter(grid.settings.values()))
@@ -188,12 +186,11 @@ def _shared(results: Results) -> list[str]:
         f" {height}x{width}, optimiser {settings.train.optimiser} with learning rate {settings.train.lr:g}."
     ]
     for name in grid.settings:
-        # A method of one's own may be unknown to the process that only draws the table.
-        said = load_method(name).footnote if name in METHODS else ""
+        said = grid.footnotes.get(name, "")
         own = ", ".join(f"{key}={value}" for key, value in grid.own.get(name, {}).items())
         parts = [said, f"with settings of its own: {own}" if own else ""]
         if any(parts):
-            notes.append(f"{name}: {'; '.join(part for part in parts if part)}.")
+            notes.append(f"{short_name(name)}: {'; '.join(part for part in parts if part)}.")
     if any(row.labelled == ALL for row in results.rows):
         notes.append("Labelled all: every training mask is used.")
     return notes

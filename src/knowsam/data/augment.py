@@ -1,4 +1,4 @@
-"""Weak and strong augmentation of whole batches, on whatever device they are (KnowSAM, section 5).
+"""Weak and strong augmentation of whole batches, on whatever device they are (KnowSAM, section 5; UniMatch).
 
 All randomness comes from torch's global generator, which the training loop seeds anew at every step.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import torch
 from kornia.augmentation import (
     AugmentationSequential,
+    ColorJitter,
     RandomAffine,
     RandomBrightness,
     RandomContrast,
     RandomElasticTransform,
+    RandomGaussianBlur,
     RandomHorizontalFlip,
     RandomThinPlateSpline,
     RandomVerticalFlip,
@@ -21,6 +23,10 @@ from torch import Tensor, nn
 from knowsam.types import IGNORE
 
 HOLE_FRACTION = 1 / 20  # side of an erased hole, as a share of the image's side
+
+JITTER_P, BLUR_P = 0.8, 0.5
+BLUR_SIGMA_PX = (0.1, 2.0)
+BLUR_KERNEL = (11, 11)  # beyond 5 px a Gaussian of 2 px has 1 % of its weight left
 
 
 class Augmentation(nn.Module):
@@ -95,6 +101,37 @@ def weak_augmentation(image_size: tuple[int, int]) -> Augmentation:
 def strong_augmentation(image_size: tuple[int, int]) -> Augmentation:
     """For unlabelled images."""
     return Augmentation(image_size, brightness_p=0.6, distortion_p=0.5, holes=(10, 20), holes_p=0.7)
+
+
+class IntensityAugmentation(nn.Module):
+    """Another look without moving a pixel: colour jitter and Gaussian blur, as UniMatch has them for ACDC.
+
+    Brightness, contrast and saturation change by up to half and the hue by up to a quarter of the circle, in four of
+    five images; half of them are blurred.
+
+    Args:
+        channels: C; grey images have neither saturation nor hue.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        colour = (0.5, 0.25) if channels == 3 else (0.0, 0.0)
+        self.change = nn.Sequential(
+            ColorJitter(0.5, 0.5, *colour, p=JITTER_P), RandomGaussianBlur(BLUR_KERNEL, BLUR_SIGMA_PX, p=BLUR_P)
+        )
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """Change every image differently.
+
+        Args:
+            image: `(B, C, H, W)` float32 in [0, 1].
+
+        Returns:
+            `(B, C, H, W)` float32 in [0, 1]; every pixel is where it was.
+        """
+        with torch.autocast(image.device.type, enabled=False):  # a method calls this amid its mixed precision
+            return self.change(image).clamp_(0, 1)
 
 
 def erase_holes(image: Tensor, count: tuple[int, int], p: float) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from knowsam.errors import InputError, did_you_mean
 from knowsam.networks import build_network
+from knowsam.plugins import entry_point_names, load_entry_point, load_from_file, names_file
 from knowsam.types import IGNORE, Batch, ParameterGroup, Progress, StepOutput
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ class Method(nn.Module):
         Options: The method's settings, a pydantic model whose defaults are the paper's.
         uses_unlabelled: False for a method that only ever looks at labelled images; it then gets a batch of
             B_l + B_u labelled images, as many per step as the others.
+        unlabelled_view: How the unlabelled images of a batch are augmented: `"strong"`, or `"weak"` like the labelled
+            ones, for a method that makes stronger views of them itself or takes pseudo-labels from them.
+        paper_train: Settings of `train` that the method's paper has and others do not, for `preset: paper`.
         footnote: What a table must say of this method beside others: where it does not share their network, batch or
             steps. Empty where there is nothing to say.
         sam: The distillation object, or None.
@@ -50,6 +55,8 @@ class Method(nn.Module):
 
     Options: ClassVar[type[BaseModel]]
     uses_unlabelled: ClassVar[bool] = True
+    unlabelled_view: ClassVar[Literal["strong", "weak"]] = "strong"
+    paper_train: ClassVar[Mapping[str, Any]] = {}
     footnote: ClassVar[str] = ""
     sam: SamDistillation | None
 
@@ -157,28 +164,74 @@ METHODS: dict[str, str | type[Method]] = {
     "ua_mt": "knowsam.methods.ua_mt:UncertaintyAwareMeanTeacher",
     "cps": "knowsam.methods.cps:CrossPseudoSupervision",
     "urpc": "knowsam.methods.urpc:PyramidConsistency",
+    "bcp": "knowsam.methods.bcp:BidirectionalCopyPaste",
+    "unimatch": "knowsam.methods.unimatch:UniMatch",
     "knowsam": "knowsam.methods.knowsam:KnowSAM",
 }
 """Name in a configuration -> class, or where to find it; imported when asked for."""
+
+ENTRY_POINTS = "knowsam.methods"
+"""Group under which an installed package names its methods."""
 
 
 def load_method(name: str) -> type[Method]:
     """The class of a method.
 
+    Args:
+        name: A key of `METHODS`; a name that an installed package gives in the entry points `knowsam.methods`; or
+            `PATH.py:CLASS`, a class in a file of one's own, which is run. The first that knows it counts.
+
     Raises:
-        InputError: For an unknown name, with the nearest known one.
+        InputError: For an unknown name, with the nearest known one; if a package or file cannot be loaded; if what is
+            there is no method.
     """
-    if name not in METHODS:
+    if name in METHODS:
+        entry = METHODS[name]
+        if isinstance(entry, str):
+            module, attribute = entry.split(":")
+            entry = getattr(importlib.import_module(module), attribute)
+        return entry
+    found = load_from_file(name) if names_file(name) else load_entry_point(ENTRY_POINTS, name)
+    if found is None:
+        known = list(dict.fromkeys([*METHODS, *entry_point_names(ENTRY_POINTS)]))
         raise InputError(
-            f"method: '{name}' was found, but expected one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}"
+            f"method: '{name}' was found, but expected one of {', '.join(known)}, or FILE.py:CLASS"
+            f"{did_you_mean(name, known)}"
         )
-    entry = METHODS[name]
-    if isinstance(entry, str):
-        module, attribute = entry.split(":")
-        entry = getattr(importlib.import_module(module), attribute)
-    return entry
+    return _require_method(name, found)
+
+
+def is_known(name: str) -> bool:
+    """Whether `load_method` would find a name without running a file of the user's."""
+    return name in METHODS or name in entry_point_names(ENTRY_POINTS)
 
 
 def register_method(name: str, method: type[Method]) -> None:
-    """Make a method of one's own known to `train` under `name`."""
-    METHODS[name] = method
+    """Make a method of one's own known to `train` and `compare` under `name`, in this process.
+
+    Raises:
+        InputError: If it is no method, or the name reads as a file.
+    """
+    if names_file(name):
+        raise InputError(f"register_method: '{name}' was given, but expected a name, not a file; choose another.")
+    METHODS[name] = _require_method(name, method)
+
+
+def _require_method(name: str, found: Any) -> type[Method]:
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise InputError(
+            f"method: {found!r} was found under '{name}', but expected a class that inherits from"
+            " knowsam.methods.Method or StudentMethod; correct it."
+        )
+    options = getattr(found, "Options", None)
+    if not (isinstance(options, type) and issubclass(options, BaseModel)):
+        raise InputError(
+            f"method: {found.__name__} under '{name}' has no Options, but expected a pydantic model of its settings;"
+            " add `Options = StudentOptions` where it has none of its own."
+        )
+    if found.unlabelled_view not in ("strong", "weak"):
+        raise InputError(
+            f"method: {found.__name__} under '{name}' has unlabelled_view {found.unlabelled_view!r}, but expected"
+            " 'strong' or 'weak'; correct it."
+        )
+    return found

@@ -18,8 +18,9 @@ from knowsam.losses import cross_consistency_loss, entropy_loss, entropy_map, se
 from knowsam.methods.base import Method, MethodContext, join_halves
 from knowsam.mixing import exchange, uncertain_cells
 from knowsam.networks import CoTrainedStudents
+from knowsam.pseudo_label import confident_label
 from knowsam.schedules import gaussian_rampup
-from knowsam.types import IGNORE, Batch, Progress, StepOutput
+from knowsam.types import Batch, Progress, StepOutput
 
 
 class KnowSAMOptions(BaseModel):
@@ -173,12 +174,6 @@ class KnowSAM(Method):
         image = torch.cat([exchange(x_l, x_un, mask_l), exchange(x_un, x_l, mask_un)])
         label = torch.cat([exchange(y_l, y_un, mask_l), exchange(y_un, y_l, mask_un)])
         return image, label
-
-
-def confident_label(probs: Tensor, threshold: float) -> Tensor:
-    """The most probable class of `(B, K, H, W)`, `IGNORE` where its probability is below the threshold: `(B, H, W)`."""
-    confidence, label = probs.max(dim=1)
-    return label.masked_fill(confidence < threshold, IGNORE)
 
 
 def mutual_consistency(unet_logits: Tensor, vnet_logits: Tensor) -> Tensor:

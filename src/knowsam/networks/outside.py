@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from knowsam.errors import InputError, did_you_mean
 from knowsam.networks.standardise import prepare_image
+from knowsam.plugins import load_entry_point
 
 MONAI_PREFIX = "monai:"
 ENTRY_POINTS = "knowsam.networks"
@@ -102,14 +102,12 @@ def find_outside_network(name: str) -> NetworkFactory | None:
     """What builds a network that is not of this package; None for an unknown name.
 
     Raises:
-        InputError: If MONAI is asked for and missing, or has no such network.
+        InputError: If MONAI is asked for and missing, or has no such network; if a package's network cannot be loaded.
     """
     if name.startswith(MONAI_PREFIX):
         return _find_in_monai(name.removeprefix(MONAI_PREFIX))
-    if name not in REGISTERED:
-        for entry in entry_points(group=ENTRY_POINTS, name=name):
-            REGISTERED[name] = entry.load()
-    return REGISTERED.get(name)
+    factory: NetworkFactory | None = REGISTERED.get(name) or load_entry_point(ENTRY_POINTS, name)
+    return factory
 
 
 def build_outside_network(

@@ -78,12 +78,27 @@ class UNet(nn.Module):
         Returns:
             One `(B, feature_channels[i], h, w)` per stage, the last at the size of the image.
         """
+        return self.decode(self.encode(image))
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """What the way up starts from: the skips, finest first, and last the deepest stage.
+
+        Args:
+            image: As for `forward`.
+
+        Returns:
+            One `(B, widths[i], h, w)` per stage.
+        """
         x = prepare_image(image, self.in_channels, self.stride, self.standardise)
-        skips = []
+        encoded = []
         for depth, block in enumerate(self.encoder):
             x = block(self.pool(x) if depth else x)
-            skips.append(x)
-        skips.pop()  # the deepest stage is x itself
+            encoded.append(x)
+        return encoded
+
+    def decode(self, encoded: list[Tensor]) -> list[Tensor]:
+        """`features` from what `encode` gave."""
+        *skips, x = encoded
         decoded = []
         for up, block in zip(self.up, self.decoder, strict=True):
             x = block(torch.cat([skips.pop(), up(x)], dim=1))

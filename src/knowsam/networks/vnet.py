@@ -101,6 +101,17 @@ class VNet(nn.Module):
         Returns:
             One `(B, feature_channels[i], h, w)` per stage, the last at the size of the image.
         """
+        return self.decode(self.encode(image))
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """What the way up starts from: the skips, finest first, and last the deepest stage.
+
+        Args:
+            image: As for `forward`.
+
+        Returns:
+            One `(B, widths[i], h, w)` per stage.
+        """
         x = prepare_image(image, self.in_channels, self.stride, self.standardise)
         x = self.encoder[0](x)
         skips = [x]
@@ -108,7 +119,12 @@ class VNet(nn.Module):
             x = down(x)
             skips.append(x)
             x = stage(x)
-        skips.pop()  # nothing is added at the deepest stage
+        skips[-1] = x  # nothing is added at the deepest stage
+        return skips
+
+    def decode(self, encoded: list[Tensor]) -> list[Tensor]:
+        """`features` from what `encode` gave."""
+        *skips, x = encoded
         decoded = []
         for up, stage in zip(self.up, self.decoder, strict=True):
             x = stage(up(x) + skips.pop())

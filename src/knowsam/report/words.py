@@ -21,6 +21,10 @@ MATTERS = {
     "cons": "agreement with the other student",
     "kd": "distillation into the students",
     "pseudo": "the other's pseudo-labels",
+    "in": "unlabelled pasted into labelled",
+    "out": "labelled pasted into unlabelled",
+    "strong": "strong views against the weak one's labels",
+    "features": "dropped features against the weak view's labels",
     "scales": "agreement of the scales",
     "divergence": "divergence of the scales",
     "mix": "mixed images, against their labels",
@@ -33,7 +37,10 @@ MATTERS = {
 TERMS = {
     "loss": "Total loss",
     "student_cons": "Network: agreement with the EMA teacher",
+    "student_pseudo": "Network: pseudo-labels",
     "ema_certain": "Share of pixels of which the EMA teacher is certain",
+    "share_certain": "Share of pixels of which the weak view is certain",
+    "share_removed": "Share of the pseudo-labels' foreground outside the largest pieces",
 }
 
 

@@ -1,0 +1,41 @@
+"""From a network's answer on an image nobody labelled to a label, as pure functions of tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from knowsam.types import IGNORE
+
+
+def confident_label(probs: Tensor, threshold: float) -> Tensor:
+    """The most probable class of `(B, K, H, W)`, `IGNORE` where its probability is below the threshold: `(B, H, W)`."""
+    confidence, label = probs.max(dim=1)
+    return label.masked_fill(confidence < threshold, IGNORE)
+
+
+def largest_components(label: Tensor, classes: int) -> Tensor:
+    """Keep the largest connected piece of every foreground class in every image (BCP).
+
+    Each slice is looked at by itself: pixels of one class are connected along edges and corners, and whatever is not in
+    the largest piece becomes background. Of two equally large pieces the one that comes first, row by row, is kept.
+    Right where a class is one organ; wrong where it is many things, such as nuclei.
+
+    Args:
+        label: `(B, H, W)` int64, class index; other values (`IGNORE`) stay.
+        classes: K, background included.
+
+    Returns:
+        `(B, H, W)` int64 on the same device; passes through the CPU.
+    """
+    kept = label.cpu().numpy().copy()
+    around = np.ones((3, 3), dtype=bool)
+    for image in kept:
+        for index in range(1, classes):
+            pieces, count = ndimage.label(image == index, structure=around)
+            if count > 1:
+                largest = 1 + int(np.bincount(pieces.ravel())[1:].argmax())
+                image[(pieces != 0) & (pieces != largest)] = 0
+    return torch.from_numpy(kept).to(label.device)
