@@ -426,11 +426,11 @@ app.add_typer(sam_app, name="sam")
 @sam_app.command()
 def pretrain(
     out: Annotated[Path, typer.Option(help="New folder, or that of an earlier call: it goes on there.")],
-    steps: Annotated[int, typer.Option(min=1, help="Number of steps in all.")] = 6000,
-    images: Annotated[int, typer.Option(min=1, help="Drawn images per step.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps in all.")] = 4000,
+    images: Annotated[int, typer.Option(min=1, help="Drawn images per step.")] = 6,
     prompts: Annotated[int, typer.Option(min=1, help="Objects asked for per image.")] = 4,
-    sizes: Annotated[str, typer.Option(help="Image sides in pixels; each step draws one.")] = "96,128",
-    lr: Annotated[float, typer.Option(min=0, help="Largest learning rate.")] = 1e-3,
+    sizes: Annotated[str, typer.Option(help="Image sides in pixels; each step draws one.")] = "96,96,128",
+    lr: Annotated[float, typer.Option(min=0, help="Largest learning rate.")] = 2e-3,
     amp: Annotated[str, typer.Option(help="bf16, or no: bf16 is faster where the processor has it.")] = "no",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     quiet: Quiet = False,

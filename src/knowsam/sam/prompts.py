@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 TOKENS_PER_CLASS = 2
+LAST_WEIGHT, LAST_BIAS = "feed_forward.2.weight", "feed_forward.2.bias"
+"""What makes the tokens of a `ClassPrompt`."""
 
 
 def _conv_block(channels: int) -> nn.Sequential:
@@ -46,14 +48,6 @@ class ClassPrompt(nn.Module):
         x = self.project(x).mean(dim=(2, 3))
         return self.feed_forward(x).view(-1, TOKENS_PER_CLASS, self.dim)
 
-    @torch.no_grad()
-    def start_at(self, token: Tensor) -> None:
-        """Give `token` `(dim,)` for both tokens of any embedding, until training says otherwise."""
-        last = self.feed_forward[-1]
-        assert isinstance(last, nn.Linear)  # as built above
-        nn.init.zeros_(last.weight)
-        last.bias.copy_(token.repeat(TOKENS_PER_CLASS))
-
 
 class LearnablePrompts(nn.Module):
     """One `ClassPrompt` per class, background included."""
@@ -65,3 +59,12 @@ class LearnablePrompts(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         """Image embedding `(B, dim, g_h, g_w)` -> tokens `(B, K, 2, dim)`."""
         return torch.stack([head(embedding) for head in self.heads], dim=1)
+
+    @torch.no_grad()
+    def start_at(self, token: Tensor) -> None:
+        """Give `token` `(dim,)` for every token of every class, whatever the image, until training says otherwise."""
+        for name, parameter in self.named_parameters():
+            if name.endswith(LAST_WEIGHT):
+                nn.init.zeros_(parameter)
+            elif name.endswith(LAST_BIAS):
+                parameter.copy_(token.repeat(TOKENS_PER_CLASS))

@@ -57,8 +57,7 @@ class SamTeacher(nn.Module):
         self.prompts = LearnablePrompts(classes, dim)
         if adapter_init == "zero":
             # Two of SAM's 'not a point': with a mask prompt and no point SAM answers as it was trained to.
-            for head in self.prompts.heads:
-                head.start_at(sam.prompt_encoder.not_a_point_embed.weight[0])
+            self.prompts.start_at(sam.prompt_encoder.not_a_point_embed.weight[0])
         mean, std = (PIXEL_MEAN, PIXEL_STD) if normalise == "sam" else ((0.0,) * 3, (1.0,) * 3)
         self.register_buffer("pixel_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)

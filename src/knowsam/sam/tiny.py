@@ -49,18 +49,18 @@ class Encoded(NamedTuple):
 class TinySam(SamModel):
     """A `SamModel` with the changes above; patch 8, no windows."""
 
-    def __init__(self, config: SamConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         dim = config.prompt_encoder_config.hidden_size
         self.vision_encoder = TinyEncoder(config.vision_config)
         self.mask_decoder = TinyDecoder(config.mask_decoder_config)
-        self.prompt_encoder.mask_embed = MaskEncoder(dim)
+        self.prompt_encoder.mask_embed = MaskEncoder(dim)  # type: ignore[assignment]
 
 
 def tiny_sam(config: dict[str, Any]) -> TinySam:
     """A `TinySam` with random weights that a signal gets through, from the content of its `config.json`."""
     values = {key: value for key, value in config.items() if key not in ("model_type", "architectures", "dtype")}
-    sam = TinySam(SamConfig.from_dict(values))
+    sam: Any = TinySam(SamConfig.from_dict(values))
     for module in sam.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -86,7 +86,7 @@ class Stem(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.to_half = nn.Sequential(_halving(channels, HALF), _convolution(HALF, HALF))
+        self.to_half = nn.Sequential(_halving(channels, HALF), _convolution(HALF, HALF), _convolution(HALF, HALF))
         self.to_quarter = nn.Sequential(_halving(HALF, QUARTER), Mix(QUARTER))
         self.to_eighth = nn.Sequential(_halving(QUARTER, width), Mix(width), Mix(width))
 
@@ -102,11 +102,12 @@ class TinyEncoder(SamVisionEncoder):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.patch_embed = Stem(config.num_channels, config.hidden_size)
+        self.patch_embed = Stem(config.num_channels, config.hidden_size)  # type: ignore[assignment]
 
     def forward(self, pixel_values: Tensor, **arguments: Any) -> Encoded:
         """Normalised images `(B, C, H, W)` -> `Encoded`."""
         tokens, half, quarter = self.patch_embed(pixel_values)
+        assert self.pos_embed is not None  # the configuration asks for it
         tokens = tokens + resize_grid(self.pos_embed, (tokens.shape[1], tokens.shape[2]))
         for layer in self.layers:
             tokens = layer(tokens)
@@ -141,7 +142,7 @@ class TinyDecoder(SamMaskDecoder):
         self.mask_skip = nn.Conv2d(MASK_MAPS, dim // 8, 1)
         self.at_half = nn.Sequential(_convolution(dim // 8, dim // 8), nn.Conv2d(dim // 8, dim // 8, 3, padding=1))
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         image_embeddings: Tensor,
         image_positional_embeddings: Tensor,

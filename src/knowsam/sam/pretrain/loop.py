@@ -61,7 +61,7 @@ def pretrain(
         InputError: If the folder holds another run, or settings do not fit the SAM.
     """
     torch.manual_seed(config.seed)
-    sam = tiny_sam(read_config(TINY))
+    sam: Any = tiny_sam(read_config(TINY))
     patch = sam.config.vision_config.patch_size
     if wrong := [side for side in config.sizes if side % patch or side < SMALLEST_GRID * patch]:
         raise InputError(
@@ -173,7 +173,8 @@ def _train_step(
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.amp == "bf16"):
         terms = step_losses(model, data, generator)
     fading = max(0.0, 1 - step / (config.outline_until * config.steps))
-    loss = (terms["first"] + terms["second"]) / 2 + 0.5 * fading * terms["outline"]
+    outline = terms["outline_coarse"] + terms["outline_fine"]
+    loss = (terms["first"] + terms["second"]) / 2 + 0.5 * fading * outline
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -12,6 +12,10 @@ from knowsam.sam.decode import MASK_PROMPT_SCALE, decode_masks
 from knowsam.sam.pretrain.steps import BOX, MASK, MASK_AND_POINT, POINT, DrawnStep
 from knowsam.sam.pretrain.targets import points_in
 from knowsam.sam.teacher import PIXEL_MEAN, PIXEL_STD
+from knowsam.sam.tiny import HALF, Encoded
+
+EDGE_WEIGHT = 4.0
+"""Of a pixel on an outline, beside 1 for all others: they are about a fifth."""
 
 
 class PromptableSam(nn.Module):
@@ -22,7 +26,12 @@ class PromptableSam(nn.Module):
         self.sam = sam
         # The random frequencies of the positional encoding stay as they are, as in SAM.
         sam.shared_image_embedding.requires_grad_(False)
-        self.outline_head = nn.Conv2d(sam.config.vision_config.output_channels, MASK_PROMPT_SCALE**2, 1)
+        self.outline_heads = nn.ModuleList(
+            [
+                nn.Conv2d(sam.config.vision_config.output_channels, MASK_PROMPT_SCALE**2, 1),
+                nn.Conv2d(HALF, 1, 3, padding=1),
+            ]
+        )
         self.mean: Tensor
         self.deviation: Tensor
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -32,9 +41,10 @@ class PromptableSam(nn.Module):
         """Images `(B, 3, H, W)` in [0, 1] -> what SAM's encoder gives, the embedding `(B, dim, g_h, g_w)` first."""
         return self.sam.vision_encoder((image - self.mean) / self.deviation)
 
-    def outlines(self, embedding: Tensor) -> Tensor:
-        """Logits `(B, 1, 4 g_h, 4 g_w)` of `DrawnStep.outline`."""
-        return F.pixel_shuffle(self.outline_head(embedding), MASK_PROMPT_SCALE)
+    def outlines(self, encoded: Encoded) -> list[Tensor]:
+        """Logits `(B, 1, 4 g_h, 4 g_w)` of `DrawnStep.outline`, from the embedding and from the map at half size."""
+        coarse, fine = self.outline_heads
+        return [F.pixel_shuffle(coarse(encoded.embedding), MASK_PROMPT_SCALE), fine(encoded.half)]
 
     def answer(
         self, encoded: Any, kind: Tensor, logits: Tensor, point: Tensor, inside: Tensor, box: Tensor
@@ -121,14 +131,16 @@ def step_losses(model: PromptableSam, data: DrawnStep, generator: torch.Generato
     second, quality = model.answer(encoded, kind, own, point, inside, data.box[again])
     second_loss, second_iou = mask_loss(second, quality, truth, data.weight[again])
 
-    drawn = model.outlines(encoded[0]).float()
-    outline = F.binary_cross_entropy_with_logits(drawn, data.outline, pos_weight=torch.tensor(4.0))
+    edges = torch.tensor(EDGE_WEIGHT)
+    outline = torch.stack(
+        [F.binary_cross_entropy_with_logits(z.float(), data.outline, pos_weight=edges) for z in model.outlines(encoded)]
+    )
     masked = data.weight * (data.kind == MASK)
     given, answered = (
         (intersection_over_union(logits.detach() > 0, small > 0.5) * masked).sum() / masked.sum().clamp(min=1)
         for logits in (data.logits, first)
     )
     return {
-        "first": first_loss, "second": second_loss, "outline": outline, "iou_first": first_iou,
-        "iou_second": second_iou, "iou_given_mask": given, "iou_mask": answered,
+        "first": first_loss, "second": second_loss, "outline_coarse": outline[0], "outline_fine": outline[1],
+        "iou_first": first_iou, "iou_second": second_iou, "iou_given_mask": given, "iou_mask": answered,
     }  # fmt: skip

@@ -192,7 +192,7 @@ class _Draw:
         image = image * (1 - some(0.15, 0.2, 0.7) * shadow)
         white = torch.randn(count, 1, *self.size, generator=self.generator)
         grain = F.avg_pool2d(white, 3, stride=1, padding=1) * 2.5
-        image = image * (1 + some(0.35, 0.05, 0.5) * grain)
+        image = image * (1 + some(0.3, 0.05, 0.35) * grain)
         soft = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
         softer = F.avg_pool2d(soft, 5, stride=1, padding=2, count_include_pad=False)
         much = self.uniform(count, 1, 1, 1)
@@ -200,7 +200,7 @@ class _Draw:
         image = torch.where(little, image + much * (soft - image), soft + much * (softer - soft))
         # One noise for all channels; the mean of three has a deviation of 1 / sqrt(3).
         noise = torch.randn(count, 3, *self.size, generator=self.generator).mean(dim=1, keepdim=True) * 1.7
-        image = image + some(0.7, 0.005, 0.12) * noise
+        image = image + some(0.6, 0.004, 0.09) * noise
         image = torch.where(self.chance(0.3, count, 1, 1, 1), 1 - image, image)
         low, high = image.amin(dim=(1, 2, 3), keepdim=True), image.amax(dim=(1, 2, 3), keepdim=True)
         image = (image - low) / (high - low).clamp(min=1e-3)

@@ -40,11 +40,11 @@ class PretrainConfig:
         check_every: Steps between measurements on held-out scenes, and between checkpoints.
     """
 
-    steps: int = 6000
-    images: int = 8
+    steps: int = 4000
+    images: int = 6
     prompts: int = 4
-    sizes: tuple[int, ...] = (96, 128)
-    lr: float = 1e-3
+    sizes: tuple[int, ...] = (96, 96, 128)
+    lr: float = 2e-3
     warmup: float = 0.03
     weight_decay: float = 0.05
     ema: float = 0.998
