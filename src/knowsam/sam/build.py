@@ -20,7 +20,7 @@ NAMES = ("none", "tiny", *SIZES)
 RANDOM = "random weights"
 TINY = Path(__file__).parent / "weights"
 """The small SAM that comes with the package, a Hugging Face directory (docs/sam-tiny.md)."""
-TINY_SHA256 = "0"
+TINY_SHA256 = "e863e9411841c6d49a79e06542ab94306c670691c7deddf4c13fe11270663640"
 
 
 def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -> tuple[nn.Module, LoadReport]:
