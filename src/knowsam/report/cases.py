@@ -224,4 +224,5 @@ def view_slice(predictor: Predictor, result: CaseResult, coding: LabelCoding) ->
     probs = probabilities_at(logits, (h, w)).cpu()
     maps = picture, truth, probs[0].argmax(dim=0).numpy(), entropy_share(probs)[0].numpy()
     view = view_of(image, axis)
-    return SliceView(*map(view.turn, maps), radiological=view.known)
+    picture, truth, prediction, entropy = map(view.turn, maps)
+    return SliceView(picture, truth, prediction, entropy, view.known)
