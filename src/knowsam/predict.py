@@ -32,6 +32,7 @@ from knowsam.io import (
     write_map,
     write_probabilities,
 )
+from knowsam.orientation import view_of
 from knowsam.pictures import overlay, volume_sheet, write_png
 from knowsam.types import MedicalImage
 from knowsam.uncertainty import CaseSums, Uncertainty, measure
@@ -252,9 +253,12 @@ def predict_files(
 
 
 def draw(image: MedicalImage, label: np.ndarray, info: StudentInfo) -> np.ndarray:
-    """The label map over the image, `(h, w, 3)` uint8; a volume becomes a sheet of slices."""
+    """The label map over the image, `(h, w, 3)` uint8; a volume becomes a sheet of slices, turned as `view_of` says."""
     array = to_unit_range(image, info.preprocessing.normalise)
     if not image.is_volume:
-        return overlay(array, label)
+        view = view_of(image)
+        return overlay(view.turn(array), view.turn(label))
     axis = info.preprocessing.axis_of(image)
-    return volume_sheet(np.moveaxis(array, axis, 0), np.moveaxis(label, axis, 0))
+    view = view_of(image, axis)
+    slices, labels = (view.turn(np.moveaxis(values, axis, 0), rows=1) for values in (array, label))
+    return volume_sheet(slices, labels)

@@ -14,6 +14,7 @@ from knowsam.data.preprocess import to_unit_range
 from knowsam.files import without_nan, write_json, write_text
 from knowsam.io import read_image
 from knowsam.io.files import whole_file
+from knowsam.orientation import view_of
 from knowsam.pictures import class_colour, contact_sheet, css_colour, data_uri, heat, overlay, write_png
 from knowsam.predict import Predictor
 from knowsam.suggest import Candidate, Suggestion
@@ -119,9 +120,10 @@ def _maps(image: MedicalImage, predictor: Predictor) -> list[list[np.ndarray]]:
     if unsure.disagreement is not None:
         maps.append(unsure.disagreement)
     if not image.is_volume:
-        return [maps]
+        return [[view_of(image).turn(values) for values in maps]]
     axis = preprocessing.axis_of(image)
-    return [list(one) for one in zip(*(np.moveaxis(values, axis, 0) for values in maps), strict=True)]
+    view = view_of(image, axis)
+    return [list(map(view.turn, one)) for one in zip(*(np.moveaxis(values, axis, 0) for values in maps), strict=True)]
 
 
 def _most_uncertain(slices: list[list[np.ndarray]]) -> list[list[np.ndarray]]:

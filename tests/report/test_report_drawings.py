@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import colorsys
 import io
 import re
 import xml.etree.ElementTree as ET
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from test_report_advice import run_with
 
+from knowsam.pictures import CLASS_COLOURS
 from knowsam.report import figures, panels
 from knowsam.report.cases import SliceView
 from knowsam.types import IGNORE
@@ -73,6 +75,14 @@ def test_errors_are_told_apart_and_ignored_pixels_are_no_error() -> None:
     assert tuple(drawn[0, 0]) == panels.EXTRA
     assert tuple(drawn[0, 3]) == panels.CONFUSED
     assert tuple(drawn[1, 2]) == tuple(drawn[0, 1]) == (140, 140, 140)  # .55 of white
+
+
+def test_colours_of_errors_are_no_colours_of_classes() -> None:
+    for colour in (panels.MISSED, panels.EXTRA, panels.CONFUSED):
+        hue, saturation, _ = colorsys.rgb_to_hsv(*(value / 255 for value in colour))
+        for other in CLASS_COLOURS:
+            apart = abs(hue - colorsys.rgb_to_hsv(*(value / 255 for value in other))[0])
+            assert saturation == 0 or min(apart, 1 - apart) > 30 / 360, (colour, other)
 
 
 def test_a_small_structure_is_cropped_with_a_margin_and_stays_inside() -> None:

@@ -16,6 +16,7 @@ from knowsam.data.labels import LabelCoding
 from knowsam.errors import InputError
 from knowsam.files import write_text
 from knowsam.io import read_image, read_label
+from knowsam.orientation import view_of
 from knowsam.pictures import class_colour, css_colour, data_uri, overlay
 from knowsam.types import IGNORE
 
@@ -204,7 +205,8 @@ def _picture(one: Examined, coding: LabelCoding | None) -> tuple[np.ndarray, lis
             index = int(foreground.argmax()) if foreground.any() else index
             label = label[index]
         array = array[index]
-    array, label = _resized(array, label)
+    view = view_of(image)
+    array, label = _resized(view.turn(array), None if label is None else view.turn(label))
     if label is None:
         return overlay(array, np.zeros(array.shape[:2], int)), None
     names = coding.names if coding is not None else ()

@@ -18,6 +18,7 @@ from knowsam.data.scan import Case, Folder, scan_folder
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label
 from knowsam.metrics import confusion_counts, dice_from_counts
+from knowsam.orientation import view_of
 from knowsam.predict import Predictor
 from knowsam.report.records import RunRecord
 from knowsam.types import IGNORE
@@ -58,7 +59,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class SliceView:
-    """The most telling slice of a case, at native size.
+    """The most telling slice of a case, at native size, turned as it is drawn.
 
     Attributes:
         picture: `(h, w, C)` float32 in [0, 1], C = 1 or 3.
@@ -66,12 +67,14 @@ class SliceView:
         prediction: `(h, w)` int64.
         entropy: `(h, w)` float32, entropy of the class probabilities over its largest value log K: 0 certain, 1 a
             guess.
+        radiological: It is turned as radiologists see it (`orientation.py`), because the file says how it lies.
     """
 
     picture: np.ndarray
     truth: np.ndarray
     prediction: np.ndarray
     entropy: np.ndarray
+    radiological: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,10 +215,14 @@ def view_slice(predictor: Predictor, result: CaseResult, coding: LabelCoding) ->
     image = read_image(case.image)
     truth = preprocessing.label_slices(coding.encode(read_label(case.label)), image)[result.position].numpy()
     native = to_unit_range(image, preprocessing.normalise)
-    picture = np.moveaxis(native, preprocessing.axis_of(image), 0)[result.position] if image.is_volume else native
+    axis = preprocessing.axis_of(image) if image.is_volume else None
+    picture = native if axis is None else np.moveaxis(native, axis, 0)[result.position]
     # Of a volume one slice alone: its soft maps together could fill the memory.
     batch = preprocessing.slices(image)[result.position : result.position + 1].to(predictor.device)
     logits = predictor.student(batch.contiguous(memory_format=torch.channels_last))
     h, w = truth.shape
     probs = probabilities_at(logits, (h, w)).cpu()
-    return SliceView(picture, truth, probs[0].argmax(dim=0).numpy(), entropy_share(probs)[0].numpy())
+    maps = picture, truth, probs[0].argmax(dim=0).numpy(), entropy_share(probs)[0].numpy()
+    view = view_of(image, axis)
+    picture, truth, prediction, entropy = map(view.turn, maps)
+    return SliceView(picture, truth, prediction, entropy, view.known)

@@ -42,6 +42,7 @@ class ShownCase:
     rank: str
     result: CaseResult
     panels: list[Panel]
+    radiological: bool
 
 
 def render(
@@ -178,7 +179,8 @@ def shown_cases(predictor: Predictor | None, data: DataRecord | None) -> list[Sh
     for rank, result in picks.items():
         if all(result is not other.result for other in shown):
             view = view_slice(predictor, result, data.coding)
-            shown.append(ShownCase(rank, result, panels(view, f"{rank} case, {result.name}")))
+            pictures = panels(view, f"{rank} case, {result.name}")
+            shown.append(ShownCase(rank, result, pictures, view.radiological))
     return shown
 
 

@@ -11,8 +11,9 @@ from knowsam.pictures import data_uri, overlay
 from knowsam.report.cases import SliceView
 from knowsam.types import IGNORE
 
-# Of Okabe and Ito's palette, as different in lightness as in hue.
-MISSED, EXTRA, CONFUSED = (213, 94, 0), (86, 180, 233), (240, 228, 66)
+# No colour of a class (`CLASS_COLOURS`) comes near them, and no two of them to each other or to the dimmed image, for
+# protan, deutan and tritan readers too: at least 40 units of CIELAB from whatever they are seen beside.
+MISSED, EXTRA, CONFUSED = (255, 255, 255), (213, 0, 255), (0, 255, 0)
 DIMMED = 0.55
 """Brightness of the image under the errors."""
 ENTROPY_MAP = "cividis"
