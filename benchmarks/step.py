@@ -4,7 +4,8 @@
     python benchmarks/step.py --sam vit_b --size 256 --batch 2+2 --rounds 5
 
 The floor has no augmentation, losses, SAM or optimiser: U-Net, V-Net and fusion head in plain eager PyTorch (default
-memory layout), one pass before UGDA and two after. `own passes` are the same as the training loop runs them.
+memory layout), one pass before UGDA and two after. `own passes` are the same as the training loop runs them. All share
+one allocator, by default the one the training loop sets; `--allocator system` shows what it costs to leave it alone.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from knowsam.allocator import freed_memory_kept
+from knowsam.compare.cell import peak_memory_mb
 from knowsam.config import resolve_config
 from knowsam.losses import segmentation_loss
 from knowsam.run_folder import RunFolder
@@ -35,9 +39,11 @@ def main() -> None:
     options.add_argument("--size", default="256")
     options.add_argument("--batch", default="2+2")
     options.add_argument("--amp", default="auto")
+    options.add_argument("--allocator", choices=("kept", "system"), default="kept")
     arguments = options.parse_args()
     report: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(arguments).items() if k not in ("out", "rounds")}}
-    with tempfile.TemporaryDirectory() as folder:
+    allocator = freed_memory_kept() if arguments.allocator == "kept" else nullcontext()
+    with allocator, tempfile.TemporaryDirectory() as folder:
         data = write_pictures(Path(folder) / "data", images=24, masks=12, side=int(arguments.size.split("x")[0]))
         sam = {"name": arguments.sam, "pretrained": False, "train": arguments.sam_train}
         settings = {
@@ -45,10 +51,13 @@ def main() -> None:
             "data": {"path": str(data), "size": arguments.size, "val_fraction": 0},
             "train": {"steps": 1000, "batch": arguments.batch, "report": False, "amp": arguments.amp},
         }  # fmt: skip
+        torch.manual_seed(0)
         run = _Run(resolve_config(settings), RunFolder(Path(folder) / "run"), resume=False, quiet=True)
         for name, step, passes in (("before UGDA", 0, 1), ("after UGDA", 600, 2)):
             times = measure_step(run, step, passes, arguments.rounds)
             report[name] = tell(name, times)
+        report["peak_mb"] = round(peak_memory_mb())
+    print(f"peak memory of the process: {report['peak_mb']} MB")
     keep(arguments.out, report)
 
 
@@ -57,6 +66,7 @@ def measure_step(run: Any, step: int, passes: int, rounds: int) -> dict[str, Tim
     run.step = step
     batch = run.batches[step]
     augmented = run._augment(batch)
+    assert augmented.unlabelled_image is not None
     images = torch.cat([augmented.labelled_image, augmented.unlabelled_image])
     plain = copy.deepcopy(run.method.students).to(memory_format=torch.contiguous_format)
     contenders: dict[str, Callable[[], Any]] = {
