@@ -29,8 +29,11 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
             continue
         for place in range(len(sequence) - 1):
             convolution, normalisation = sequence[place], sequence[place + 1]
-            pair = type(convolution) is nn.Conv2d and type(normalisation) is nn.BatchNorm2d
-            if pair and normalisation.track_running_stats:
+            if (
+                isinstance(convolution, nn.Conv2d)
+                and isinstance(normalisation, nn.BatchNorm2d)
+                and normalisation.track_running_stats
+            ):
                 sequence[place] = fuse_conv_bn_eval(convolution, normalisation)
                 sequence[place + 1] = nn.Identity()
     return network
