@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from knowsam.checkpoint import StudentInfo, load_student
+from knowsam.classes import most_probable_class
 from knowsam.data.dataset import ScoringVolume, load_scoring_volumes
 from knowsam.data.labels import discover_coding
 from knowsam.data.scan import scan_folder
@@ -96,7 +97,8 @@ def measure_volumes(
                 native = (label.shape[0], label.shape[1])
                 probs, *students = (probabilities_at(logits[position, None], native) for logits in outputs)
                 sums.append(measure(probs, students)[2])
-                counts += np.stack(confusion_counts(probs[0].argmax(dim=0).cpu().numpy(), label.numpy(), classes))
+                predicted = most_probable_class(probs)[0].cpu().numpy()
+                counts += np.stack(confusion_counts(predicted, label.numpy(), classes))
         total = reduce(add, sums)
         measured.append(
             CalibrationCase(

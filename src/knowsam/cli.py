@@ -203,6 +203,7 @@ def predict(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from knowsam.allocator import freed_memory_kept
     from knowsam.data.lists import read_lines, some
     from knowsam.io import file_stem
     from knowsam.predict import Predictor, list_inputs, predict_files
@@ -212,7 +213,7 @@ def predict(
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     failed, done, seen, items = [], 0, set(), []
     columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar, freed_memory_kept():
         total = len(list_inputs(source, out)) if wanted is None else len(wanted)
         task = bar.add_task("predicting", total=total)
         predictor = Predictor(run, device)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from knowsam.checkpoint import StudentInfo, load_student
+from knowsam.classes import most_probable_class
 from knowsam.data.preprocess import to_unit_range
 from knowsam.errors import InputError
 from knowsam.io import (
@@ -32,6 +33,7 @@ from knowsam.io import (
     write_map,
     write_probabilities,
 )
+from knowsam.networks.folding import fold_batch_norm
 from knowsam.orientation import view_of
 from knowsam.pictures import overlay, volume_sheet, write_png
 from knowsam.types import MedicalImage
@@ -99,7 +101,7 @@ class Predictor:
             return
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         network, self.info = load_student(path, self.device)
-        self.student = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student = fold_batch_norm(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def classes(self) -> int:
@@ -130,7 +132,7 @@ class Predictor:
             outputs = predict_all(self.student, batch.contiguous(memory_format=torch.channels_last))
             used, *behind = outputs.values()
             probs = probabilities_at(used, native)
-            labels.append(probs.argmax(dim=1).to("cpu", torch.int32).numpy())
+            labels.append(most_probable_class(probs).to("cpu", torch.int32).numpy())
             if probabilities:
                 soft.append(probs.cpu().numpy())
             if uncertainty:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from knowsam import __version__
+from knowsam.allocator import freed_memory_kept
 from knowsam.calibrate import write_calibration
 from knowsam.checkpoint import StudentInfo, load_checkpoint, load_student, save_checkpoint, save_student
 from knowsam.config import Config, SamConfig
@@ -229,7 +230,7 @@ class _Run:
             num_workers=self.config.data.workers,
         )
         finished = True
-        with stop_on_signal() as asked_to_stop, self.display.training(total, self.step):
+        with stop_on_signal() as asked_to_stop, self.display.training(total, self.step), freed_memory_kept():
             logged_at = (time.perf_counter(), self.step)
             for batch in loader:
                 output = self._train_step(batch)

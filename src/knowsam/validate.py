@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from knowsam.classes import most_probable_class
 from knowsam.data.dataset import ScoringVolume
 from knowsam.metrics import confusion_counts, dice_from_counts
 
@@ -101,7 +102,7 @@ def validate(
             for name, logits in predict(image).items():
                 for one, label in zip(logits, labels, strict=True):
                     h, w = label.shape
-                    predicted = probabilities_at(one[None], (h, w))[0].argmax(dim=0).cpu().numpy()
+                    predicted = most_probable_class(probabilities_at(one[None], (h, w)))[0].cpu().numpy()
                     found = np.stack(confusion_counts(predicted, label.numpy(), classes))
                     counts[name] = counts[name] + found if name in counts else found
         for name, (intersection, predicted_size, truth_size) in counts.items():

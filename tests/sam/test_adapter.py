@@ -58,4 +58,5 @@ def test_zero_adapters_leave_sams_own_answer_unchanged_and_default_ones_do_not(i
         "input_labels": torch.ones(2, 1, 1, dtype=torch.long),
     }
     before, after = plain(**arguments), adapted(**arguments)
-    assert torch.equal(before.pred_masks, after.pred_masks) == (init == "zero")
+    # Windows without padding (test_attention.py) round differently, so that equal means equal but for that.
+    assert torch.allclose(before.pred_masks, after.pred_masks, rtol=1e-4, atol=1e-5) == (init == "zero")

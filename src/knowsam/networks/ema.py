@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -47,14 +47,19 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
     if averages.keys() != currents.keys():
         different = sorted(averages.keys() ^ currents.keys())
         raise ValueError(f"the networks differ in {len(different)} tensors, the first is {different[0]}")
+    moved: list[Tensor] = []
+    towards: list[Tensor] = []
     for name, average in averages.items():
         current = currents[name]
         if average.shape != current.shape:
             raise ValueError(f"{name} has shape {tuple(average.shape)} in ema, {tuple(current.shape)} in model")
         if average.is_floating_point():
-            average.lerp_(current.to(average.dtype), 1.0 - decay)
+            moved.append(average)
+            towards.append(current.to(average.dtype))
         else:
             average.copy_(current)
+    # All tensors in one call: hundreds of small ones cost a GPU more in launches than in work.
+    torch._foreach_lerp_(moved, towards, 1.0 - decay)
 
 
 def ema_decay(step: int, decay: float) -> float:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from knowsam.classes import most_probable_class
 from knowsam.losses import entropy_map
 from knowsam.networks.standardise import prepare_image
 from knowsam.networks.unet import UNet
@@ -137,8 +138,8 @@ def agreement_map(unet_logits: Tensor, vnet_logits: Tensor) -> Tensor:
         `(B, K, H, W)` bool, True where they agree; no gradient.
     """
     classes = torch.arange(unet_logits.shape[1], device=unet_logits.device).view(1, -1, 1, 1)
-    chosen_by_unet = unet_logits.argmax(dim=1, keepdim=True) == classes
-    chosen_by_vnet = vnet_logits.argmax(dim=1, keepdim=True) == classes
+    chosen_by_unet = most_probable_class(unet_logits).unsqueeze(1) == classes
+    chosen_by_vnet = most_probable_class(vnet_logits).unsqueeze(1) == classes
     return chosen_by_unet == chosen_by_vnet
 
 

@@ -1,0 +1,178 @@
+"""One KnowSAM training step against its floor: forward and backward of the students alone, as often as the step needs.
+
+    python benchmarks/step.py --sam tiny --size 256 --batch 2+2
+    python benchmarks/step.py --sam vit_b --size 256 --batch 2+2 --rounds 5
+
+The floor has no augmentation, losses, SAM or optimiser: U-Net, V-Net and fusion head in plain eager PyTorch (default
+memory layout), one pass before UGDA and two after. `own passes` are the same as the training loop runs them. All share
+one allocator, by default the one the training loop sets; `--allocator system` shows what it costs to leave it alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from knowsam.allocator import freed_memory_kept
+from knowsam.compare.cell import peak_memory_mb
+from knowsam.config import resolve_config
+from knowsam.losses import segmentation_loss
+from knowsam.run_folder import RunFolder
+from knowsam.train import _Run  # the loop itself: one step of it is what is measured
+from knowsam.types import Batch, Progress
+from measure import Times, keep, parser, ratio, show, spread, summary, take_turns, total, write_pictures
+
+PARTS = ("data", "augmentation", "own passes", "SAM", "losses", "optimisers")
+
+
+def main() -> None:
+    options = parser(__doc__, rounds=9)
+    options.add_argument("--sam", default="tiny", help="none, tiny, vit_b, ... (random weights)")
+    options.add_argument("--sam-train", default="auto", help="auto, adapters, all")
+    options.add_argument("--size", default="256")
+    options.add_argument("--batch", default="2+2")
+    options.add_argument("--amp", default="auto")
+    options.add_argument("--allocator", choices=("kept", "system"), default="kept")
+    arguments = options.parse_args()
+    report: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(arguments).items() if k not in ("out", "rounds")}}
+    allocator = freed_memory_kept() if arguments.allocator == "kept" else nullcontext()
+    with allocator, tempfile.TemporaryDirectory() as folder:
+        data = write_pictures(Path(folder) / "data", images=24, masks=12, side=int(arguments.size.split("x")[0]))
+        sam = {"name": arguments.sam, "pretrained": False, "train": arguments.sam_train}
+        settings = {
+            "method": "knowsam", "preset": "paper", "sam": sam,
+            "data": {"path": str(data), "size": arguments.size, "val_fraction": 0},
+            "train": {"steps": 1000, "batch": arguments.batch, "report": False, "amp": arguments.amp},
+        }  # fmt: skip
+        torch.manual_seed(0)
+        run = _Run(resolve_config(settings), RunFolder(Path(folder) / "run"), resume=False, quiet=True)
+        # Memory first, of the loop alone: the measurements below hold other things at the same time.
+        run.step = 600
+        for _ in range(2):
+            run._train_step(run.batches[run.step])
+        report["peak_mb"] = round(peak_memory_mb())
+        print(f"peak memory of two steps after UGDA: {report['peak_mb']} MB")
+        for name, step, passes in (("before UGDA", 0, 1), ("after UGDA", 600, 2)):
+            times = measure_step(run, step, passes, arguments.rounds)
+            report[name] = tell(name, times, passes)
+    keep(arguments.out, report)
+
+
+def measure_step(run: Any, step: int, passes: int, rounds: int) -> dict[str, Times]:
+    """The whole step, its parts and its floor, in turns."""
+    run.step = step
+    batch = run.batches[step]
+    augmented = run._augment(batch)
+    assert augmented.unlabelled_image is not None
+    images = torch.cat([augmented.labelled_image, augmented.unlabelled_image])
+    plain = copy.deepcopy(run.method.students).to(memory_format=torch.contiguous_format)
+    contenders: dict[str, Callable[[], Any]] = {
+        "step": lambda: run._train_step(run.batches[step]),
+        "floor": student_passes(plain, images.contiguous(), passes),
+        "own passes": student_passes(run.method.students, images, passes),
+        "data": lambda: run.batches[step],
+        "augmentation": lambda: run._augment(batch),
+        "losses": losses_alone(run, augmented, images, Progress(step, 1000)),
+        "optimisers": lambda: update(run),
+    }
+    if run.method.sam is not None:
+        contenders["SAM"] = sam_alone(run, augmented, images)
+    return take_turns(contenders, rounds)
+
+
+def student_passes(students: Any, images: Tensor, passes: int) -> Callable[[], None]:
+    """Forward and backward of all three networks; the sum of the logits' squares stands for a loss."""
+    students.train()
+
+    def go() -> None:
+        for _ in range(passes):
+            outputs = students.outputs(images)
+            torch.autograd.backward(list(outputs.values()), [torch.ones_like(one) for one in outputs.values()])
+        students.zero_grad()
+
+    return go
+
+
+def sam_alone(run: Any, batch: Batch, images: Tensor) -> Callable[[], None]:
+    """SAM's forward pass on all images, and backward from the labelled ones."""
+    sam, count = run.method.sam, len(batch.labelled_image)
+    prompt = torch.randn(len(images), run.classes, *images.shape[-2:])
+
+    def go() -> None:
+        sam.train()
+        logits = sam.teacher(images, prompt)
+        segmentation_loss(logits[:count], batch.label).backward()
+        sam.zero_grad()
+
+    return go
+
+
+def losses_alone(run: Any, batch: Batch, images: Tensor, progress: Progress) -> Callable[[], None]:
+    """The method's own step with networks that give logits at no cost."""
+    shape = (len(images), run.classes, *images.shape[-2:])
+    method = copy.copy(run.method)
+    method._modules = dict(run.method._modules)
+    method._modules["students"] = _Constants({name: torch.randn(shape) for name in ("fused", "unet", "vnet")})
+    if run.method.sam is not None:
+        sam = copy.copy(run.method.sam)
+        sam._modules = {"teacher": _Constants({"sam": torch.randn(shape)})}
+        method._modules["sam"] = sam
+
+    def go() -> None:
+        method.step(batch, progress).loss.backward()
+
+    return go
+
+
+class _Constants(nn.Module):
+    """Logits that want gradients, in place of a network."""
+
+    def __init__(self, logits: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.constants = logits
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        return {name: one.detach().requires_grad_() for name, one in self.constants.items()}
+
+    def forward(self, image: Tensor, prompt: Tensor) -> Tensor:
+        return next(iter(self.outputs(image).values()))
+
+
+def update(run: Any) -> None:
+    """What the optimisers do with gradients of zero, and the method afterwards."""
+    for group in run.groups:
+        for parameter in group.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+    for optimiser in run.prepared.values():
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    run.method.after_step(Progress(run.step, 1000))
+
+
+def tell(name: str, times: dict[str, Times], passes: int) -> dict[str, Any]:
+    """Print and return the ratios."""
+    parts = {part: times[part] for part in PARTS if part in times}
+    report: dict[str, Any] = {"seconds": summary(times), "step / floor": ratio(times["step"], times["floor"])}
+    print(f"{name}: one step takes {spread(times['step'].cpu)['median']:.2f} s of CPU time")
+    show("  step / floor", report["step / floor"])
+    report["floor / own passes"] = ratio(times["floor"], times["own passes"])
+    show("  floor / own passes", report["floor / own passes"])
+    report["step, in plain passes"] = {k: v * passes for k, v in report["step / floor"].items()}
+    show("  step, in single plain passes", report["step, in plain passes"])
+    report["shares"] = {part: ratio(one, times["step"]) for part, one in parts.items()}
+    rest = Times(cpu=total([times["step"].cpu, *[[-t for t in one.cpu] for one in parts.values()]]))
+    report["shares"]["the rest"] = ratio(rest, times["step"])
+    for part, share in report["shares"].items():
+        show(f"  share of the step: {part}", share)
+    return report
+
+
+if __name__ == "__main__":
+    main()
