@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from knowsam.allocator import freed_memory_kept
 from knowsam.sam.adapter import AdaptedAttention
 from knowsam.sam.build import build_sam
-from knowsam.sam.teacher import MASK_PROMPT_SCALE, SamTeacher
+from knowsam.sam.decode import MASK_PROMPT_SCALE, decode_masks
+from knowsam.sam.teacher import SamTeacher
+from knowsam.sam.tiny import Encoded
 from measure import keep, parser, ratio, show, spread, summary, take_turns
 
 
@@ -83,21 +85,16 @@ def encoder(sam: Any, image: Tensor) -> Callable[[], None]:
 def decoder(sam: Any, image: Tensor, classes: int) -> Callable[[], None]:
     """All classes of all images in one batch, gradients to the embedding and the prompts."""
     with torch.no_grad():
-        embedding = sam.vision_encoder(image)[0].repeat_interleave(classes, dim=0)
-    grid = embedding.shape[-2:]
-    tokens = torch.randn(len(embedding), 1, 2, embedding.shape[1])
-    mask = torch.randn(len(embedding), 1, MASK_PROMPT_SCALE * grid[0], MASK_PROMPT_SCALE * grid[1])
-    positions = torch.randn(len(embedding), embedding.shape[1], *grid)
+        encoded = sam.vision_encoder(image)
+    prompts, (dim, *grid) = len(image) * classes, encoded[0].shape[1:]
+    tokens = torch.randn(prompts, 2, dim)
+    mask = torch.randn(prompts, 1, MASK_PROMPT_SCALE * grid[0], MASK_PROMPT_SCALE * grid[1])
 
     def go() -> None:
-        masks, _ = sam.mask_decoder(
-            image_embeddings=embedding.detach().requires_grad_(),
-            image_positional_embeddings=positions,
-            sparse_prompt_embeddings=tokens.requires_grad_(),
-            dense_prompt_embeddings=sam.prompt_encoder.mask_embed(mask),
-            multimask_output=False,
-        )
-        masks.sum().backward()
+        embedding = encoded[0].detach().requires_grad_()
+        held = encoded._replace(embedding=embedding) if isinstance(encoded, Encoded) else (embedding,)
+        dense = sam.prompt_encoder.mask_embed(mask)
+        decode_masks(sam, held, tokens.requires_grad_(), dense, mask)[0].sum().backward()
         sam.zero_grad()
 
     return go

@@ -9,6 +9,7 @@ import torch
 
 from knowsam.config import Config, resolve_config
 from knowsam.methods import Method
+from knowsam.sam.prompts import LAST_WEIGHT
 from knowsam.train import build_method
 from knowsam.types import Batch
 
@@ -22,9 +23,9 @@ def small_method(name: str, sam: str = "none", K: int = 3, **options: Any) -> Me
 
 
 def wake_adapters(method: Method) -> None:
-    """Leave the adapters' zero initialisation, under which their down-projections have no gradient."""
+    """Leave the zero initialisation of adapters and prompts, under which what lies before it has no gradient."""
     for name, parameter in method.named_parameters():
-        if ".adapter.up." in name:
+        if ".adapter.up." in name or name.endswith(LAST_WEIGHT):
             torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(1))
 
 

@@ -20,7 +20,7 @@ NAMES = ("none", "tiny", *SIZES)
 RANDOM = "random weights"
 TINY = Path(__file__).parent / "weights"
 """The small SAM that comes with the package, a Hugging Face directory (docs/sam-tiny.md)."""
-TINY_SHA256 = "e863e9411841c6d49a79e06542ab94306c670691c7deddf4c13fe11270663640"
+TINY_SHA256 = "7bed6619fe4289242a9073badae7fa6e8c9c93e590aaa68386222c142ed5f8fe"
 
 
 def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -> tuple[nn.Module, LoadReport]:
