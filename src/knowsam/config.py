@@ -31,7 +31,7 @@ def preset_changes(preset: str, steps: int) -> dict[str, Any]:
     pretrain = min(0.6, max(0.3, PRETRAIN_STEPS / steps))
     return {
         "train": {"optimiser": "adamw", "lr": 2e-3, "ema": 0.99, "pretrain": pretrain},
-        "sam": {"lr": 1e-3, "kd_weight": 0.2},
+        "sam": {"kd_weight": 0.2},
         "options": {
             "knowsam": {
                 "vnet_normalisation": "batch",
@@ -40,7 +40,7 @@ def preset_changes(preset: str, steps: int) -> dict[str, Any]:
                 "entropy_ramp": True,
                 "kd_ramp": True,
                 "ugda_start": pretrain,
-                "ugda_teacher": "fused",
+                "ugda_teacher": "mean",
                 "ugda_confidence": 0.8,
             },
             # The squared difference of probabilities is small: with the paper's .1, reached at the last step, it would
