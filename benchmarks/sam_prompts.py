@@ -73,8 +73,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for folder in [*arguments.data, *arguments.components]:
         objects = draw_objects(folder, folder in arguments.components, arguments)
-        results[folder.name] = refine(model, objects, arguments) | boxes(model, objects)
-        write_png(arguments.out / f"{folder.name}.png", picture(model, objects, arguments))
+        logits, given = spoilt(objects, arguments.seed)
+        results[folder.name] = refine(model, objects, logits, given) | boxes(model, objects)
+        write_png(arguments.out / f"{folder.name}.png", picture(model, objects, logits))
     write_json(arguments.out / "prompts.json", {"sam": report.to_json(), "size": arguments.size, "folders": results})
     table = Table("folder", "objects", "given", "smoothed", "SAM", "gain", "box", "ellipse", "SAM", "gain")
     for name, row in results.items():
@@ -131,9 +132,9 @@ def _windows(pixels: Tensor, mask: np.ndarray, side: int, rng: np.random.Generat
 
 def spoilt(objects: Objects, seed: int) -> tuple[Tensor, float]:
     """Mask prompts `(N, h, w)` of mean IoU about `GIVEN_IOU` at the size of the images, and that IoU."""
-    patch_share = objects.truth.shape[-1] // 2
-    small = F.adaptive_avg_pool2d(objects.truth[:, None], patch_share)[:, 0]
-    other = F.adaptive_avg_pool2d(objects.other[:, None], patch_share)[:, 0]
+    side = objects.truth.shape[-1] // 2
+    small = F.adaptive_avg_pool2d(objects.truth[:, None], side)[:, 0]
+    other = F.adaptive_avg_pool2d(objects.other[:, None], side)[:, 0]
     low, high, logits, iou = 0.0, 1.0, small, 1.0
     for _ in range(8):
         severity = (low + high) / 2
@@ -143,9 +144,8 @@ def spoilt(objects: Objects, seed: int) -> tuple[Tensor, float]:
     return logits, iou
 
 
-def refine(model: PromptableSam, objects: Objects, arguments: argparse.Namespace) -> dict[str, float]:
+def refine(model: PromptableSam, objects: Objects, logits: Tensor, given: float) -> dict[str, float]:
     """Mean IoU of the given masks, of the given masks smoothed, and of SAM's answer."""
-    logits, given = spoilt(objects, arguments.seed)
     truth = objects.truth > 0.5
     hard = (_enlarge(logits, objects.truth) > 0).numpy().astype(np.float32)
     smoothed = []
@@ -193,10 +193,10 @@ def ask(model: PromptableSam, objects: Objects, kind: int, logits: Tensor | None
     return torch.cat(answers)
 
 
-def picture(model: PromptableSam, objects: Objects, arguments: argparse.Namespace) -> np.ndarray:
+def picture(model: PromptableSam, objects: Objects, logits: Tensor) -> np.ndarray:
     """Ten objects: image, truth, given mask, SAM's answer to it, SAM's answer to the box."""
     some = Objects(objects.image[:10], objects.truth[:10], objects.other[:10])
-    logits = spoilt(objects, arguments.seed)[0][:10]
+    logits = logits[:10]
     masks = [
         some.truth,
         _enlarge(logits, some.truth) > 0,

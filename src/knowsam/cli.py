@@ -107,10 +107,12 @@ def _parse_classes(text: str | None) -> int | list[str] | None:
 
 def _parse_values(text: str | None) -> list[int] | None:
     """`"0,85,170"`."""
-    if text is None:
-        return None
+    return None if text is None else _parse_numbers(text, "--label-values", "0,85,170")
+
+
+def _parse_numbers(text: str, option: str, example: str) -> list[int]:
     if not all(part.strip().isdigit() for part in text.split(",")):
-        raise InputError(f"--label-values: '{text}' was found, but expected whole numbers like 0,85,170; correct it.")
+        raise InputError(f"{option}: '{text}' was found, but expected whole numbers like {example}; correct it.")
     return [int(part) for part in text.split(",")]
 
 
@@ -427,26 +429,28 @@ app.add_typer(sam_app, name="sam")
 @sam_app.command()
 def pretrain(
     out: Annotated[Path, typer.Option(help="New folder, or that of an earlier call: it goes on there.")],
-    steps: Annotated[int, typer.Option(min=1, help="Number of steps in all.")] = 4000,
-    images: Annotated[int, typer.Option(min=1, help="Drawn images per step.")] = 6,
-    prompts: Annotated[int, typer.Option(min=1, help="Objects asked for per image.")] = 4,
-    sizes: Annotated[str, typer.Option(help="Image sides in pixels; each step draws one.")] = "96,96,128",
-    lr: Annotated[float, typer.Option(min=0, help="Largest learning rate.")] = 2e-3,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps in all.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Drawn images per step.")] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="Objects asked for per image.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Image sides in pixels; each step draws one: 96,128.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Largest learning rate.")] = None,
     amp: Annotated[str, typer.Option(help="bf16, or no: bf16 is faster where the processor has it.")] = "no",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Pretrain the small SAM on drawn images; afterwards sam=OUT uses it. Repeat the command to go on."""
-    from knowsam.sam.pretrain.loop import PretrainConfig
+    """Pretrain the small SAM on drawn images; afterwards sam=OUT uses it. Repeat the command to go on.
+
+    What is not given is as for the bundled one.
+    """
     from knowsam.sam.pretrain.loop import pretrain as run
+    from knowsam.sam.pretrain.steps import PretrainConfig
     from knowsam.train import stop_on_signal
 
-    if not all(side.strip().isdigit() for side in sizes.split(",")):
-        raise InputError(f"--sizes: '{sizes}' was found, but expected whole numbers like 96,128; correct it.")
     if amp not in ("no", "bf16"):
         raise InputError(f"--amp: '{amp}' was found, but expected no or bf16; correct it.")
-    sides = tuple(int(side) for side in sizes.split(","))
-    config = PretrainConfig(steps, images, prompts, sides, lr, amp=amp, seed=seed)
+    sides = None if sizes is None else tuple(_parse_numbers(sizes, "--sizes", "96,128"))
+    given = {"steps": steps, "images": images, "prompts": prompts, "sizes": sides, "lr": lr, "amp": amp, "seed": seed}
+    config = PretrainConfig(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     with stop_on_signal() as asked_to_stop:
         finished = run(config, out, quiet, asked_to_stop)
     if not quiet:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,12 @@ def test_a_path_becomes_absolute_and_a_name_stays(sam_folder: Path, monkeypatch:
 
 def test_no_sam_is_no_distillation() -> None:
     assert build_distillation(SamConfig(name="none"), (32, 32), 2) is None
+
+
+def test_a_run_without_sam_never_waits_for_transformers() -> None:
+    """`train` asks this module for a name's meaning, SAM or not; importing transformers takes seconds."""
+    code = (
+        "import sys; from knowsam.sam.build import absolute_name as a; a('none'); print('transformers' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "False"

@@ -14,12 +14,11 @@ from knowsam.sam.hub import load_folder, load_hub
 from knowsam.sam.load_report import LoadReport, report_of
 from knowsam.sam.resize import resize_input
 from knowsam.sam.sizes import SIZES
-from knowsam.sam.tiny import read_config, tiny_sam
 
 NAMES = ("none", "tiny", *SIZES)
 RANDOM = "random weights"
 TINY = Path(__file__).parent / "weights"
-"""The small SAM that comes with the package, a Hugging Face directory (docs/sam-tiny.md)."""
+"""The small SAM that comes with the package, as `knowsam sam pretrain` wrote it (docs/sam-tiny.md)."""
 TINY_SHA256 = "7bed6619fe4289242a9073badae7fa6e8c9c93e590aaa68386222c142ed5f8fe"
 
 
@@ -27,7 +26,7 @@ def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -
     """Build a promptable SAM whose encoder takes images of `image_size`.
 
     Args:
-        name: `"tiny"` (3.3 M parameters, patch 8, bundled with the package), `"vit_b"`, `"vit_l"`, `"vit_h"`, the path
+        name: `"tiny"` (2.8 M parameters, patch 8, bundled with the package), `"vit_b"`, `"vit_l"`, `"vit_h"`, the path
             of a Hugging Face directory (`SamModel`, `SamHQModel`), or the path of an original checkpoint (`.pth`).
         image_size: `(H, W)` in pixels, multiples of the patch size.
         pretrained: For the names: load the weights (bundled ones, or published ones from the local cache or the hub);
@@ -44,6 +43,9 @@ def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -
     path = Path(name).expanduser()
     sam: Any
     if name == "tiny" and not pretrained:
+        # Not above: it imports transformers, which a run without SAM never needs.
+        from knowsam.sam.tiny import read_config, tiny_sam
+
         sam = tiny_sam(read_config(TINY))
         report = report_of(sam, name, RANDOM, None)
     elif name == "tiny":
