@@ -34,7 +34,8 @@ from knowsam.sam.build import build_sam
 from knowsam.sam.decode import MASK_PROMPT_SCALE
 from knowsam.sam.pretrain.promptable import PromptableSam, intersection_over_union
 from knowsam.sam.pretrain.steps import BOX, MASK
-from knowsam.sam.pretrain.targets import boxes_of, spoil
+from knowsam.sam.pretrain.targets import boxes_of
+from knowsam.sam.spoil import spoil
 
 WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Standard deviations, in pixels, at which the given mask is smoothed."""

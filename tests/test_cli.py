@@ -465,6 +465,16 @@ def test_check_json_is_pure_and_complete(tmp_path: Path, capsys: Capture) -> Non
     assert (broken["severity"], broken["n_files"], len(broken["details"])) == ("error", 6, 6)
 
 
+def test_check_counts_the_split_that_training_would_draw(tmp_path: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data", n_masks=6)
+    counts = [
+        json.loads(knowsam(capsys, "check", data, "--json", *words).out)["counts"]["split: labelled"]["images"]
+        for words in ([], ["--val-fraction", "0.5"])
+    ]
+    assert counts == [5, 3]
+    assert "val_fraction is 1.0" in knowsam(capsys, "check", data, "--val-fraction", "1").out
+
+
 def test_check_label_values_and_names(tmp_path: Path, capsys: Capture) -> None:
     data = make_folder(tmp_path / "data", mask_values=[0, 85, 170])
     assert knowsam(capsys, "check", data).code == 2

@@ -16,7 +16,7 @@ from cli_helpers import knowsam, make_trained_run
 from helpers import make_folder, make_image, make_label, save_picture
 from knowsam.errors import InputError
 from knowsam.networks import build_network
-from knowsam.suggest import choose, deepest_features, find_candidates
+from knowsam.suggest import Candidate, choose, deepest_features, describe, find_candidates
 
 Capture = pytest.CaptureFixture[str]
 
@@ -71,6 +71,22 @@ def test_deepest_features_are_read_in_passing(name: str) -> None:
 def test_deepest_features_of_a_network_without_encoder() -> None:
     with pytest.raises(InputError, match="Conv2d"), deepest_features(torch.nn.Conv2d(1, 2, 1), []):
         pass
+
+
+@pytest.mark.parametrize(
+    ("disputed", "entropy", "said"),
+    [
+        (math.nan, 0.25, "entropy of the foreground 0.25"),
+        (0.4, 0.25, "disagree on 40% of the foreground"),
+        (0.0, math.nan, "nothing found in it"),
+        (math.nan, math.nan, "nothing found in it"),
+    ],
+)
+def test_the_reason_says_what_is_unsure(disputed: float, entropy: float, said: str) -> None:
+    candidate = Candidate("case", (), 0.5, True, disputed, entropy, np.zeros(2))
+    words = describe(candidate, 0.0, None, False)
+    assert words.startswith("estimated Dice 0.50; ")
+    assert said in words
 
 
 @pytest.fixture(scope="module")

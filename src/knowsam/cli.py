@@ -56,6 +56,7 @@ def check(
     classes: Annotated[str | None, typer.Option(help=CLASSES_HELP)] = None,
     label_values: Annotated[str | None, typer.Option(help=VALUES_HELP)] = None,
     ignore_value: Annotated[int | None, typer.Option(help="Mask value of pixels nobody annotated.")] = None,
+    val_fraction: Annotated[float, typer.Option(help="Share kept for validation where there is no val.txt.")] = 0.2,
     html: Annotated[Path | None, typer.Option(help="Also write a page with pictures to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     quiet: Quiet = False,
@@ -79,6 +80,7 @@ def check(
             classes=names,
             label_values=values,
             ignore_value=ignore_value,
+            val_fraction=val_fraction,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if html is not None:

@@ -31,7 +31,7 @@ def preset_changes(preset: str, steps: int) -> dict[str, Any]:
     pretrain = min(0.6, max(0.3, PRETRAIN_STEPS / steps))
     return {
         "train": {"optimiser": "adamw", "lr": 2e-3, "ema": 0.99, "pretrain": pretrain},
-        "sam": {"kd_weight": 0.2},
+        "sam": {"lr": 1e-3, "kd_weight": 0.2, "prompt_spoil": 0.5},
         "options": {
             "knowsam": {
                 "vnet_normalisation": "batch",
@@ -149,6 +149,8 @@ class SamConfig(_Section):
     """T of the distillation loss."""
     kd_weight: float = Field(1.0, ge=0)
     """Weight of the distillation loss."""
+    prompt_spoil: float = Field(0.0, ge=0, le=1)
+    """Share of the labelled images on which SAM is prompted with the spoilt truth instead of the students' mask."""
     normalise: Literal["sam", "unit"] = "sam"
     """`sam`: SAM's mean and deviation on images in [0, 1]; `unit`: as they are, which MedSAM was trained on."""
     adapter_init: Literal["zero", "default"] = "zero"

@@ -52,7 +52,7 @@ class Candidate:
         dice: Estimated Dice, mean over classes and volumes.
         calibrated: False where that is the network's own confidence.
         disputed: Share of the claimed foreground on which the network's predictions differ; NaN where it has one.
-        entropy: Mean entropy of the predicted foreground, in [0, 1].
+        entropy: Mean entropy of the predicted foreground, in [0, 1]; NaN where none was predicted.
         features: `(D,)` mean activation of the deepest stage over slices and pixels.
     """
 
@@ -247,7 +247,7 @@ def look_at(predictor: Predictor, cases: Sequence[Case], trust: Trust, advance: 
     dice = float(np.mean([estimate_case(name, parts, trust).dice for name, parts in by_volume.items()]))
     total = reduce(add, [sums for parts in by_volume.values() for sums in parts])
     foreground = total.predicted_px[1:].sum()
-    entropy = float(total.entropy_px[1:].sum() / foreground) if foreground else 0.0
+    entropy = float(total.entropy_px[1:].sum() / foreground) if foreground else math.nan
     features = torch.cat(seen).mean(dim=0).double().cpu().numpy()
     name = cases[0].group if len(cases) > 1 else cases[0].stem
     calibrated = trust.calibration is not None
@@ -290,7 +290,9 @@ def describe(candidate: Candidate, distance: float, nearest: str | None, nearest
         nearest_is_chosen: True where it is one of the suggestions above.
     """
     words = [f"{'estimated Dice' if candidate.calibrated else 'confidence'} {candidate.dice:.2f}"]
-    if not math.isnan(candidate.disputed):
+    if math.isnan(candidate.entropy):
+        words.append("nothing found in it")
+    elif not math.isnan(candidate.disputed):
         words.append(f"the network's predictions disagree on {candidate.disputed:.0%} of the foreground")
     else:
         words.append(f"entropy of the foreground {candidate.entropy:.2f}")

@@ -70,6 +70,19 @@ def test_the_students_mean_is_the_default_prompt(distillation: SamDistillation, 
     assert torch.equal(step.logits, distillation.teacher(image, torch.stack(students).mean(dim=0)))
 
 
+def test_sam_learns_from_spoilt_prompts_on_labelled_images_alone(
+    distillation: SamDistillation, image: Tensor, label: Tensor
+) -> None:
+    students = [student_logits(2)]
+    plain = distillation(image, students, label)
+    distillation.prompt_spoil = 1.0
+    torch.manual_seed(0)
+    spoilt = distillation(image, students, label)
+    assert not torch.equal(spoilt.logits[0], plain.logits[0])
+    torch.testing.assert_close(spoilt.logits[1], plain.logits[1])  # image 1 has no label
+    assert spoilt.terms["sam_sup"] != plain.terms["sam_sup"]
+
+
 def test_an_unlabelled_batch_teaches_sam_nothing(distillation: SamDistillation, image: Tensor) -> None:
     unknown = torch.full((2, *SIZE), IGNORE)
     step = distillation(image, [student_logits(2)], unknown)

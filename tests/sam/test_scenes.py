@@ -1,25 +1,14 @@
 from __future__ import annotations
 
-import pytest
 import torch
 
 from knowsam.sam.pretrain.scenes import LAYERS, Scenes, draw_scenes
 from knowsam.sam.pretrain.steps import outlines
-from knowsam.sam.pretrain.targets import boxes_of, choose_targets, jitter_boxes, points_in, spoil
+from knowsam.sam.pretrain.targets import boxes_of, choose_targets, jitter_boxes, points_in
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    return (first & second).sum(dim=(1, 2)) / (first | second).sum(dim=(1, 2)).clamp(min=1)
-
-
-def discs(count: int = 64, side: int = 48) -> torch.Tensor:
-    """Discs of radius side / 4 in the middle, `(count, side, side)` float."""
-    place = torch.arange(side) - (side - 1) / 2
-    return ((place[:, None] ** 2 + place[None] ** 2) < (side / 4) ** 2).float().expand(count, -1, -1).contiguous()
 
 
 def scene_of(
@@ -92,37 +81,6 @@ def test_targets_are_what_the_scene_shows() -> None:
 def test_an_object_of_a_senseless_size_does_not_count() -> None:
     drawn = choose_targets(scene_of([[3] * 8] * 8), 20, generator())
     assert drawn.weight.sum() == 0  # it fills the image, and the background is not to be seen
-
-
-@pytest.mark.parametrize(("severity", "low", "high"), [((0.0, 0.0), 0.95, 1.0), ((0.3, 0.3), 0.6, 0.95)])
-def test_spoilt_masks_lose_what_the_severity_says(severity: tuple[float, float], low: float, high: float) -> None:
-    truth = discs()
-    logits = spoil(truth, torch.zeros_like(truth), generator(), severity)
-    assert logits.isfinite().all()
-    assert low < iou(logits > 0, truth > 0.5).mean() <= high
-
-
-def test_spoilt_masks_get_worse_with_severity_and_are_of_all_kinds() -> None:
-    truth = discs(256)
-    means = [
-        float(iou(spoil(truth, torch.zeros_like(truth), generator(), (s, s)) > 0, truth > 0.5).mean())
-        for s in (0.1, 0.4, 0.7, 1.0)
-    ]
-    assert means == sorted(means, reverse=True)
-    area = (spoil(truth, torch.zeros_like(truth), generator(), (0.8, 0.8)) > 0).sum(dim=(1, 2)) / truth[0].sum()
-    assert area.min() < 0.3  # nearly empty
-    assert area.max() > 1.5  # swollen
-    strength = spoil(truth, torch.zeros_like(truth), generator()).abs().amax(dim=(1, 2))
-    assert strength.max() / strength.min() > 5  # over- and under-confident
-
-
-def test_a_spoilt_mask_may_swallow_its_neighbour() -> None:
-    truth = discs(256) * (torch.arange(48) < 24)
-    neighbour = discs(256) * (torch.arange(48) >= 24)
-    taken = ((spoil(truth, neighbour, generator(), (0.5, 0.5)) > 0) & (neighbour > 0)).sum(dim=(1, 2)) / neighbour[
-        0
-    ].sum()
-    assert 0.03 < (taken > 0.7).float().mean() < 0.3
 
 
 def test_boxes_of_by_hand() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from knowsam.losses import distillation_loss, segmentation_loss
+from knowsam.sam.spoil import spoil_prompts
 from knowsam.sam.teacher import SamTeacher
 
 
@@ -37,13 +38,18 @@ class SamDistillation(nn.Module):
         teacher: The adapted SAM.
         temperature: T of the distillation loss.
         kd_weight: Weight of the distillation loss; 0 leaves the students' gradients as if there were no SAM.
+        prompt_spoil: Share of the labelled images on which SAM learns from the spoilt truth as its mask prompt
+            (`spoil_prompts`); 0, the paper's, always prompts it with the students' mask.
     """
 
-    def __init__(self, teacher: SamTeacher, temperature: float = 10.0, kd_weight: float = 1.0) -> None:
+    def __init__(
+        self, teacher: SamTeacher, temperature: float = 10.0, kd_weight: float = 1.0, prompt_spoil: float = 0.0
+    ) -> None:
         super().__init__()
         self.teacher = teacher
         self.temperature = temperature
         self.kd_weight = kd_weight
+        self.prompt_spoil = prompt_spoil
 
     def forward(
         self,
@@ -67,7 +73,7 @@ class SamDistillation(nn.Module):
         """
         if mask_prompt is None:
             mask_prompt = torch.stack(list(student_logits)).mean(dim=0)
-        logits = self.teacher(image, mask_prompt.detach())
+        logits = self.teacher(image, spoil_prompts(mask_prompt.detach(), label, self.prompt_spoil))
         supervised = segmentation_loss(logits, label)
         target = logits.detach()
         distilled = torch.stack([distillation_loss(z, target, self.temperature) for z in student_logits]).mean()

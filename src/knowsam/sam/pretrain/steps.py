@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from knowsam.sam.decode import MASK_PROMPT_SCALE
 from knowsam.sam.pretrain.scenes import draw_scenes
-from knowsam.sam.pretrain.targets import boxes_of, choose_targets, jitter_boxes, points_in, spoil
+from knowsam.sam.pretrain.targets import boxes_of, choose_targets, jitter_boxes, points_in
+from knowsam.sam.spoil import spoil
 
 MASK, MASK_AND_POINT, BOX, POINT = range(4)
 """Kinds of prompt."""
