@@ -45,6 +45,8 @@ CLASSES = ["other", "grey matter", "white matter"]
 BOX = (slice(18, 178), slice(21, 213), slice(8, 148))
 NAMES = {"student": "supervised (U-Net)", "unet": "KnowSAM: U-Net", "vnet": "KnowSAM: V-Net",
          "fused": "KnowSAM: fused", "sam": "KnowSAM: SAM teacher"}  # fmt: skip
+KEPT = {"supervised": "student", "knowsam": "fused"}
+"""Method -> the prediction that `knowsam predict` makes from its run."""
 MARKER = ".knowsam-demo"
 
 
@@ -171,8 +173,13 @@ def score(out: Path, method: str) -> dict[str, dict[str, float]]:
             continue
         truth = read_label(out / "truth" / path.name).array
         slices = info.preprocessing.slices(read_image(path))
-        for name, logits in predict_all(trained.student(), slices, trained.sam).items():
-            predicted = probabilities_at(logits, truth.shape)[0].argmax(dim=0).numpy()
+        predictions = {
+            name: probabilities_at(logits, truth.shape)[0].argmax(dim=0).numpy()
+            for name, logits in predict_all(trained.student(), slices, trained.sam).items()
+        }
+        # Of the network that is kept the written mask counts: `predict` rounds otherwise, which may decide a tie.
+        predictions[KEPT[method]] = read_label(out / "predictions" / method / path.name).array
+        for name, predicted in predictions.items():
             counts[name] = counts.get(name, 0) + np.stack(confusion_counts(predicted, truth, len(CLASSES)))
     dice = {}
     for name in (name for name in NAMES if name in counts):
