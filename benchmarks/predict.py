@@ -3,7 +3,8 @@
     python benchmarks/predict.py --images 24 --side 512 --size 256
 
 The plain loop opens one picture, resizes it, runs the eager network on it, takes the argmax at the picture's own size
-and writes it. Each way runs in a process of its own in turns, reading and importing left out of its seconds.
+and writes it. Each way runs in a process of its own in turns, importing and loading the network left out of its
+seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 
 from measure import Times, keep, parser, ratio, show, spread, summary, write_pictures
 
-WAYS = ("plain loop", "predict_files")
+PLAIN, EXACT, BF16 = "plain loop", "predict_files", "predict_files, bf16"
+WAYS = (PLAIN, EXACT, BF16)
 
 
 def main() -> None:
@@ -48,12 +50,14 @@ def main() -> None:
                 memory[way].append(found["peak_mb"])
     report: dict[str, Any] = {
         "images": arguments.images, "seconds": summary(times),
-        "speed, CPU time": ratio(times["plain loop"], times["predict_files"]),
-        "speed, wall time": ratio(times["plain loop"], times["predict_files"], "wall"),
+        "speed": {
+            way: {clock: ratio(times[PLAIN], times[way], clock) for clock in ("cpu", "wall")} for way in (EXACT, BF16)
+        },
         "peak_mb": {way: spread(values) for way, values in memory.items()},
     }  # fmt: skip
-    show("plain loop / predict_files, CPU time", report["speed, CPU time"])
-    show("plain loop / predict_files, wall time", report["speed, wall time"])
+    for way, speed in report["speed"].items():
+        show(f"{PLAIN} / {way}, CPU time", speed["cpu"])
+        show(f"{PLAIN} / {way}, wall time", speed["wall"])
     for way in WAYS:
         show(f"{way}: CPU time per image", spread([one / arguments.images for one in times[way].cpu]), " s")
         show(f"{way}: peak memory", report["peak_mb"][way], " MB")
@@ -79,11 +83,11 @@ def work(way: str, folder: Path) -> dict[str, float]:
     from knowsam.compare.cell import peak_memory_mb
     from knowsam.predict import Predictor, predict_files
 
-    predictor = Predictor(folder)
+    predictor = Predictor(folder, amp="bf16" if way == BF16 else "no")
     out = folder / way
     for _ in range(2):
         wall, cpu = time.perf_counter(), time.process_time()
-        if way == "plain loop":
+        if way == PLAIN:
             plain_loop(folder, out)
         else:
             assert all(item.error is None for item in predict_files(predictor, folder / "data", out))

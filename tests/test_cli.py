@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -175,6 +176,18 @@ def test_predict_only_listed_stems(tmp_path: Path, run: Path, capsys: Capture) -
     ended = knowsam(capsys, "predict", run, data, "--out", tmp_path / "out", "--only", only)
     assert ended.code == 1
     assert "case_99" in one_sentence(ended.err)
+
+
+def test_predict_in_bf16_is_close_and_not_the_same(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    data = make_folder(tmp_path / "data", n_images=1, n_masks=0)
+    probabilities = []
+    for amp in ("no", "bf16"):
+        out = tmp_path / amp
+        ended = knowsam(capsys, "predict", run, data, "--out", out, "--amp", amp, "--probabilities")
+        assert ended.code == 0, ended.err
+        probabilities.append(tifffile.imread(out / "case_0_prob.tif").astype(np.float32))
+    difference = np.abs(probabilities[0] - probabilities[1]).max()
+    assert 0 < difference < 0.05 * probabilities[0].max()
 
 
 def test_predict_goes_on_after_a_broken_file(tmp_path: Path, run: Path, capsys: Capture) -> None:
@@ -375,6 +388,7 @@ def test_predict_and_evaluate_mistakes(tmp_path: Path, run: Path, capsys: Captur
         (["predict", run, tmp_path / "empty"], str(tmp_path / "empty")),
         (["predict", run, tmp_path / "nothing.png"], "nothing.png"),
         (["predict", run, data, "--only", tmp_path / "none.txt"], "none.txt"),
+        (["predict", run, data, "--amp", "fp8"], "fp8"),
         (["evaluate", tmp_path / "empty", data / "masks"], str(tmp_path / "empty")),
         (["evaluate", data / "masks", data / "masks", "--label-values", "a,b"], "a,b"),
     ):

@@ -102,6 +102,11 @@ def test_another_device_is_refused(tmp_path: Path) -> None:
         Predictor(save_onnx(tmp_path / "model.onnx"), "cuda")
 
 
+def test_another_precision_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"amp=bf16 was found, but an ONNX file"):
+        Predictor(save_onnx(tmp_path / "model.onnx"), amp="bf16")
+
+
 def test_without_onnxruntime_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_onnx(tmp_path / "model.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,6 +29,7 @@ OUT_HELP = "Folder to write to."
 JSON_HELP = "Print the whole result as JSON, and nothing else."
 VALUES_HELP = "Mask values in the order of the classes: 0,85,170."
 CLASSES_HELP = "Number of classes, or their names: background,liver,..."
+Amp = Annotated[str, typer.Option(help="bf16, or no: bf16 is faster where the processor has it.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no text; errors only.")]
 
 
@@ -110,6 +111,14 @@ def _parse_classes(text: str | None) -> int | list[str] | None:
 def _parse_values(text: str | None) -> list[int] | None:
     """`"0,85,170"`."""
     return None if text is None else _parse_numbers(text, "--label-values", "0,85,170")
+
+
+def _parse_amp(text: str) -> Literal["no", "bf16"]:
+    """The value of `--amp`."""
+    known: dict[str, Literal["no", "bf16"]] = {"no": "no", "bf16": "bf16"}
+    if text in known:
+        return known[text]
+    raise InputError(f"--amp: '{text}' was found, but expected no or bf16; correct it.")
 
 
 def _parse_numbers(text: str, option: str, example: str) -> list[int]:
@@ -200,6 +209,7 @@ def predict(
     ] = False,
     only: Annotated[Path | None, typer.Option(help="Text file: predict only these stems, one a line.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    amp: Amp = "no",
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -220,7 +230,7 @@ def predict(
     with Progress(*columns, console=console, transient=True) as bar, freed_memory_kept():
         total = len(list_inputs(source, out)) if wanted is None else len(wanted)
         task = bar.add_task("predicting", total=total)
-        predictor = Predictor(run, device)
+        predictor = Predictor(run, device, _parse_amp(amp))
         accept = None if wanted is None else wanted.__contains__
         for item in predict_files(predictor, source, out, overlay, probabilities, accept, uncertainty):
             bar.advance(task)
@@ -436,7 +446,7 @@ def pretrain(
     prompts: Annotated[int | None, typer.Option(min=1, help="Objects asked for per image.")] = None,
     sizes: Annotated[str | None, typer.Option(help="Image sides in pixels; each step draws one: 96,128.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Largest learning rate.")] = None,
-    amp: Annotated[str, typer.Option(help="bf16, or no: bf16 is faster where the processor has it.")] = "no",
+    amp: Amp = "no",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -448,8 +458,7 @@ def pretrain(
     from knowsam.sam.pretrain.steps import PretrainConfig
     from knowsam.train import stop_on_signal
 
-    if amp not in ("no", "bf16"):
-        raise InputError(f"--amp: '{amp}' was found, but expected no or bf16; correct it.")
+    amp = _parse_amp(amp)
     sides = None if sizes is None else tuple(_parse_numbers(sizes, "--sizes", "96,128"))
     given = {"steps": steps, "images": images, "prompts": prompts, "sizes": sides, "lr": lr, "amp": amp, "seed": seed}
     config = PretrainConfig(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

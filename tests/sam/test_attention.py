@@ -65,6 +65,26 @@ def test_the_fused_kernel_gives_the_same() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_attention_that_is_very_sure_meets_no_denormal_number_and_stays_exact() -> None:
+    """Nearly all weights of a pretrained SAM lie below 1e-38, where a processor needs a hundred times as long."""
+    plain = (60 * torch.randn(4, 3, 32, 32)).requires_grad_()
+    ours = plain.detach().clone().requires_grad_()
+    expected = plain.softmax(dim=-1)
+    assert is_denormal(expected).any(), "or nothing is shown"
+    found = attention._Softmax.apply(ours)
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    (found * weight).sum().backward()
+    assert not is_denormal(found).any()
+    assert not is_denormal(ours.grad).any()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-20)
+    torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-5, atol=1e-7)
+
+
+def is_denormal(x: torch.Tensor) -> torch.Tensor:
+    return (x != 0) & (x.abs() < torch.finfo(x.dtype).tiny)
+
+
 @torch.no_grad()
 def test_attention_under_bf16_stays_near_full_precision() -> None:
     base = small_sam().vision_encoder.layers[0].attn

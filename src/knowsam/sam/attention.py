@@ -11,7 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+NEGLIGIBLE = 1e-20
+"""Attention below this is exactly 0: a sum of millions of such terms does not reach float32's last digit."""
 
 
 def window_attention(base: Any, tokens: Tensor, window: int) -> Tensor:
@@ -96,7 +101,7 @@ def _with_positions(
     padding = (scaled * bias_key).sum(dim=-1, keepdim=True) + _log_padding(rows, columns, real).to(key.dtype)
     padding = padding.expand(*query.shape[:3], 1)
     query = torch.cat([*parts_q, padding], dim=-1)
-    key = torch.nn.functional.pad(torch.cat(parts_k, dim=-1), (0, 1, 0, 1))
+    key = F.pad(torch.cat(parts_k, dim=-1), (0, 1, 0, 1))
     key[..., -1, -1] = 1  # the padding's key picks the padding's logit and nothing else
     return query, key, torch.cat([value, bias_value.expand(*value.shape[:2], 1, -1)], dim=2)
 
@@ -122,13 +127,35 @@ def _softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """`softmax(query key^T) value`; on a GPU by a kernel that keeps no logits."""
     if query.device.type != "cpu":
         return fused_attention(query, key, value)
-    logits = query @ key.transpose(-1, -2)
-    return logits.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
+    weights: Tensor = _Softmax.apply(query @ key.transpose(-1, -2))
+    return weights.to(value.dtype) @ value
+
+
+class _Softmax(torch.autograd.Function):
+    """Softmax in float32 over the last axis, without numbers so small that a processor computes them by exception.
+
+    A pretrained SAM is so sure where to look that most of its weights lie below 1e-38. Products with such denormal
+    numbers take a hundred times as long, and the gradients are full of them too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        weights = torch.threshold_(logits.softmax(dim=-1, dtype=torch.float32), NEGLIGIBLE, 0.0)
+        ctx.save_for_backward(weights)
+        ctx.dtype = logits.dtype
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (weights,) = ctx.saved_tensors
+        weighted = gradient * weights
+        return (weighted - weights * weighted.sum(dim=-1, keepdim=True)).to(ctx.dtype)
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """The same by torch's own kernels, which want all three of one width, a multiple of 8."""
     width = value.shape[-1]
     wanted = -(-query.shape[-1] // 8) * 8
-    query, key, value = (torch.nn.functional.pad(one, (0, wanted - one.shape[-1])) for one in (query, key, value))
-    return torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :width]
+    query, key, value = (F.pad(one, (0, wanted - one.shape[-1])) for one in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :width]
