@@ -27,13 +27,13 @@ from measure import keep, parser, ratio, show, spread, summary, take_turns
 
 def main() -> None:
     options = parser(__doc__, rounds=5)
-    options.add_argument("--sam", default="vit_b", help="tiny, vit_b, vit_l, vit_h (random weights)")
+    options.add_argument("--sam", default="vit_b", help="tiny, or with random weights vit_b, vit_l, vit_h")
     options.add_argument("--size", type=int, default=256)
     options.add_argument("--images", type=int, default=4)
     options.add_argument("--classes", type=int, default=2)
     arguments = options.parse_args()
     torch.manual_seed(0)
-    sam, _ = build_sam(arguments.sam, (arguments.size, arguments.size), pretrained=False)
+    sam, _ = build_sam(arguments.sam, (arguments.size, arguments.size), pretrained=arguments.sam == "tiny")
     plain = copy.deepcopy(sam).requires_grad_(False)
     ours = SamTeacher(sam, arguments.classes, "adapters")
     theirs = as_transformers_does(copy.deepcopy(ours), copy.deepcopy(plain))

@@ -34,7 +34,7 @@ PARTS = ("data", "augmentation", "own passes", "SAM", "losses", "optimisers")
 
 def main() -> None:
     options = parser(__doc__, rounds=9)
-    options.add_argument("--sam", default="tiny", help="none, tiny, vit_b, ... (random weights)")
+    options.add_argument("--sam", default="tiny", help="none, tiny, or with random weights vit_b, vit_l, vit_h")
     options.add_argument("--sam-train", default="auto", help="auto, adapters, all")
     options.add_argument("--size", default="256")
     options.add_argument("--batch", default="2+2")
@@ -45,7 +45,7 @@ def main() -> None:
     allocator = freed_memory_kept() if arguments.allocator == "kept" else nullcontext()
     with allocator, tempfile.TemporaryDirectory() as folder:
         data = write_pictures(Path(folder) / "data", images=24, masks=12, side=int(arguments.size.split("x")[0]))
-        sam = {"name": arguments.sam, "pretrained": False, "train": arguments.sam_train}
+        sam = {"name": arguments.sam, "pretrained": arguments.sam == "tiny", "train": arguments.sam_train}
         settings = {
             "method": "knowsam", "preset": "paper", "sam": sam,
             "data": {"path": str(data), "size": arguments.size, "val_fraction": 0},

@@ -83,6 +83,21 @@ def test_sam_learns_from_spoilt_prompts_on_labelled_images_alone(
     assert spoilt.terms["sam_sup"] != plain.terms["sam_sup"]
 
 
+def test_students_do_not_learn_from_answers_to_spoilt_prompts(
+    distillation: SamDistillation, image: Tensor, label: Tensor
+) -> None:
+    student = student_logits(2)
+    distillation.prompt_spoil = 1.0
+    torch.manual_seed(0)
+    step = distillation(image, [student], label)
+    (gradient,) = torch.autograd.grad(step.terms["sam_kd"], student)
+    assert gradient[0].count_nonzero() == 0  # image 0 is labelled, its prompt spoilt
+    assert gradient[1].count_nonzero() > 0
+    distillation.prompt_spoil = 0.0
+    unlabelled_alone = distillation(image[1:], [student[1:]], label[1:])
+    torch.testing.assert_close(step.terms["sam_kd"], unlabelled_alone.terms["sam_kd"], rtol=1e-3, atol=1e-5)
+
+
 def test_an_unlabelled_batch_teaches_sam_nothing(distillation: SamDistillation, image: Tensor) -> None:
     unknown = torch.full((2, *SIZE), IGNORE)
     step = distillation(image, [student_logits(2)], unknown)

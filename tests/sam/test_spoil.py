@@ -64,7 +64,8 @@ def label() -> torch.Tensor:
 def test_prompts_of_labelled_images_alone_are_spoilt(label: torch.Tensor) -> None:
     prompt = torch.zeros(4, 3, 48, 48)
     torch.manual_seed(0)
-    spoilt = spoil_prompts(prompt, label, 1.0)
+    spoilt, replaced = spoil_prompts(prompt, label, 1.0)
+    assert replaced.tolist() == [True, True, False, False]
     assert prompt.count_nonzero() == 0
     assert spoilt[2:].count_nonzero() == 0
     assert all(image.count_nonzero() > 0 for image in spoilt[:2])
@@ -73,7 +74,7 @@ def test_prompts_of_labelled_images_alone_are_spoilt(label: torch.Tensor) -> Non
 def test_a_spoilt_prompt_still_means_its_class(label: torch.Tensor) -> None:
     many = label[:1].expand(64, -1, -1)
     torch.manual_seed(0)
-    answer = spoil_prompts(torch.zeros(64, 3, 48, 48), many, 1.0).argmax(dim=1)
+    answer = spoil_prompts(torch.zeros(64, 3, 48, 48), many, 1.0)[0].argmax(dim=1)
     right = (answer == many).float().mean(dim=(1, 2))
     assert 0.7 < right.mean() < 0.98
     assert right.min() < 0.9
@@ -82,7 +83,9 @@ def test_a_spoilt_prompt_still_means_its_class(label: torch.Tensor) -> None:
 def test_the_share_says_how_many(label: torch.Tensor) -> None:
     many = label[:1].expand(400, -1, -1)
     torch.manual_seed(0)
-    changed = spoil_prompts(torch.zeros(400, 3, 48, 48), many, 0.25).flatten(1).any(dim=1)
+    prompts, replaced = spoil_prompts(torch.zeros(400, 3, 48, 48), many, 0.25)
+    changed = prompts.flatten(1).any(dim=1)
+    assert torch.equal(changed, replaced)
     assert 0.18 < changed.float().mean() < 0.32
 
 
@@ -91,6 +94,6 @@ def test_nothing_is_drawn_where_nothing_is_spoilt(label: torch.Tensor) -> None:
     torch.manual_seed(0)
     first = torch.rand(3)
     torch.manual_seed(0)
-    assert spoil_prompts(prompt, label, 0.0) is prompt
+    assert spoil_prompts(prompt, label, 0.0)[0] is prompt
     assert torch.equal(torch.rand(3), first)
-    assert spoil_prompts(prompt, torch.full_like(label, IGNORE), 1.0) is prompt
+    assert spoil_prompts(prompt, torch.full_like(label, IGNORE), 1.0)[0] is prompt

@@ -150,7 +150,7 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (weights,) = ctx.saved_tensors
         weighted = gradient * weights
-        return (weighted - weights * weighted.sum(dim=-1, keepdim=True)).to(ctx.dtype)
+        return weighted.addcmul_(weights, weighted.sum(dim=-1, keepdim=True), value=-1).to(ctx.dtype)
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ class SamStep:
     """What SAM gives to one training step.
 
     Attributes:
-        logits: SAM's answer `(B, K, H, W)`, detached: a target, never a path for gradients.
+        logits: SAM's answer `(B, K, H, W)`, detached: a target, never a path for gradients. On labelled images it may
+            be the answer to a spoilt prompt.
         loss: `L_sam + w_kd * mean_k L_kd(k)`, to be added to the method's own loss.
         terms: The unweighted terms `"sam_sup"` and `"sam_kd"`, for logs and tests.
     """
@@ -39,7 +40,8 @@ class SamDistillation(nn.Module):
         temperature: T of the distillation loss.
         kd_weight: Weight of the distillation loss; 0 leaves the students' gradients as if there were no SAM.
         prompt_spoil: Share of the labelled images on which SAM learns from the spoilt truth as its mask prompt
-            (`spoil_prompts`); 0, the paper's, always prompts it with the students' mask.
+            (`spoil_prompts`) and the students do not learn from its answer; 0, the paper's, always prompts it with the
+            students' mask.
     """
 
     def __init__(
@@ -73,10 +75,13 @@ class SamDistillation(nn.Module):
         """
         if mask_prompt is None:
             mask_prompt = torch.stack(list(student_logits)).mean(dim=0)
-        logits = self.teacher(image, spoil_prompts(mask_prompt.detach(), label, self.prompt_spoil))
+        prompt, spoilt = spoil_prompts(mask_prompt.detach(), label, self.prompt_spoil)
+        logits = self.teacher(image, prompt)
         supervised = segmentation_loss(logits, label)
         target = logits.detach()
-        distilled = torch.stack([distillation_loss(z, target, self.temperature) for z in student_logits]).mean()
+        # SAM's answer to a spoilt prompt is a lesson for SAM; it is worse than what the students know, and not for them.
+        weight = (~spoilt).float().view(-1, 1, 1).expand(label.shape) if self.prompt_spoil > 0 else None
+        distilled = torch.stack([distillation_loss(z, target, self.temperature, weight) for z in student_logits]).mean()
         loss = supervised + self.kd_weight * kd_ramp * distilled
         return SamStep(target, loss, {"sam_sup": supervised, "sam_kd": distilled})
 

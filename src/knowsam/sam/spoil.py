@@ -15,7 +15,7 @@ from torch import Tensor
 from knowsam.types import IGNORE
 
 
-def spoil_prompts(prompt: Tensor, label: Tensor, share: float) -> Tensor:
+def spoil_prompts(prompt: Tensor, label: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """On some of the labelled images the spoilt truth takes the place of the mask prompt.
 
     Args:
@@ -24,15 +24,16 @@ def spoil_prompts(prompt: Tensor, label: Tensor, share: float) -> Tensor:
         share: How probable it is for a labelled image, in [0, 1]; 0 draws no random number.
 
     Returns:
-        Logits `(B, K, H, W)`; `prompt` itself where nothing was replaced. All that is random comes from torch's CPU
-        generator.
+        Logits `(B, K, H, W)`, `prompt` itself where nothing was replaced, and on which images it was, `(B,)` bool. All
+        that is random comes from torch's CPU generator.
     """
-    if share == 0:
-        return prompt
     known = (label != IGNORE).flatten(1).any(dim=1)
-    chosen = torch.nonzero(known & (torch.rand(len(label)) < share).to(label.device))[:, 0]
+    if share == 0:
+        return prompt, torch.zeros_like(known)
+    replaced = known & (torch.rand(len(label)) < share).to(label.device)
+    chosen = torch.nonzero(replaced)[:, 0]
     if len(chosen) == 0:
-        return prompt
+        return prompt, replaced
     classes, size = prompt.shape[1], prompt.shape[-2:]
     truth = torch.stack([label[chosen] == k for k in range(classes)], dim=1).float()
     truth = F.interpolate(truth, size=(size[0] // 2, size[1] // 2), mode="area")
@@ -42,7 +43,7 @@ def spoil_prompts(prompt: Tensor, label: Tensor, share: float) -> Tensor:
     logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
     prompt = prompt.clone()
     prompt[chosen] = logits.to(prompt.dtype)
-    return prompt
+    return prompt, replaced
 
 
 def spoil(
