@@ -141,7 +141,7 @@ class _Constants(nn.Module):
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         return {name: one.detach().requires_grad_() for name, one in self.constants.items()}
 
-    def forward(self, image: Tensor, prompt: Tensor) -> Tensor:
+    def masks(self, image: Tensor, prompt: Tensor) -> Tensor:
         return next(iter(self.outputs(image).values()))
 
 

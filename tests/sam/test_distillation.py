@@ -98,6 +98,27 @@ def test_students_do_not_learn_from_answers_to_spoilt_prompts(
     torch.testing.assert_close(step.terms["sam_kd"], unlabelled_alone.terms["sam_kd"], rtol=1e-3, atol=1e-5)
 
 
+def test_at_sams_resolution_finer_detail_is_left_to_the_students(
+    distillation: SamDistillation, image: Tensor, label: Tensor
+) -> None:
+    student = student_logits(2)
+    prompt = student.detach().clone()
+    rows, columns = SIZE
+    chequered = (torch.arange(rows)[:, None] + torch.arange(columns)).remainder(2) * 2.0 - 1  # 0 in any even square
+    detail = 3 * chequered * torch.tensor([1.0, -1.0, 0.0]).view(K, 1, 1)
+    terms = {}
+    for resolution in ("image", "sam"):
+        distillation.kd_resolution = resolution
+        for name, shown in (("plain", student), ("detailed", student + detail)):
+            terms[resolution, name] = distillation(image, [shown], label, mask_prompt=prompt).terms["sam_kd"]
+    assert terms["image", "detailed"] > 1.1 * terms["image", "plain"]
+    torch.testing.assert_close(terms["sam", "detailed"], terms["sam", "plain"], rtol=1e-4, atol=1e-5)
+    (gradient,) = torch.autograd.grad(terms["sam", "plain"], student)
+    square = rows // distillation.teacher.masks(image, prompt).shape[-2]
+    blocks = gradient.unfold(2, square, square).unfold(3, square, square)
+    torch.testing.assert_close(blocks, blocks[..., :1, :1].expand_as(blocks))
+
+
 def test_an_unlabelled_batch_teaches_sam_nothing(distillation: SamDistillation, image: Tensor) -> None:
     unknown = torch.full((2, *SIZE), IGNORE)
     step = distillation(image, [student_logits(2)], unknown)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowsam.losses import distillation_loss, segmentation_loss
 from knowsam.sam.spoil import spoil_prompts
-from knowsam.sam.teacher import SamTeacher
+from knowsam.sam.teacher import SamTeacher, resize_logits
+
+Resolution = Literal["image", "sam"]
 
 
 @dataclass
@@ -42,16 +46,25 @@ class SamDistillation(nn.Module):
         prompt_spoil: Share of the labelled images on which SAM learns from the spoilt truth as its mask prompt
             (`spoil_prompts`) and the students do not learn from its answer; 0, the paper's, always prompts it with the
             students' mask.
+        kd_resolution: Where students and SAM are compared. `"image"`, the paper's: SAM's answer is enlarged, and its
+            blurred outlines are taught too. `"sam"`: the students' logits are averaged over the pixels of each of
+            SAM's, so that finer detail is left to them.
     """
 
     def __init__(
-        self, teacher: SamTeacher, temperature: float = 10.0, kd_weight: float = 1.0, prompt_spoil: float = 0.0
+        self,
+        teacher: SamTeacher,
+        temperature: float = 10.0,
+        kd_weight: float = 1.0,
+        prompt_spoil: float = 0.0,
+        kd_resolution: Resolution = "image",
     ) -> None:
         super().__init__()
         self.teacher = teacher
         self.temperature = temperature
         self.kd_weight = kd_weight
         self.prompt_spoil = prompt_spoil
+        self.kd_resolution = kd_resolution
 
     def forward(
         self,
@@ -76,14 +89,18 @@ class SamDistillation(nn.Module):
         if mask_prompt is None:
             mask_prompt = torch.stack(list(student_logits)).mean(dim=0)
         prompt, spoilt = spoil_prompts(mask_prompt.detach(), label, self.prompt_spoil)
-        logits = self.teacher(image, prompt)
+        masks = self.teacher.masks(image, prompt)
+        logits = resize_logits(masks, (image.shape[-2], image.shape[-1]))
         supervised = segmentation_loss(logits, label)
-        target = logits.detach()
+        students, target = list(student_logits), logits.detach()
+        if self.kd_resolution == "sam":
+            target = masks.detach()
+            students = [F.interpolate(z, size=target.shape[-2:], mode="area") for z in students]
         # SAM's answer to a spoilt prompt is a lesson for SAM; it is worse than what the students know, and not for them.
-        weight = (~spoilt).float().view(-1, 1, 1).expand(label.shape) if self.prompt_spoil > 0 else None
-        distilled = torch.stack([distillation_loss(z, target, self.temperature, weight) for z in student_logits]).mean()
+        weight = (~spoilt).float().view(-1, 1, 1).expand(target[:, 0].shape) if self.prompt_spoil > 0 else None
+        distilled = torch.stack([distillation_loss(z, target, self.temperature, weight) for z in students]).mean()
         loss = supervised + self.kd_weight * kd_ramp * distilled
-        return SamStep(target, loss, {"sam_sup": supervised, "sam_kd": distilled})
+        return SamStep(logits.detach(), loss, {"sam_sup": supervised, "sam_kd": distilled})
 
     @torch.no_grad()
     def predict(self, image: Tensor, mask_prompt: Tensor) -> Tensor:

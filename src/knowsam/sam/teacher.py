@@ -88,16 +88,21 @@ class SamTeacher(nn.Module):
         return self
 
     def forward(self, image: Tensor, mask_prompt: Tensor) -> Tensor:
-        """Segment `image` as prompted.
+        """Segment `image` as prompted: `masks`, enlarged to the image's size, `(B, K, H, W)`."""
+        return resize_logits(self.masks(image, mask_prompt), (image.shape[-2], image.shape[-1]))
+
+    def masks(self, image: Tensor, mask_prompt: Tensor) -> Tensor:
+        """Segment `image` as prompted, at the resolution SAM answers at.
 
         Args:
             image: `(B, C, H, W)` float in [0, 1], C = 1 (repeated) or 3.
             mask_prompt: Logits `(B, K, h, w)`; resized to SAM's mask-prompt size.
 
         Returns:
-            Logits `(B, K, H, W)`.
+            Logits `(B, K, 4 g_h, 4 g_w)` for a token grid of g_h x g_w: half of the image's size with the bundled SAM,
+            a quarter with the others.
         """
-        batch, _, height, width = image.shape
+        batch = image.shape[0]
         rgb = image.expand(-1, 3, -1, -1)
         encoded = self.sam.vision_encoder((rgb - self.pixel_mean) / self.pixel_std)
         embedding = encoded[0]
@@ -106,9 +111,13 @@ class SamTeacher(nn.Module):
 
         # One decoder pass per (image, class): classes are folded into the batch.
         size = (MASK_PROMPT_SCALE * grid[0], MASK_PROMPT_SCALE * grid[1])
-        prompt = F.interpolate(mask_prompt, size=size, mode="bilinear", align_corners=False)
+        prompt = resize_logits(mask_prompt, size)
         prompt = prompt.reshape(batch * self.classes, 1, *size)
         dense = self.sam.prompt_encoder.mask_embed(prompt)
         masks, _ = decode_masks(self.sam, encoded, tokens.flatten(0, 1), dense, prompt)
-        logits = masks.view(batch, self.classes, *masks.shape[-2:])
-        return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        return masks.view(batch, self.classes, *masks.shape[-2:])
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits at another size, bilinearly."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
