@@ -136,9 +136,7 @@ def build_distillation(config: SamConfig, size: tuple[int, int], classes: int) -
     if mode == "auto":
         mode = "adapters" if base.pretrained else "all"
     teacher = SamTeacher(sam, classes, mode, config.adapter_init, config.normalise, base)
-    return SamDistillation(
-        teacher, config.temperature, config.kd_weight, config.prompt_spoil, config.kd_resolution
-    )
+    return SamDistillation(teacher, config.temperature, config.kd_weight, config.prompt_spoil, config.kd_resolution)
 
 
 def build_optimiser(group: ParameterGroup, config: Config) -> torch.optim.Optimizer:

@@ -96,7 +96,7 @@ class SamDistillation(nn.Module):
         if self.kd_resolution == "sam":
             target = masks.detach()
             students = [F.interpolate(z, size=target.shape[-2:], mode="area") for z in students]
-        # SAM's answer to a spoilt prompt is a lesson for SAM; it is worse than what the students know, and not for them.
+        # SAM's answer to a spoilt prompt is a lesson for SAM alone: the students know better.
         weight = (~spoilt).float().view(-1, 1, 1).expand(target[:, 0].shape) if self.prompt_spoil > 0 else None
         distilled = torch.stack([distillation_loss(z, target, self.temperature, weight) for z in students]).mean()
         loss = supervised + self.kd_weight * kd_ramp * distilled
