@@ -152,7 +152,7 @@ class SamConfig(_Section):
     prompt_spoil: float = Field(0.0, ge=0, le=1)
     """Share of the labelled images on which SAM is prompted with the spoilt truth instead of the students' mask."""
     kd_resolution: Literal["image", "sam"] = "image"
-    """Where students and SAM are compared: SAM's answer enlarged to the image, or the students' averaged to its size."""
+    """Where students and SAM are compared: SAM's answer enlarged to the image, or the students averaged to its size."""
     normalise: Literal["sam", "unit"] = "sam"
     """`sam`: SAM's mean and deviation on images in [0, 1]; `unit`: as they are, which MedSAM was trained on."""
     adapter_init: Literal["zero", "default"] = "zero"
