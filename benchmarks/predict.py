@@ -80,35 +80,40 @@ def write_student(path: Path, size: int) -> None:
 
 def work(way: str, folder: Path) -> dict[str, float]:
     """Predict the folder once to warm up, once to measure."""
+    from knowsam.checkpoint import load_student
     from knowsam.compare.cell import peak_memory_mb
-    from knowsam.predict import Predictor, predict_files
+    from knowsam.predict import STUDENT_FILE, Predictor, predict_files
 
-    predictor = Predictor(folder, amp="bf16" if way == BF16 else "no")
     out = folder / way
+    if way == PLAIN:
+        student, info = load_student(folder / STUDENT_FILE)
+
+        def go() -> None:
+            plain_loop(student, info.preprocessing.size, folder, out)
+    else:
+        predictor = Predictor(folder, amp="bf16" if way == BF16 else "no")
+
+        def go() -> None:
+            assert all(item.error is None for item in predict_files(predictor, folder / "data", out))
+
     for _ in range(2):
         wall, cpu = time.perf_counter(), time.process_time()
-        if way == PLAIN:
-            plain_loop(folder, out)
-        else:
-            assert all(item.error is None for item in predict_files(predictor, folder / "data", out))
+        go()
         seconds = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
     return seconds | {"peak_mb": peak_memory_mb()}
 
 
-def plain_loop(folder: Path, out: Path) -> None:
+def plain_loop(student: Any, size: tuple[int, int], folder: Path, out: Path) -> None:
     import numpy as np
     import torch
     import torch.nn.functional as F
     from PIL import Image
 
-    from knowsam.checkpoint import load_student
-
-    student, info = load_student(folder / "student.safetensors")
     out.mkdir(exist_ok=True)
     for path in sorted((folder / "data" / "images").iterdir()):
         with Image.open(path) as picture:
             array = np.asarray(picture, dtype=np.float32) / 255
-        image = F.interpolate(torch.from_numpy(array)[None, None], size=info.preprocessing.size, mode="bilinear")
+        image = F.interpolate(torch.from_numpy(array)[None, None], size=size, mode="bilinear")
         with torch.no_grad():
             probs = student(image).softmax(dim=1)
         label = F.interpolate(probs, size=array.shape, mode="bilinear")[0].argmax(dim=0)

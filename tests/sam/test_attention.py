@@ -66,7 +66,7 @@ def test_the_fused_kernel_gives_the_same() -> None:
 
 
 def test_attention_that_is_very_sure_meets_no_denormal_number_and_stays_exact() -> None:
-    """Nearly all weights of a pretrained SAM lie below 1e-38, where a processor needs a hundred times as long."""
+    """Nearly all weights of a pretrained SAM lie below 1e-38, where a processor needs dozens of times as long."""
     plain = (60 * torch.randn(4, 3, 32, 32)).requires_grad_()
     ours = plain.detach().clone().requires_grad_()
     expected = plain.softmax(dim=-1)

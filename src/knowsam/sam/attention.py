@@ -135,7 +135,7 @@ class _Softmax(torch.autograd.Function):
     """Softmax in float32 over the last axis, without numbers so small that a processor computes them by exception.
 
     A pretrained SAM is so sure where to look that most of its weights lie below 1e-38. Products with such denormal
-    numbers take a hundred times as long, and the gradients are full of them too.
+    numbers take dozens of times as long, and the gradients are full of them too.
     """
 
     @staticmethod

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowsam.losses import distillation_loss, segmentation_loss
+from knowsam.sam.resize import resize_logits
 from knowsam.sam.spoil import spoil_prompts
-from knowsam.sam.teacher import SamTeacher, resize_logits
+from knowsam.sam.teacher import SamTeacher
 
 Resolution = Literal["image", "sam"]
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from knowsam.sam.resize import resize_logits
 from knowsam.types import IGNORE
 
 
@@ -27,9 +28,9 @@ def spoil_prompts(prompt: Tensor, label: Tensor, share: float) -> tuple[Tensor, 
         Logits `(B, K, H, W)`, `prompt` itself where nothing was replaced, and on which images it was, `(B,)` bool. All
         that is random comes from torch's CPU generator.
     """
-    known = (label != IGNORE).flatten(1).any(dim=1)
     if share == 0:
-        return prompt, torch.zeros_like(known)
+        return prompt, torch.zeros(len(label), dtype=torch.bool, device=label.device)
+    known = (label != IGNORE).flatten(1).any(dim=1)
     replaced = known & (torch.rand(len(label)) < share).to(label.device)
     chosen = torch.nonzero(replaced)[:, 0]
     if len(chosen) == 0:
@@ -40,7 +41,7 @@ def spoil_prompts(prompt: Tensor, label: Tensor, share: float) -> tuple[Tensor, 
     neighbour = truth[:, torch.randperm(classes).to(truth.device)]
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     logits = spoil(truth.flatten(0, 1), neighbour.flatten(0, 1), generator).view_as(truth)
-    logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    logits = resize_logits(logits, (size[0], size[1]))
     prompt = prompt.clone()
     prompt[chosen] = logits.to(prompt.dtype)
     return prompt, replaced

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowsam.sam.adapter import AdapterInit, insert_adapters
 from knowsam.sam.decode import MASK_PROMPT_SCALE, decode_masks
 from knowsam.sam.load_report import LoadReport
 from knowsam.sam.prompts import LearnablePrompts
+from knowsam.sam.resize import resize_logits
 
 # Mean and standard deviation of SAM's training images, RGB, in [0, 1].
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -116,8 +116,3 @@ class SamTeacher(nn.Module):
         dense = self.sam.prompt_encoder.mask_embed(prompt)
         masks, _ = decode_masks(self.sam, encoded, tokens.flatten(0, 1), dense, prompt)
         return masks.view(batch, self.classes, *masks.shape[-2:])
-
-
-def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits at another size, bilinearly."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
