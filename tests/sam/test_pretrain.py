@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from small_sam import SIDE, small_sam
 
 from knowsam.errors import InputError
 from knowsam.sam.build import TINY, build_sam
+from knowsam.sam.decode import decode_masks
 from knowsam.sam.pretrain.loop import _optimiser, pretrain
 from knowsam.sam.pretrain.promptable import PromptableSam, intersection_over_union, mask_loss, step_losses
 from knowsam.sam.pretrain.steps import BOX, MASK, MASK_AND_POINT, POINT, PretrainConfig, draw_step
 from knowsam.sam.teacher import PIXEL_MEAN, PIXEL_STD
-from knowsam.sam.tiny import read_config, tiny_sam
+from knowsam.sam.tiny import draw_boxes, draw_points, read_config, tiny_sam
 
 TINY_RUN = PretrainConfig(steps=4, images=2, prompts=2, sizes=(32, 48), check_every=2)
 
@@ -93,10 +95,27 @@ def test_a_step_is_drawn_from_its_number_and_seed_alone() -> None:
     assert first.image.shape != next_step.image.shape or not torch.equal(first.image, next_step.image)
 
 
-def test_points_and_boxes_come_in_later() -> None:
-    config = dataclasses.replace(TINY_RUN, steps=100, images=8, prompts=8)
-    assert set(draw_step(config, 8, 0, 0, (0.0, 1.0)).kind.tolist()) == {MASK}
-    assert set(draw_step(config, 8, 99, 0, (0.0, 1.0)).kind.tolist()) == {MASK, MASK_AND_POINT, BOX, POINT}
+def test_all_kinds_of_prompts_are_drawn() -> None:
+    config = dataclasses.replace(TINY_RUN, images=8, prompts=8)
+    assert set(draw_step(config, 8, 0, 0, (0.0, 1.0)).kind.tolist()) == {MASK, MASK_AND_POINT, BOX, POINT}
+
+
+@torch.no_grad()
+def test_a_tiny_sam_sees_boxes_and_points_where_it_sees_masks(prompts: dict[str, torch.Tensor]) -> None:
+    model = PromptableSam(tiny_sam(read_config(TINY))).eval()
+    encoded = model.encode(torch.rand(2, 3, SIDE, SIDE))
+    size = (SIDE // 2, SIDE // 2)
+
+    def dense(kind: int) -> torch.Tensor:
+        with mock.patch("knowsam.sam.pretrain.promptable.decode_masks", wraps=decode_masks) as decode:
+            model.answer(encoded, torch.full((2,), kind), **prompts)
+        return decode.call_args.args[4][:, 0]
+
+    spots = draw_points(prompts["point"], prompts["inside"], size)
+    assert torch.equal(dense(MASK), prompts["logits"])
+    assert torch.equal(dense(MASK_AND_POINT), prompts["logits"] + spots)
+    assert torch.equal(dense(POINT), spots)
+    assert torch.equal(dense(BOX), draw_boxes(prompts["box"], size))
 
 
 def test_every_weight_that_answers_gets_a_gradient() -> None:

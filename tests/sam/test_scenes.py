@@ -65,7 +65,7 @@ def test_targets_are_what_the_scene_shows() -> None:
     layer = [[0, 3, 3, 3], [0, 3, 4, 3], [5, 3, 3, 3], [0, 0, 6, 6]]
     scene = scene_of(layer, kinds={6: 5}, outer={4: 3})
     drawn = choose_targets(scene, 400, generator())
-    found = {tuple(mask.flatten().int().tolist()) for mask in drawn.mask[0]}
+    found = {tuple(mask.flatten().int().tolist()) for mask in drawn.mask[0, drawn.weight[0] > 0]}
     shown = scene.layer[0].flatten()
 
     def pixels(*layers: int) -> tuple[int, ...]:
@@ -76,6 +76,18 @@ def test_targets_are_what_the_scene_shows() -> None:
     assert pixels(5, 6) in found  # all of a kind
     assert pixels(0) in found  # the background
     assert all(sum(mask) > 0 for mask in found)
+
+
+def test_some_objects_are_asked_for_up_to_an_invisible_line() -> None:
+    layer = torch.zeros(16, 16, dtype=torch.int64)
+    layer[4:12, 2:14] = 3
+    drawn = choose_targets(scene_of(layer.tolist()), 400, generator())
+    shape = (layer == 3).float()
+    area = drawn.mask[0].sum(dim=(1, 2))
+    part = (drawn.mask[0] <= shape).all(dim=2).all(dim=1) & (area < shape.sum()) & (area > 0)
+    assert 0.08 < part.float().mean() < 0.25
+    # What lies beyond the line is the neighbour that a prompt may swallow.
+    assert torch.equal((drawn.mask + drawn.neighbour)[0, part], shape.expand(int(part.sum()), -1, -1))
 
 
 def test_an_object_of_a_senseless_size_does_not_count() -> None:

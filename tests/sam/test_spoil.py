@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from knowsam.sam.spoil import spoil, spoil_prompts
+from knowsam.sam.spoil import across_line, extent_of, spoil, spoil_prompts
 from knowsam.types import IGNORE
 
 
@@ -19,6 +21,15 @@ def discs(count: int = 64, side: int = 48) -> torch.Tensor:
     """Discs of radius side / 4 in the middle, `(count, side, side)` float."""
     place = torch.arange(side) - (side - 1) / 2
     return ((place[:, None] ** 2 + place[None] ** 2) < (side / 4) ** 2).float().expand(count, -1, -1).contiguous()
+
+
+def test_across_line_by_hand() -> None:
+    mask = torch.zeros(2, 6, 8)
+    mask[:, 1:5, 2:6] = 1  # a square of 4 px around (2.5, 3.5)
+    assert extent_of(mask).flatten().tolist() == pytest.approx([4, 4])
+    distance = across_line(mask, torch.tensor([0.0, math.pi / 2]).view(2, 1, 1))
+    torch.testing.assert_close(distance[0], ((torch.arange(8) - 3.5) / 4).expand(6, 8))
+    torch.testing.assert_close(distance[1], ((torch.arange(6) - 2.5) / 4)[:, None].expand(6, 8))
 
 
 @pytest.mark.parametrize(("severity", "low", "high"), [((0.0, 0.0), 0.95, 1.0), ((0.3, 0.3), 0.6, 0.95)])

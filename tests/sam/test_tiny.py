@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from knowsam.sam.build import TINY
 from knowsam.sam.decode import decode_masks
 from knowsam.sam.resize import resize_input
 from knowsam.sam.teacher import SamTeacher
-from knowsam.sam.tiny import HALF, QUARTER, TinySam, mask_maps, read_config, tiny_sam
+from knowsam.sam.tiny import HALF, QUARTER, TinySam, draw_boxes, draw_points, mask_maps, read_config, tiny_sam
 
 
 @pytest.fixture
@@ -90,3 +92,23 @@ def test_teacher_declares_exactly_what_gets_a_gradient(sam: TinySam, train: str)
     ).backward()
     with_gradient = {name for name, weight in teacher.named_parameters() if weight.grad is not None}
     assert with_gradient == set(teacher.trainable_parameter_names())
+
+
+def test_a_drawn_box_is_positive_inside_and_falls_evenly() -> None:
+    drawn = draw_boxes(torch.tensor([[0.25, 0.5, 0.75, 1.0]]), (8, 8))[0]
+    box = torch.zeros(8, 8, dtype=torch.bool)
+    box[4:, 2:6] = True
+    assert torch.equal(drawn > 0, box)
+    # Half a pixel from its middle in both directions: an eighth of its half side of two pixels is 1 / 4.
+    assert float(drawn[5, 3]) == pytest.approx(6 * (1 - 1 / 4))
+    assert float(drawn[0, 0]) == -6
+    assert torch.equal(drawn[:, 3], drawn[:, 4])
+
+
+def test_drawn_points_are_spots_of_either_sign() -> None:
+    point = torch.tensor([[3.5 / 8, 2.5 / 16], [3.5 / 8, 2.5 / 16]])
+    spots = draw_points(point, torch.tensor([True, False]), (16, 8))
+    assert float(spots[0, 2, 3]) == 12
+    assert spots[0].argmax() == 2 * 8 + 3
+    assert float(spots[0, 2, 5]) == pytest.approx(12 * math.exp(-4 / (2 * 2.5**2)), rel=1e-5)
+    assert torch.equal(spots[1], -spots[0])

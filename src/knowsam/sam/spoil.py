@@ -68,9 +68,8 @@ def spoil(
     count, height, width = mask.shape
     noise = _Noise(count, (height, width), generator, mask.device)
     truth = mask
-    extent = mask.mean(dim=(1, 2), keepdim=True).sqrt() * math.sqrt(height * width)  # px, about the object's size
     severe = noise.uniform(*severity)
-    reach = severe * extent.clamp(2, 0.35 * max(height, width))
+    reach = severe * extent_of(truth).clamp(2, 0.35 * max(height, width))
 
     mask = torch.maximum(mask, neighbour * noise.chance(0.2 * severe))
     mask = _warp(mask, noise, reach)
@@ -82,9 +81,9 @@ def spoil(
     islands = (noise.smooth((8, 16)) > noise.uniform(1.3, 2.2)).float() * torch.maximum(near, noise.chance(0.2))
     mask = torch.maximum(mask, noise.chance(0.4 * severe) * islands)
     # Half missing, or nearly all: a straight or wavy cut through the object.
-    keep = (noise.plane(truth, extent) + 0.15 * noise.smooth((3, 5)) > noise.uniform(-0.4, 0.2)).float()
+    keep = (across_line(truth, noise.turn()) + 0.15 * noise.smooth((3, 5)) > noise.uniform(-0.4, 0.2)).float()
     mask = torch.where(noise.chance(0.3 * severe) > 0, mask * keep, mask)
-    little = (noise.plane(truth, extent) > noise.uniform(0.2, 0.4)).float()
+    little = (across_line(truth, noise.turn()) > noise.uniform(0.2, 0.4)).float()
     mask = torch.where(noise.chance(0.08 * severe) > 0, mask * little, mask)
 
     softness = noise.uniform(0.0, 1.0)
@@ -112,6 +111,10 @@ class _Noise:
     def logarithmic(self, low: float, high: float) -> Tensor:
         return self.uniform(math.log(low), math.log(high)).exp()
 
+    def turn(self) -> Tensor:
+        """A direction in radians."""
+        return self.uniform(0, 2 * math.pi)
+
     def chance(self, share: float | Tensor) -> Tensor:
         """1 with this probability, else 0."""
         return (self._drawn() < share).float()
@@ -122,15 +125,28 @@ class _Noise:
         coarse = torch.randn(self.count, 1, number, number, generator=self.generator).to(self.device)
         return F.interpolate(coarse, size=self.size, mode="bicubic", align_corners=True)[:, 0] * 1.4
 
-    def plane(self, mask: Tensor, extent: Tensor) -> Tensor:
-        """Signed distance to a line through each mask's centre of mass, in units of its extent."""
-        y, x = (torch.arange(side, dtype=torch.float32, device=self.device) for side in self.size)
-        total = mask.sum(dim=(1, 2)).clamp(min=1e-3)
-        centre_y, centre_x = (mask.sum(dim=2) @ y) / total, (mask.sum(dim=1) @ x) / total
-        turn = self.uniform(0, 2 * math.pi)
-        dx = x.view(1, 1, -1) - centre_x.view(-1, 1, 1)
-        dy = y.view(1, -1, 1) - centre_y.view(-1, 1, 1)
-        return (turn.cos() * dx + turn.sin() * dy) / extent.clamp(min=1)
+
+def extent_of(mask: Tensor) -> Tensor:
+    """About the size of each object in pixels: the side of a square of its area; `(N, h, w)` -> `(N, 1, 1)`."""
+    return mask.mean(dim=(1, 2), keepdim=True).sqrt() * math.sqrt(mask.shape[-2] * mask.shape[-1])
+
+
+def across_line(mask: Tensor, turn: Tensor) -> Tensor:
+    """Signed distance to a line through each mask's centre of mass, in units of its extent.
+
+    Args:
+        mask: `(N, h, w)` float in [0, 1].
+        turn: `(N, 1, 1)`, the direction across the line in radians.
+
+    Returns:
+        `(N, h, w)`.
+    """
+    y, x = (torch.arange(side, dtype=torch.float32, device=mask.device) for side in mask.shape[-2:])
+    total = mask.sum(dim=(1, 2)).clamp(min=1e-3)
+    centre_y, centre_x = (mask.sum(dim=2) @ y) / total, (mask.sum(dim=1) @ x) / total
+    dx = x.view(1, 1, -1) - centre_x.view(-1, 1, 1)
+    dy = y.view(1, -1, 1) - centre_y.view(-1, 1, 1)
+    return (turn.cos() * dx + turn.sin() * dy) / extent_of(mask).clamp(min=1)
 
 
 def _warp(mask: Tensor, noise: _Noise, reach: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ learned the same from a billion masks):
 
 - convolutions instead of one linear map turn pixels into tokens, and their finer maps go to the decoder as well;
 - the decoder mixes neighbouring tokens once it knows the prompt; in SAM image tokens only ever listen to prompt tokens;
-- the mask prompt is also seen at its own resolution where the answer is drawn.
+- the mask prompt is also seen at its own resolution where the answer is drawn, and a box or a point is drawn into it
+  beside being a token: what is aligned with the image is soon understood.
 
 Adapters, prompts and the teacher treat it like any `SamModel`.
 """
@@ -30,6 +31,8 @@ HALF, QUARTER = 32, 64
 """Channels of the encoder's maps at a half and a quarter of the image's size."""
 MASK_MAPS = 2
 """A mask prompt as probability and as bounded logits."""
+BOX_LOGIT, POINT_LOGIT, POINT_WIDTH = 6.0, 12.0, 2.5
+"""How boxes and points are drawn: their logits at the centre, a point's standard deviation in mask-prompt pixels."""
 
 
 class Encoded(NamedTuple):
@@ -207,6 +210,45 @@ class Mix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The same shape."""
         return x + self.shrink(F.gelu(self.widen(self.norm(self.depthwise(x)))))
+
+
+def draw_boxes(box: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes as mask prompts: positive inside, 0 on the edges, falling evenly to either side as far as they are wide.
+
+    Args:
+        box: `(N, 4)` x0, y0, x1, y1 as shares of the image, x0 < x1, y0 < y1.
+        size: `(h, w)` of the mask prompt.
+
+    Returns:
+        Logits `(N, h, w)` in [-6, 6].
+    """
+    y, x = _pixel_centres(size, box)
+    x0, y0, x1, y1 = box.view(-1, 4, 1, 1).unbind(dim=1)
+    across, down = (2 * x - x0 - x1) / (x1 - x0), (2 * y - y0 - y1) / (y1 - y0)
+    return BOX_LOGIT * (1 - torch.maximum(across.abs(), down.abs())).clamp(min=-1)
+
+
+def draw_points(point: Tensor, inside: Tensor, size: tuple[int, int]) -> Tensor:
+    """Points as spots to be added to a mask prompt, positive or negative.
+
+    Args:
+        point: `(N, 2)` x, y as shares of the image.
+        inside: `(N,)` bool, whether the point belongs to the object.
+        size: `(h, w)` of the mask prompt.
+
+    Returns:
+        Logits `(N, h, w)` in [-12, 12].
+    """
+    y, x = _pixel_centres(size, point)
+    dx, dy = (x - point[:, :1, None]) * size[1], (y - point[:, 1:, None]) * size[0]
+    spot = (-(dx.square() + dy.square()) / (2 * POINT_WIDTH**2)).exp()
+    return torch.where(inside, POINT_LOGIT, -POINT_LOGIT).view(-1, 1, 1) * spot
+
+
+def _pixel_centres(size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Y `(1, h, 1)` and x `(1, 1, w)` in [0, 1]."""
+    y, x = ((torch.arange(side, device=like.device) + 0.5) / side for side in size)
+    return y.view(1, -1, 1), x.view(1, 1, -1)
 
 
 def mask_maps(logits: Tensor) -> Tensor:

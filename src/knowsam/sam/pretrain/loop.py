@@ -2,8 +2,8 @@
 
 Each step encodes B images once and asks for P objects of each, with a spoilt mask, a mask and a point, a box or a point
 as prompt; then for one object of each image again, with the model's own answer and a point where it is wrong, as SAM
-was trained (Kirillov et al., 2023, appendix A). Sparse prompts come in once dense ones are understood, and for the
-first half the encoder is also asked for all outlines, a dense task that needs no prompt.
+was trained (Kirillov et al., 2023, appendix A). For the first half the encoder is also asked for all outlines, a dense
+task that needs no prompt.
 """
 
 from __future__ import annotations

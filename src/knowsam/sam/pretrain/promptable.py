@@ -12,7 +12,7 @@ from knowsam.sam.decode import MASK_PROMPT_SCALE, decode_masks
 from knowsam.sam.pretrain.steps import BOX, MASK, MASK_AND_POINT, POINT, DrawnStep
 from knowsam.sam.pretrain.targets import points_in
 from knowsam.sam.teacher import PIXEL_MEAN, PIXEL_STD
-from knowsam.sam.tiny import HALF, Encoded
+from knowsam.sam.tiny import HALF, Encoded, TinySam, draw_boxes, draw_points
 
 EDGE_WEIGHT = 4.0
 """Of a pixel on an outline, beside 1 for all others: they are about a fifth."""
@@ -52,6 +52,7 @@ class PromptableSam(nn.Module):
         """One answer per prompt.
 
         Every prompt has two tokens: the corners of a box, or a point and SAM's sign for 'no point', or that sign twice.
+        For a `TinySam` boxes and points are drawn into the mask prompt as well.
 
         Args:
             encoded: What `encode` gave for B images.
@@ -70,13 +71,20 @@ class PromptableSam(nn.Module):
         corner = corner + torch.cat([marks[2], marks[3]])
         single = places[:, 2] + torch.where(inside[:, None], marks[1], marks[0])
         nothing = encoder.not_a_point_embed.weight.expand_as(single)
-        with_point = ((kind == POINT) | (kind == MASK_AND_POINT))[:, None]
-        tokens = torch.stack([torch.where(with_point, single, nothing), nothing], dim=1)
-        tokens = torch.where((kind == BOX)[:, None, None], corner, tokens)
-        with_mask = ((kind == MASK) | (kind == MASK_AND_POINT))[:, None, None, None]
-        prompt = torch.where(with_mask, logits[:, None], 0.0)
+        with_point = ((kind == POINT) | (kind == MASK_AND_POINT))[:, None, None]
+        with_box = (kind == BOX)[:, None, None]
+        with_mask = ((kind == MASK) | (kind == MASK_AND_POINT))[:, None, None]
+        tokens = torch.stack([torch.where(with_point[..., 0], single, nothing), nothing], dim=1)
+        tokens = torch.where(with_box, corner, tokens)
+        prompt = torch.where(with_mask, logits, 0.0)
+        if isinstance(self.sam, TinySam):
+            size = (logits.shape[-2], logits.shape[-1])
+            prompt = prompt + torch.where(with_point, draw_points(point, inside, size), 0.0)
+            prompt = torch.where(with_box, draw_boxes(box, size), prompt)
+            with_mask = torch.ones_like(with_mask)
+        prompt = prompt[:, None]
         absent = encoder.no_mask_embed.weight[..., None, None]
-        dense = torch.where(with_mask, encoder.mask_embed(prompt), absent)
+        dense = torch.where(with_mask[:, None], encoder.mask_embed(prompt), absent)
         masks, quality = decode_masks(self.sam, encoded, tokens, dense, prompt)
         return masks[:, 0].float(), quality[:, 0].float()
 
@@ -124,8 +132,7 @@ def step_losses(model: PromptableSam, data: DrawnStep, generator: torch.Generato
     place = points_in((own > 0) != (truth > 0.5), generator)
     index = (place[:, 1].long() * width + place[:, 0].long())[:, None]
     inside = truth.flatten(1).gather(1, index)[:, 0] > 0.5
-    # Points are for later, see `draw_step`.
-    pointed = (torch.rand(len(own), generator=generator) < 0.5) & (data.kind != MASK).any()
+    pointed = torch.rand(len(own), generator=generator) < 0.5
     kind = torch.where(pointed, MASK_AND_POINT, MASK)
     point = place / torch.tensor([width, height])
     second, quality = model.answer(encoded, kind, own, point, inside, data.box[again])

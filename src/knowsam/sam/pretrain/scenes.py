@@ -2,7 +2,8 @@
 
 A scene is a stack of layers. The lowest is a background of up to three textured regions; shapes lie over it and hide
 each other. Every layer has a brightness (or colour) and a texture, shapes of one kind share them. What a camera or a
-scanner does comes last: bias field, shadow, blur, noise, speckle, inversion. All of it is arithmetic on whole batches.
+scanner does comes last: bias field, shadow, blur, noise, speckle, coarse pixels, inversion. All of it is arithmetic on
+whole batches.
 """
 
 from __future__ import annotations
@@ -159,13 +160,13 @@ class _Draw:
         """Brightness and texture by kind: `(B, 3, H, W)` about [0, 1]."""
         count = self.count
         look_of = kind.gather(1, layer.flatten(1)).view_as(layer)
-        # Each kind differs from the background by at least .08 on a scale that wraps round, so that contrast is never
+        # Each kind differs from the background by at least .05 on a scale that wraps round, so that contrast is never
         # nil, often low, and of either sign.
         base = self.uniform(count, 1)
         step = torch.where(
             self.chance(0.4, count, LAYERS),
-            self.uniform(count, LAYERS, low=0.08, high=0.25),
-            self.uniform(count, LAYERS, low=0.08, high=0.92),
+            self.uniform(count, LAYERS, low=0.05, high=0.25),
+            self.uniform(count, LAYERS, low=0.05, high=0.95),
         )
         step = torch.where(self.chance(0.5, count, LAYERS), step, 1 - step)
         step[:, 0] = 0
@@ -180,7 +181,7 @@ class _Draw:
         return image + (strength * textures).sum(dim=1, keepdim=True)
 
     def picture(self, image: Tensor) -> Tensor:
-        """What happens between an object and its image: shading, shadow, blur, noise, speckle, inversion."""
+        """What happens between an object and its image: from shading and blur to coarse pixels and inversion."""
         count = self.count
 
         def some(share: float, low: float, high: float) -> Tensor:
@@ -201,6 +202,11 @@ class _Draw:
         # One noise for all channels; the mean of three has a deviation of 1 / sqrt(3).
         noise = torch.randn(count, 3, *self.size, generator=self.generator).mean(dim=1, keepdim=True) * 1.7
         image = image + some(0.6, 0.004, 0.09) * noise
+        # Taken with pixels of two to four of these, and enlarged: their noise and blur are as coarse.
+        coarse = F.avg_pool2d(image, self.integer(2, 4), ceil_mode=True, count_include_pad=False)
+        coarse = coarse + some(0.6, 0.004, 0.09) * torch.randn(coarse[:, :1].shape, generator=self.generator)
+        coarse = F.interpolate(coarse, size=self.size, mode="bicubic", align_corners=False)
+        image = torch.where(self.chance(0.3, count, 1, 1, 1), coarse, image)
         image = torch.where(self.chance(0.3, count, 1, 1, 1), 1 - image, image)
         low, high = image.amin(dim=(1, 2, 3), keepdim=True), image.amax(dim=(1, 2, 3), keepdim=True)
         image = (image - low) / (high - low).clamp(min=1e-3)

@@ -17,8 +17,8 @@ from knowsam.sam.spoil import spoil
 
 MASK, MASK_AND_POINT, BOX, POINT = range(4)
 """Kinds of prompt."""
-SPARSE_SHARES = (0.5, 0.1, 0.25, 0.15)
-"""Shares of the four kinds once sparse prompts have come in."""
+SHARES = (0.6, 0.1, 0.2, 0.1)
+"""How often each kind is drawn."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,6 @@ class PretrainConfig:
         warmup: Share of the run over which it rises.
         weight_decay: Of weight matrices; vectors and positions have none.
         ema: Decay of the running average that is kept.
-        sparse_from: Share of the run after which points and boxes come in.
         outline_until: Share of the run until which the encoder is also asked for all outlines.
         amp: `"bf16"` or `"no"`.
         seed: Of initial weights and scenes.
@@ -49,7 +48,6 @@ class PretrainConfig:
     warmup: float = 0.03
     weight_decay: float = 0.05
     ema: float = 0.998
-    sparse_from: float = 0.2
     outline_until: float = 0.5
     amp: str = "no"
     seed: int = 0
@@ -90,14 +88,13 @@ def draw_step(config: PretrainConfig, patch: int, step: int, seed: int, severity
     targets = choose_targets(scenes, config.prompts, generator)
     target, scale = targets.mask.flatten(0, 1), patch // MASK_PROMPT_SCALE
     small, neighbour = (F.avg_pool2d(mask, scale).flatten(0, 1) for mask in (targets.mask, targets.neighbour))
-    shares = torch.tensor(SPARSE_SHARES if step >= config.sparse_from * config.steps else (1.0, 0.0, 0.0, 0.0))
     return DrawnStep(
         scenes.image,
         target,
         targets.weight.flatten(),
         outlines(scenes.layer, scale),
         spoil(small, neighbour, generator, severity),
-        torch.multinomial(shares, target.shape[0], replacement=True, generator=generator),
+        torch.multinomial(torch.tensor(SHARES), target.shape[0], replacement=True, generator=generator),
         jitter_boxes(boxes_of(target), generator) / side,
         points_in(target, generator) / side,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from knowsam.sam.pretrain.scenes import LAYERS, Scenes
+from knowsam.sam.spoil import across_line
 
 SMALLEST, LARGEST = 0.004, 0.75
 """Share of the image that an object may cover to be asked for."""
+PARTS = 0.15
+"""How often only the part of the object on one side of a line is asked for: a border that is a convention, not seen."""
 
 
 @dataclass
@@ -30,7 +34,10 @@ class Targets:
 
 
 def choose_targets(scenes: Scenes, per_image: int, generator: torch.Generator) -> Targets:
-    """Draw what is asked for in each scene: one object, a filled ring, all of a kind, two objects, the background."""
+    """Draw what is asked for in each scene.
+
+    One object, a filled ring, all of a kind, two objects, the background, or what lies of that on one side of a line.
+    """
     count, (height, width) = scenes.layer.shape[0], scenes.layer.shape[-2:]
     area = F.one_hot(scenes.layer.flatten(1), LAYERS).float().mean(dim=1)  # (B, LAYERS), visible share
     seen = area >= SMALLEST
@@ -49,11 +56,17 @@ def choose_targets(scenes: Scenes, per_image: int, generator: torch.Generator) -
         torch.tensor([0.5, 0.15, 0.2, 0.08, 0.07]), count * per_image, replacement=True, generator=generator
     ).view(1, count, per_image, 1)
     member = options.gather(0, which.expand(1, -1, -1, LAYERS))[0]
-    mask = _pixels(member, scenes.layer)
-    share = mask.mean(dim=(2, 3))
-    weight = ((share >= SMALLEST) & (share <= LARGEST)).float()
-    neighbour = _pixels(layers == other[..., None], scenes.layer)
-    return Targets(mask.view(count, per_image, height, width), neighbour, weight)
+    whole = _pixels(member, scenes.layer).flatten(0, 1)
+    neighbour = _pixels(layers == other[..., None], scenes.layer).flatten(0, 1)
+    turn = torch.rand(len(whole), 1, 1, generator=generator) * 2 * math.pi
+    offset = torch.rand(len(whole), 1, 1, generator=generator) * 0.5 - 0.35
+    cut = torch.rand(len(whole), 1, 1, generator=generator) < PARTS
+    side = across_line(whole, turn) > offset
+    mask = torch.where(cut, whole * side, whole)
+    neighbour = torch.where(cut, whole - mask, neighbour)
+    weight = ((mask.mean(dim=(1, 2)) >= SMALLEST) & (whole.mean(dim=(1, 2)) <= LARGEST)).float()
+    shape = (count, per_image, height, width)
+    return Targets(mask.view(shape), neighbour.view(shape), weight.view(count, per_image))
 
 
 def boxes_of(mask: Tensor) -> Tensor:
