@@ -140,7 +140,7 @@ class SamConfig(_Section):
     name: str = "tiny"
     """`none`, `tiny`, `vit_b`, `vit_l`, `vit_h`, a Hugging Face directory or an original `.pth` file."""
     train: Literal["auto", "adapters", "all"] = "auto"
-    """What learns; `auto`: everything where weights are random, adapters and prompts where they are pretrained."""
+    """What learns; `auto`: adapters and prompts of a pretrained SAM, everything of a small or random one."""
     pretrained: bool = True
     """False builds `vit_*` with random weights, for measurements."""
     lr: float = Field(1e-4, gt=0)

@@ -130,11 +130,12 @@ def build_distillation(config: SamConfig, size: tuple[int, int], classes: int) -
     from knowsam.sam.build import build_sam
     from knowsam.sam.distillation import SamDistillation
     from knowsam.sam.teacher import SamTeacher
+    from knowsam.sam.tiny import TinySam
 
     sam, base = build_sam(config.name, size, config.pretrained)
     mode = config.train
     if mode == "auto":
-        mode = "adapters" if base.pretrained else "all"
+        mode = "adapters" if base.pretrained and not isinstance(sam, TinySam) else "all"
     teacher = SamTeacher(sam, classes, mode, config.adapter_init, config.normalise, base)
     return SamDistillation(teacher, config.temperature, config.kd_weight, config.prompt_spoil, config.kd_resolution)
 
