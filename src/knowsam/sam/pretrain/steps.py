@@ -40,7 +40,7 @@ class PretrainConfig:
         check_every: Steps between measurements on held-out scenes, and between checkpoints.
     """
 
-    steps: int = 4000
+    steps: int = 4500
     images: int = 6
     prompts: int = 4
     sizes: tuple[int, ...] = (96, 96, 128)
