@@ -246,7 +246,7 @@ def draw_points(point: Tensor, inside: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _pixel_centres(size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Y `(1, h, 1)` and x `(1, 1, w)` in [0, 1]."""
+    """Rows `(1, h, 1)` and columns `(1, 1, w)` as shares of the image."""
     y, x = ((torch.arange(side, device=like.device) + 0.5) / side for side in size)
     return y.view(1, -1, 1), x.view(1, 1, -1)
 

@@ -81,7 +81,7 @@ class PromptableSam(nn.Module):
             size = (logits.shape[-2], logits.shape[-1])
             prompt = prompt + torch.where(with_point, draw_points(point, inside, size), 0.0)
             prompt = torch.where(with_box, draw_boxes(box, size), prompt)
-            with_mask = torch.ones_like(with_mask)
+            with_mask = with_mask | with_point | with_box
         prompt = prompt[:, None]
         absent = encoder.no_mask_embed.weight[..., None, None]
         dense = torch.where(with_mask[:, None], encoder.mask_embed(prompt), absent)
