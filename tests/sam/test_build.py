@@ -72,6 +72,7 @@ def test_the_bundled_tiny_comes_pretrained_for_any_size(size: tuple[int, int], m
     assert report.parameters < 10e6
     assert (TINY / "model.safetensors").stat().st_size < 20e6
     assert sam.vision_encoder(torch.rand(1, 3, *size))[0].shape[-2:] == (size[0] // 8, size[1] // 8)
+    assert build_distillation(SamConfig(name="tiny"), size, 2).teacher.train_mode == "all"
 
 
 @pytest.mark.parametrize(("error", "radius", "shift"), [("shrunk", 14, 0), ("swollen", 26, 0), ("shifted", 20, 8)])

@@ -99,7 +99,7 @@ def test_a_drawn_box_is_positive_inside_and_falls_evenly() -> None:
     box = torch.zeros(8, 8, dtype=torch.bool)
     box[4:, 2:6] = True
     assert torch.equal(drawn > 0, box)
-    # Half a pixel from its middle in both directions: an eighth of its half side of two pixels is 1 / 4.
+    # Half a pixel from its middle in both directions, a quarter of its half side of two pixels.
     assert float(drawn[5, 3]) == pytest.approx(6 * (1 - 1 / 4))
     assert float(drawn[0, 0]) == -6
     assert torch.equal(drawn[:, 3], drawn[:, 4])
