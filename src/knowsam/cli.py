@@ -446,6 +446,9 @@ def pretrain(
     prompts: Annotated[int | None, typer.Option(min=1, help="Objects asked for per image.")] = None,
     sizes: Annotated[str | None, typer.Option(help="Image sides in pixels; each step draws one: 96,128.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Largest learning rate.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Weights to begin with: tiny, or the folder of an earlier call; else random.")
+    ] = None,
     amp: Amp = "no",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     quiet: Quiet = False,
@@ -460,7 +463,10 @@ def pretrain(
 
     amp = _parse_amp(amp)
     sides = None if sizes is None else tuple(_parse_numbers(sizes, "--sizes", "96,128"))
-    given = {"steps": steps, "images": images, "prompts": prompts, "sizes": sides, "lr": lr, "amp": amp, "seed": seed}
+    given = {
+        "steps": steps, "images": images, "prompts": prompts, "sizes": sides, "lr": lr, "start": start, "amp": amp,
+        "seed": seed,
+    }  # fmt: skip
     config = PretrainConfig(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     with stop_on_signal() as asked_to_stop:
         finished = run(config, out, quiet, asked_to_stop)

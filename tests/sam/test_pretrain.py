@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from hashlib import sha256
 from pathlib import Path
 from unittest import mock
 
@@ -155,6 +156,24 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="files but no checkpoint"):
         pretrain(TINY_RUN, tmp_path / "mine", quiet=True)
+
+
+def test_a_run_can_begin_with_the_weights_of_another(tmp_path: Path) -> None:
+    unmoved = dataclasses.replace(TINY_RUN, steps=1, lr=0.0)
+    pretrain(dataclasses.replace(unmoved, seed=1), tmp_path / "first", quiet=True)
+    pretrain(dataclasses.replace(unmoved, start=str(tmp_path / "first")), tmp_path / "second", quiet=True)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")]
+    assert weights[0] == weights[1]
+    assert json.loads((tmp_path / "first" / "pretrain.json").read_text())["start_sha256"] is None
+    settings = json.loads((tmp_path / "second" / "pretrain.json").read_text())
+    assert settings["start_sha256"] == sha256(weights[0]).hexdigest()
+
+
+def test_a_run_cannot_begin_with_another_sam(tmp_path: Path) -> None:
+    small_sam().save_pretrained(tmp_path / "published")
+    with pytest.raises(InputError, match=r"--start: '.*published' holds a SamModel, but expected the small SAM"):
+        pretrain(dataclasses.replace(TINY_RUN, start=str(tmp_path / "published")), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_size_that_is_no_multiple_of_the_patch_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import torch
 
 from knowsam.sam.pretrain.scenes import LAYERS, Scenes, draw_scenes
 from knowsam.sam.pretrain.steps import outlines
-from knowsam.sam.pretrain.targets import boxes_of, choose_targets, jitter_boxes, points_in
+from knowsam.sam.pretrain.targets import boxes_of, choose_targets, jitter_boxes, largest_piece, points_in
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -23,6 +23,11 @@ def scene_of(
         around[0, index] = value
     drawn = torch.tensor(layer)[None]
     return Scenes(torch.zeros(1, 3, *drawn.shape[-2:]), drawn, kind, around)
+
+
+def anything(number: int) -> torch.Tensor:
+    """Objects of one scene that need not be one piece."""
+    return torch.zeros(1, number, dtype=torch.bool)
 
 
 def test_scenes_follow_the_generator_and_differ_among_each_other() -> None:
@@ -64,7 +69,7 @@ def test_targets_are_what_the_scene_shows() -> None:
     # Layer 4 lies inside layer 3; 5 and 6 look alike.
     layer = [[0, 3, 3, 3], [0, 3, 4, 3], [5, 3, 3, 3], [0, 0, 6, 6]]
     scene = scene_of(layer, kinds={6: 5}, outer={4: 3})
-    drawn = choose_targets(scene, 400, generator())
+    drawn = choose_targets(scene, anything(400), generator())
     found = {tuple(mask.flatten().int().tolist()) for mask in drawn.mask[0, drawn.weight[0] > 0]}
     shown = scene.layer[0].flatten()
 
@@ -78,20 +83,25 @@ def test_targets_are_what_the_scene_shows() -> None:
     assert all(sum(mask) > 0 for mask in found)
 
 
-def test_some_objects_are_asked_for_up_to_an_invisible_line() -> None:
-    layer = torch.zeros(16, 16, dtype=torch.int64)
-    layer[4:12, 2:14] = 3
-    drawn = choose_targets(scene_of(layer.tolist()), 400, generator())
-    shape = (layer == 3).float()
-    area = drawn.mask[0].sum(dim=(1, 2))
-    part = (drawn.mask[0] <= shape).all(dim=2).all(dim=1) & (area < shape.sum()) & (area > 0)
-    assert 0.08 < part.float().mean() < 0.25
-    # What lies beyond the line is the neighbour that a prompt may swallow.
-    assert torch.equal((drawn.mask + drawn.neighbour)[0, part], shape.expand(int(part.sum()), -1, -1))
+def test_a_box_or_a_point_asks_for_one_piece_of_one_look() -> None:
+    # Layer 4 lies inside layer 3 and cuts nothing off; 5 is in two pieces and looks like 6.
+    layer = torch.zeros(12, 16, dtype=torch.int64)
+    layer[1:7, 1:7], layer[3:5, 3:5] = 3, 4
+    layer[9:11, 0:3], layer[9:11, 5:12], layer[1:3, 10:15] = 5, 5, 6
+    drawn = choose_targets(scene_of(layer.tolist(), kinds={6: 5}, outer={4: 3}), ~anything(400), generator())
+    right = (layer == 5) & (torch.arange(16) >= 5)
+    expected = {tuple(piece.flatten().int().tolist()) for piece in (layer == 3, layer == 4, right, layer == 6)}
+    assert {tuple(mask.flatten().int().tolist()) for mask in drawn.mask[0]} == expected
+    assert (drawn.weight == 1).all()
+
+
+def test_largest_piece_by_hand() -> None:
+    mask = torch.tensor([[[1.0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], [[0.0] * 4] * 3])
+    assert largest_piece(mask).tolist() == [[[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]], [[0] * 4] * 3]
 
 
 def test_an_object_of_a_senseless_size_does_not_count() -> None:
-    drawn = choose_targets(scene_of([[3] * 8] * 8), 20, generator())
+    drawn = choose_targets(scene_of([[3] * 8] * 8), anything(20), generator())
     assert drawn.weight.sum() == 0  # it fills the image, and the background is not to be seen
 
 

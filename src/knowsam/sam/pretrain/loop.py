@@ -27,12 +27,12 @@ from knowsam.files import write_json
 from knowsam.io.files import whole_file
 from knowsam.networks.ema import ema_copy, ema_decay, update_ema
 from knowsam.run_folder import RunFolder, describe_environment
-from knowsam.sam.build import TINY
+from knowsam.sam.build import TINY, build_sam
 from knowsam.sam.hub import silent_transformers
 from knowsam.sam.pretrain.promptable import PromptableSam, step_losses
 from knowsam.sam.pretrain.steps import DrawnStep, PretrainConfig, PretrainSteps, draw_step
 from knowsam.sam.resize import SMALLEST_GRID
-from knowsam.sam.tiny import MODEL_TYPE, read_config, tiny_sam
+from knowsam.sam.tiny import MODEL_TYPE, TinySam, read_config, tiny_sam
 from knowsam.schedules import linear_decay
 
 SETTINGS = "pretrain.json"
@@ -50,7 +50,8 @@ def pretrain(
     Args:
         config: All settings.
         out: The folder; gets `config.json` and `model.safetensors` (the running average, in half precision: a directory
-            that `sam:` takes), `pretrain.json` (settings, versions), `metrics.jsonl`, `checkpoint.pt`.
+            that `sam:` takes), `pretrain.json` (settings, versions, sha256 of the
+            weights it began with), `metrics.jsonl`, `checkpoint.pt`.
         quiet: No progress bar.
         asked_to_stop: Looked at after each step; True saves and ends.
 
@@ -61,7 +62,7 @@ def pretrain(
         InputError: If the folder holds another run, or settings do not fit the SAM.
     """
     torch.manual_seed(config.seed)
-    sam: Any = tiny_sam(read_config(TINY))
+    sam, started = _first_weights(config.start)
     patch = sam.config.vision_config.patch_size
     if wrong := [side for side in config.sizes if side % patch or side < SMALLEST_GRID * patch]:
         raise InputError(
@@ -71,7 +72,7 @@ def pretrain(
     # On a CPU, transformers' plain attention takes two thirds of the time of torch's fused one at these sizes.
     with silent_transformers():
         sam.set_attn_implementation("eager")
-    run = _Pretraining(config, out, PromptableSam(sam))
+    run = _Pretraining(config, out, PromptableSam(sam), started)
     run.restore()
     loader = DataLoader(
         PretrainSteps(config, patch), batch_size=None, sampler=range(run.step, config.steps), num_workers=1,
@@ -99,11 +100,26 @@ def pretrain(
     return run.step == config.steps
 
 
+def _first_weights(start: str) -> tuple[Any, str | None]:
+    """A `TinySam` with random weights or those of `start`, and their sha256."""
+    config = read_config(TINY)
+    if not start:
+        return tiny_sam(config), None
+    sam, report = build_sam(start, (config["vision_config"]["image_size"],) * 2)
+    if not isinstance(sam, TinySam):
+        raise InputError(
+            f"--start: '{start}' holds a {type(sam).__name__}, but expected the small SAM of this package; give 'tiny'"
+            " or a directory that `knowsam sam pretrain` wrote."
+        )
+    return sam, report.sha256
+
+
 class _Pretraining:
     """What changes during a run."""
 
-    def __init__(self, config: PretrainConfig, out: Path, model: PromptableSam) -> None:
+    def __init__(self, config: PretrainConfig, out: Path, model: PromptableSam, started: str | None) -> None:
         self.config, self.folder, self.model = config, RunFolder(out), model
+        self.started = started
         self.average = cast(PromptableSam, ema_copy(model))
         self.optimiser = _optimiser(model, config)
         self.step = 0
@@ -150,7 +166,10 @@ class _Pretraining:
                     f"{self.folder.path}: files but no checkpoint of a pretraining were found, but expected a new or"
                     " empty folder, or that of an earlier call; choose another."
                 )
-            write_json(self.folder.path / SETTINGS, {"settings": settings, **describe_environment()})
+            write_json(
+                self.folder.path / SETTINGS,
+                {"settings": settings, "start_sha256": self.started, **describe_environment()},
+            )
             return
         found = json.loads((self.folder.path / SETTINGS).read_text(encoding="utf-8"))["settings"]
         if different := [name for name in settings if found.get(name) != settings[name]]:

@@ -86,14 +86,21 @@ class _Draw:
     def shapes(self) -> tuple[Tensor, Tensor, Tensor]:
         """Masks `(B, SHAPES, H, W)` bool, kinds and outer shapes `(B, SHAPES)`."""
         count, shapes = self.count, SHAPES
-        crowd = self.chance(0.35, count, 1)  # many small alike, such as cells; else a few of any size
+        # Many small alike, such as cells; one or two large ones, such as a lesion; else a few of any size.
+        crowd, large = self.chance(0.35, count, 1), self.chance(0.3, count, 1)
+        few = torch.where(large, self.uniform(count, 1, low=0.06, high=0.2), self.uniform(count, 1, low=0.1, high=0.45))
         present = torch.rand(count, shapes, generator=self.generator) < torch.where(
-            crowd, self.uniform(count, 1, low=0.4, high=1.0), self.uniform(count, 1, low=0.1, high=0.45)
+            crowd, self.uniform(count, 1, low=0.4, high=1.0), few
+        )
+        any_size = torch.where(
+            large,
+            self.logarithmic(count, shapes, low=0.15, high=0.5),
+            self.logarithmic(count, shapes, low=0.06, high=0.42),
         )
         radius = torch.where(
             crowd,
             self.logarithmic(count, 1, low=0.05, high=0.14) * self.uniform(count, shapes, low=0.7, high=1.4),
-            self.logarithmic(count, shapes, low=0.06, high=0.42),
+            any_size,
         )
         centre = self.uniform(count, shapes, 2, low=0.06, high=0.94)
         kind = torch.where(

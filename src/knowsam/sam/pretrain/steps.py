@@ -17,8 +17,10 @@ from knowsam.sam.spoil import spoil
 
 MASK, MASK_AND_POINT, BOX, POINT = range(4)
 """Kinds of prompt."""
-SHARES = (0.6, 0.1, 0.2, 0.1)
+SHARES = (0.58, 0.08, 0.26, 0.08)
 """How often each kind is drawn."""
+SEVERITY = (0.0, 0.8)
+"""How badly mask prompts are spoilt; the worst that `spoil` can do leaves little to answer."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class PretrainConfig:
         amp: `"bf16"` or `"no"`.
         seed: Of initial weights and scenes.
         check_every: Steps between measurements on held-out scenes, and between checkpoints.
+        start: Weights to begin with: `"tiny"`, or a directory that an earlier pretraining wrote; empty: random ones.
     """
 
     steps: int = 4500
@@ -52,6 +55,7 @@ class PretrainConfig:
     amp: str = "no"
     seed: int = 0
     check_every: int = 250
+    start: str = ""
 
 
 @dataclass
@@ -85,7 +89,11 @@ def draw_step(config: PretrainConfig, patch: int, step: int, seed: int, severity
     generator = torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
     side = config.sizes[int(torch.randint(len(config.sizes), (), generator=generator))]
     scenes = draw_scenes(config.images, (side, side), generator)
-    targets = choose_targets(scenes, config.prompts, generator)
+    kind = torch.multinomial(
+        torch.tensor(SHARES), config.images * config.prompts, replacement=True, generator=generator
+    )
+    one_piece = ((kind == BOX) | (kind == POINT)).view(config.images, config.prompts)
+    targets = choose_targets(scenes, one_piece, generator)
     target, scale = targets.mask.flatten(0, 1), patch // MASK_PROMPT_SCALE
     small, neighbour = (F.avg_pool2d(mask, scale).flatten(0, 1) for mask in (targets.mask, targets.neighbour))
     return DrawnStep(
@@ -94,7 +102,7 @@ def draw_step(config: PretrainConfig, patch: int, step: int, seed: int, severity
         targets.weight.flatten(),
         outlines(scenes.layer, scale),
         spoil(small, neighbour, generator, severity),
-        torch.multinomial(torch.tensor(SHARES), target.shape[0], replacement=True, generator=generator),
+        kind,
         jitter_boxes(boxes_of(target), generator) / side,
         points_in(target, generator) / side,
     )
@@ -115,4 +123,4 @@ class PretrainSteps(Dataset[DrawnStep]):
         self.config, self.patch = config, patch
 
     def __getitem__(self, step: int) -> DrawnStep:
-        return draw_step(self.config, self.patch, step, self.config.seed, (0.0, 1.0))
+        return draw_step(self.config, self.patch, step, self.config.seed, SEVERITY)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
-from knowsam.sam.pretrain.scenes import LAYERS, Scenes
-from knowsam.sam.spoil import across_line
+from knowsam.sam.pretrain.scenes import LAYERS, REGIONS, Scenes
 
 SMALLEST, LARGEST = 0.004, 0.75
 """Share of the image that an object may cover to be asked for."""
-PARTS = 0.15
-"""How often only the part of the object on one side of a line is asked for: a border that is a convention, not seen."""
+OBJECTS = (0.6, 0.12, 0.2, 0.04, 0.04)
+"""How often one layer is asked for, a filled ring, all of a kind, two layers, the background."""
+REGION_CHANCE = 0.3
+"""How readily an amorphous region is asked for, beside 1 for a shape."""
 
 
 @dataclass
@@ -33,17 +34,23 @@ class Targets:
     weight: Tensor
 
 
-def choose_targets(scenes: Scenes, per_image: int, generator: torch.Generator) -> Targets:
+def choose_targets(scenes: Scenes, one_piece: Tensor, generator: torch.Generator) -> Targets:
     """Draw what is asked for in each scene.
 
-    One object, a filled ring, all of a kind, two objects, the background, or what lies of that on one side of a line.
+    One object, a filled ring, all of a kind, two objects or the background; or, as a box or a point means it, one
+    piece: what is connected and of one look.
+
+    Args:
+        scenes: B scenes.
+        one_piece: `(B, P)` bool, which of the objects are the largest piece of one shape.
+        generator: All that is random.
     """
-    count, (height, width) = scenes.layer.shape[0], scenes.layer.shape[-2:]
+    count, per_image = one_piece.shape
     area = F.one_hot(scenes.layer.flatten(1), LAYERS).float().mean(dim=1)  # (B, LAYERS), visible share
-    seen = area >= SMALLEST
     # A layer that is seen; the others have no chance unless there is none.
-    chance = seen.float() + 1e-6
+    chance = (area >= SMALLEST) + 1e-6
     chance[:, 0] = 1e-6
+    chance[:, 1 : 1 + REGIONS] *= REGION_CHANCE
     picked, other = (_pick(chance, per_image, generator) for _ in range(2))
     layers = torch.arange(LAYERS).view(1, 1, -1)
     single = layers == picked[..., None]
@@ -52,21 +59,25 @@ def choose_targets(scenes: Scenes, per_image: int, generator: torch.Generator) -
     pair = single | (layers == other[..., None])
     background = (layers == 0).expand_as(single)
     options = torch.stack([single, filled, alike, pair, background])
-    which = torch.multinomial(
-        torch.tensor([0.5, 0.15, 0.2, 0.08, 0.07]), count * per_image, replacement=True, generator=generator
-    ).view(1, count, per_image, 1)
+    which = _pick(torch.tensor([OBJECTS]), count * per_image, generator).view(count, per_image)
+    which = torch.where(one_piece, 0, which).view(1, count, per_image, 1)
     member = options.gather(0, which.expand(1, -1, -1, LAYERS))[0]
-    whole = _pixels(member, scenes.layer).flatten(0, 1)
-    neighbour = _pixels(layers == other[..., None], scenes.layer).flatten(0, 1)
-    turn = torch.rand(len(whole), 1, 1, generator=generator) * 2 * math.pi
-    offset = torch.rand(len(whole), 1, 1, generator=generator) * 0.5 - 0.35
-    cut = torch.rand(len(whole), 1, 1, generator=generator) < PARTS
-    side = across_line(whole, turn) > offset
-    mask = torch.where(cut, whole * side, whole)
-    neighbour = torch.where(cut, whole - mask, neighbour)
-    weight = ((mask.mean(dim=(1, 2)) >= SMALLEST) & (whole.mean(dim=(1, 2)) <= LARGEST)).float()
-    shape = (count, per_image, height, width)
-    return Targets(mask.view(shape), neighbour.view(shape), weight.view(count, per_image))
+    mask = _pixels(member, scenes.layer)
+    mask[one_piece] = largest_piece(mask[one_piece])
+    neighbour = _pixels(layers == other[..., None], scenes.layer)
+    share = mask.mean(dim=(2, 3))
+    return Targets(mask, neighbour, ((share >= SMALLEST) & (share <= LARGEST)).float())
+
+
+def largest_piece(mask: Tensor) -> Tensor:
+    """The largest 4-connected piece of each mask `(N, H, W)`, 0 or 1; an empty mask stays empty."""
+    pieces = torch.zeros_like(mask)
+    for index, one in enumerate(mask.numpy()):
+        labelled, count = ndimage.label(one)
+        if count:
+            sizes = ndimage.sum_labels(one, labelled, range(1, count + 1))
+            pieces[index] = torch.from_numpy(labelled == 1 + int(sizes.argmax()))
+    return pieces
 
 
 def boxes_of(mask: Tensor) -> Tensor:
