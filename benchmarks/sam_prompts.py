@@ -1,12 +1,12 @@
 """Is a SAM a segmenter on images it has never seen? Mask, box: its answer against what anybody could do without it.
 
-For each data folder objects are drawn at random: the connected components of a class (`--components`, for folders whose
-objects are many and alike, each in a window of `--size` pixels around it) or a class of an image as a whole. Each
-object's truth is spoilt so that the given masks have a mean IoU of about .65; the SAM sees the image and the spoilt
-mask. It has to beat the given mask, and the given mask smoothed at the width that suits the folder best. A tight box
-has to give more than the filled box and its inscribed ellipse.
+For each data folder objects are drawn at random: a class of an image as a whole, all its classes as one object
+(`--joined`), or the connected components of what is annotated (`--components`, for folders whose objects are many and
+alike, each in a window of `--size` pixels around it). Each object's truth is spoilt so that the given masks have a mean
+IoU of about .65; the SAM sees the image and the spoilt mask. It has to beat the given mask, and the given mask smoothed
+at the width that suits the folder best. A tight box has to give more than the filled box and its inscribed ellipse.
 
-    python benchmarks/sam_prompts.py tiny DATA [DATA ...] --components DATA --out DIR
+    python benchmarks/sam_prompts.py tiny DATA [DATA ...] --joined DATA --components DATA --out DIR
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from knowsam.sam.spoil import spoil
 WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Standard deviations, in pixels, at which the given mask is smoothed."""
 GIVEN_IOU = 0.65
+CLASSES, JOINED, COMPONENTS = "classes", "joined", "components"
+"""What one object of a folder is."""
 SMALLEST = 0.004
 """Share of the image an object must cover."""
 
@@ -57,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sam", help="as in sam=: a name, a directory, a .pth file")
     parser.add_argument("data", type=Path, nargs="*", help="folders whose objects are whole classes")
+    parser.add_argument("--joined", type=Path, nargs="*", default=[], help="folders whose classes are one object")
     parser.add_argument("--components", type=Path, nargs="*", default=[], help="folders whose objects are components")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=128, help="side in pixels (%(default)s)")
@@ -72,11 +75,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     sam, report = build_sam(arguments.sam, (arguments.size, arguments.size))
     model = PromptableSam(sam).eval()
     results: dict[str, Any] = {}
-    for folder in [*arguments.data, *arguments.components]:
-        objects = draw_objects(folder, folder in arguments.components, arguments)
+    kinds = {CLASSES: arguments.data, JOINED: arguments.joined, COMPONENTS: arguments.components}
+    for kind, folder in [(kind, folder) for kind, folders in kinds.items() for folder in folders]:
+        name = f"{folder.name}, joined" if kind == JOINED else folder.name
+        objects = draw_objects(folder, kind, arguments)
         logits, given = spoilt(objects, arguments.seed)
-        results[folder.name] = refine(model, objects, logits, given) | boxes(model, objects)
-        write_png(arguments.out / f"{folder.name}.png", picture(model, objects, logits))
+        results[name] = refine(model, objects, logits, given) | boxes(model, objects)
+        write_png(arguments.out / f"{name.replace(', ', '_')}.png", picture(model, objects, logits))
     write_json(arguments.out / "prompts.json", {"sam": report.to_json(), "size": arguments.size, "folders": results})
     table = Table("folder", "objects", "given", "smoothed", "SAM", "gain", "box", "ellipse", "SAM", "gain")
     for name, row in results.items():
@@ -88,7 +93,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def draw_objects(folder: Path, components: bool, arguments: argparse.Namespace) -> Objects:
+def draw_objects(folder: Path, kind: str, arguments: argparse.Namespace) -> Objects:
     """Objects of the folder's masks, spread evenly over its images and classes by a seeded order."""
     scanned, rng = scan_folder(folder), np.random.default_rng(arguments.seed)
     cases = scanned.labelled_cases()
@@ -102,14 +107,15 @@ def draw_objects(folder: Path, components: bool, arguments: argparse.Namespace) 
         image = read_image(case.image)
         encoded = coding.encode(read_label(case.label))
         labels = preprocessing.label_slices(encoded, image)
-        if components:
+        if kind == COMPONENTS:
             pixels = Preprocessing(labels.shape[-2:], 3).slices(image)[0]
             candidates = list(_windows(pixels, labels[0].numpy() > 0, arguments.size, rng))[:2]
         else:
             pixels, labels = preprocessing.slices(image), resize_label(labels, size)
             index = int(labels.flatten(1).gt(0).sum(dim=1).argmax())
             label = labels[index]
-            candidates = [(pixels[index], label == k, (label > 0) & (label != k)) for k in range(1, coding.classes)]
+            masks = [label > 0] if kind == JOINED else [label == k for k in range(1, coding.classes)]
+            candidates = [(pixels[index], mask, (label > 0) & ~mask) for mask in masks]
         found += [entry for entry in candidates if entry[1].float().mean() >= SMALLEST]
     images, truths, others = zip(*found[: arguments.objects], strict=True)
     return Objects(torch.stack(images), torch.stack(truths).float(), torch.stack(others).float())

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from numpy.random import default_rng
+from scipy import ndimage
+
+from helpers import make_folder
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
@@ -40,6 +46,32 @@ def test_contenders_take_turns_and_warm_up_is_not_measured(measure) -> None:
     times = measure.take_turns({name: lambda name=name: order.append(name) for name in "ab"}, rounds=2, warm_up=1)
     assert order == list("ababab")
     assert [len(times[name].wall) for name in "ab"] == [2, 2]
+
+
+def test_objects_of_the_prompt_benchmark_are_classes_joined_ones_or_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import sam_prompts
+
+    data = make_folder(tmp_path / "data", classes=3)
+    arguments = argparse.Namespace(sam="tiny", data=[data], joined=[data], components=[], out=tmp_path, size=64)
+    arguments.objects, arguments.seed = 6, 0
+    classes, joined = (sam_prompts.draw_objects(data, kind, arguments) for kind in ("classes", "joined"))
+    # Both draw images in the same order; the two classes of the first image together are its joined object.
+    assert torch.equal(classes.truth[0] + classes.truth[1], joined.truth[0])
+    assert torch.equal(classes.other[0], classes.truth[1])
+    assert joined.other.sum() == 0
+    for image, mask, other in sam_prompts._windows(classes.image[0], joined.truth[0].numpy() > 0, 32, default_rng(0)):
+        assert image.shape == (3, 32, 32)
+        assert mask.any()
+        assert not (mask & other).any()
+        assert ndimage.label(mask.numpy())[1] == 1
+    found = sam_prompts.measure(arguments)
+    assert set(found) == {"data", "data, joined"}
+    for row in found.values():
+        assert all(0 <= row[name] <= 1 for name in ("given", "smoothed", "mask", "box", "ellipse", "from_box"))
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "data.png", "data_joined.png", "prompts.json"}
 
 
 @pytest.mark.parametrize("script", SMALL)
