@@ -27,7 +27,7 @@ from torch import Tensor
 from knowsam.data.labels import discover_coding
 from knowsam.data.preprocess import Preprocessing, resize, resize_label
 from knowsam.data.scan import scan_folder
-from knowsam.files import write_json
+from knowsam.files import write_csv, write_json
 from knowsam.io import read_image, read_label
 from knowsam.pictures import contact_sheet, overlay, write_png
 from knowsam.sam.build import build_sam
@@ -70,18 +70,29 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All folders; writes `prompts.json` and a picture of each, prints the table."""
+    """All folders; writes `prompts.json`, `objects.csv` and a picture of each, prints the table."""
     console = Console(highlight=False, width=100)
     sam, report = build_sam(arguments.sam, (arguments.size, arguments.size))
     model = PromptableSam(sam).eval()
     results: dict[str, Any] = {}
+    each: list[dict[str, Any]] = []
     kinds = {CLASSES: arguments.data, JOINED: arguments.joined, COMPONENTS: arguments.components}
     for kind, folder in [(kind, folder) for kind, folders in kinds.items() for folder in folders]:
         name = f"{folder.name}, joined" if kind == JOINED else folder.name
         objects = draw_objects(folder, kind, arguments)
-        logits, given = spoilt(objects, arguments.seed)
-        results[name] = refine(model, objects, logits, given) | boxes(model, objects)
+        logits = spoilt(objects, arguments.seed)
+        one = refine(model, objects, logits) | boxes(model, objects)
+        means = {measure: float(values.mean()) for measure, values in one.items()}
+        error = float(one["mask"].std() / len(objects.truth) ** 0.5)
+        results[name] = means | {"objects": len(objects.truth), "mask_standard_error": error}
+        results[name] |= smooth(objects, logits)
+        one["share_of_image"] = objects.truth.mean(dim=(1, 2))
+        each += [
+            {"folder": name, **dict(zip(one, row, strict=True))}
+            for row in torch.stack(list(one.values()), dim=1).tolist()
+        ]
         write_png(arguments.out / f"{name.replace(', ', '_')}.png", picture(model, objects, logits))
+    write_csv(arguments.out / "objects.csv", list(each[0]), each)
     write_json(arguments.out / "prompts.json", {"sam": report.to_json(), "size": arguments.size, "folders": results})
     table = Table("folder", "objects", "given", "smoothed", "SAM", "gain", "box", "ellipse", "SAM", "gain")
     for name, row in results.items():
@@ -137,37 +148,39 @@ def _windows(pixels: Tensor, mask: np.ndarray, side: int, rng: np.random.Generat
         yield pixels[:, y : y + side, x : x + side], part == int(index), (part > 0) & (part != int(index))
 
 
-def spoilt(objects: Objects, seed: int) -> tuple[Tensor, float]:
-    """Mask prompts `(N, h, w)` of mean IoU about `GIVEN_IOU` at the size of the images, and that IoU."""
+def spoilt(objects: Objects, seed: int) -> Tensor:
+    """Mask prompts `(N, h, w)` of mean IoU about `GIVEN_IOU` at the size of the images."""
     side = objects.truth.shape[-1] // 2
     small = F.adaptive_avg_pool2d(objects.truth[:, None], side)[:, 0]
     other = F.adaptive_avg_pool2d(objects.other[:, None], side)[:, 0]
-    low, high, logits, iou = 0.0, 1.0, small, 1.0
+    low, high, logits = 0.0, 1.0, small
     for _ in range(8):
         severity = (low + high) / 2
         logits = spoil(small, other, torch.Generator().manual_seed(seed), (0.5 * severity, severity))
         iou = float(intersection_over_union(_enlarge(logits, objects.truth) > 0, objects.truth > 0.5).mean())
         low, high = (low, severity) if iou < GIVEN_IOU else (severity, high)
-    return logits, iou
+    return logits
 
 
-def refine(model: PromptableSam, objects: Objects, logits: Tensor, given: float) -> dict[str, float]:
-    """Mean IoU of the given masks, of the given masks smoothed, and of SAM's answer."""
+def refine(model: PromptableSam, objects: Objects, logits: Tensor) -> dict[str, Tensor]:
+    """IoU `(N,)` of the given masks, and of SAM's answers to them."""
     truth = objects.truth > 0.5
-    hard = (_enlarge(logits, objects.truth) > 0).numpy().astype(np.float32)
-    smoothed = []
+    answers = {"given": _enlarge(logits, objects.truth), "mask": ask(model, objects, MASK, logits)}
+    return {name: intersection_over_union(answer > 0, truth) for name, answer in answers.items()}
+
+
+def smooth(objects: Objects, logits: Tensor) -> dict[str, float]:
+    """Mean IoU of the given masks, smoothed at the width that suits them best."""
+    truth, hard = objects.truth > 0.5, (_enlarge(logits, objects.truth) > 0).numpy().astype(np.float32)
+    found = []
     for width in WIDTHS:
         soft = ndimage.gaussian_filter(hard, (0, width, width))
-        smoothed.append(float(intersection_over_union(torch.from_numpy(soft > 0.5), truth).mean()))
-    answers = intersection_over_union(ask(model, objects, MASK, logits) > 0, truth)
-    return {
-        "objects": len(truth), "given": given, "smoothed": max(smoothed), "smoothed_at_px": WIDTHS[np.argmax(smoothed)],
-        "mask": float(answers.mean()), "mask_standard_error": float(answers.std() / len(truth) ** 0.5),
-    }  # fmt: skip
+        found.append(float(intersection_over_union(torch.from_numpy(soft > 0.5), truth).mean()))
+    return {"smoothed": max(found), "smoothed_at_px": WIDTHS[int(np.argmax(found))]}
 
 
-def boxes(model: PromptableSam, objects: Objects) -> dict[str, float]:
-    """Mean IoU of the tight box, of its inscribed ellipse, and of SAM's answer to it."""
+def boxes(model: PromptableSam, objects: Objects) -> dict[str, Tensor]:
+    """IoU `(N,)` of the tight box, of its inscribed ellipse, and of SAM's answer to it."""
     truth, corners = objects.truth > 0.5, boxes_of(objects.truth)
     y = (torch.arange(truth.shape[-2]) + 0.5).view(1, -1, 1)
     x = (torch.arange(truth.shape[-1]) + 0.5).view(1, 1, -1)
@@ -178,7 +191,7 @@ def boxes(model: PromptableSam, objects: Objects) -> dict[str, float]:
         "ellipse": across.square() + down.square() <= 1,
         "from_box": ask(model, objects, BOX) > 0,
     }
-    return {name: float(intersection_over_union(answer, truth).mean()) for name, answer in answers.items()}
+    return {name: intersection_over_union(answer, truth) for name, answer in answers.items()}
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import subprocess
 import sys
@@ -71,7 +72,12 @@ def test_objects_of_the_prompt_benchmark_are_classes_joined_ones_or_pieces(
     assert set(found) == {"data", "data, joined"}
     for row in found.values():
         assert all(0 <= row[name] <= 1 for name in ("given", "smoothed", "mask", "box", "ellipse", "from_box"))
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "data.png", "data_joined.png", "prompts.json"}
+    with (tmp_path / "objects.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    own = [float(row["from_box"]) for row in rows if row["folder"] == "data, joined"]
+    assert sum(own) / len(own) == pytest.approx(found["data, joined"]["from_box"])
+    written = {"data", "data.png", "data_joined.png", "objects.csv", "prompts.json"}
+    assert {path.name for path in tmp_path.iterdir()} == written
 
 
 @pytest.mark.parametrize("script", SMALL)

@@ -6,8 +6,6 @@ What is computed, in which unit, and what happens with empty masks: metrics.py a
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,9 +18,8 @@ from knowsam.data.labels import LabelCoding, infer_coding, value_counts
 from knowsam.data.lists import grouped, natural_key, natural_sorted, some
 from knowsam.data.scan import volume_names
 from knowsam.errors import InputError
-from knowsam.files import without_nan
+from knowsam.files import without_nan, write_csv, write_json
 from knowsam.io import EXTRA_SUFFIXES, IMAGE_SUFFIXES, file_stem, file_suffix, read_label
-from knowsam.io.files import whole_file
 from knowsam.metrics import METRICS, ClassScore, Spread, Summary, case_scores, summarise
 from knowsam.types import MedicalLabel
 
@@ -338,19 +335,19 @@ def write_scores(result: EvaluationResult, out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: this is a file; expected a folder for the scores; give another name.")
-    out.mkdir(parents=True, exist_ok=True)
-    with whole_file(out / "scores.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["case", "class", "name", *METRICS, "unit", "status"])
-        for case in result.cases:
-            for score in case.scores:
-                values = (getattr(score, metric) for metric in METRICS)
-                fields = ("" if math.isnan(value) else f"{value:.6f}" for value in values)
-                name = result.class_names[score.class_index]
-                writer.writerow([case.case, score.class_index, name, *fields, case.unit, score.status])
-    with whole_file(out / "scores.json") as path:
-        text = json.dumps(scores_json(result), indent=2, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+    rows = (
+        {"case": case.case, "class": score.class_index, "name": result.class_names[score.class_index]}
+        | {metric: _six_decimals(getattr(score, metric)) for metric in METRICS}
+        | {"unit": case.unit, "status": score.status}
+        for case in result.cases
+        for score in case.scores
+    )
+    write_csv(out / "scores.csv", ["case", "class", "name", *METRICS, "unit", "status"], rows)
+    write_json(out / "scores.json", scores_json(result))
+
+
+def _six_decimals(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6f}"
 
 
 def scores_json(result: EvaluationResult) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ import numpy as np
 
 from knowsam.calibrate import Trust
 from knowsam.data.scan import volume_names
-from knowsam.files import without_nan
+from knowsam.files import without_nan, write_csv
 from knowsam.io import file_stem
-from knowsam.io.files import whole_file
 from knowsam.predict import PredictedFile
 from knowsam.quality import Estimate, estimate_without_calibration
 from knowsam.uncertainty import CaseSums
@@ -116,11 +114,11 @@ def write_cases(cases: Sequence[CaseQuality], class_names: Sequence[str], path: 
         class_names: Background first.
         path: The file; it appears whole or not at all.
     """
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        for row in case_rows(cases, class_names):
-            writer.writerow({key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()})
+    rows = case_rows(cases, class_names)
+    rounded = (
+        {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
+    )
+    write_csv(path, COLUMNS, rounded)
 
 
 def print_worst(cases: Sequence[CaseQuality], class_names: Sequence[str], trust: Trust, console: Any = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from knowsam.data.preprocess import to_unit_range
-from knowsam.files import without_nan, write_json, write_text
+from knowsam.files import without_nan, write_csv, write_json, write_text
 from knowsam.io import read_image
-from knowsam.io.files import whole_file
 from knowsam.orientation import view_of
 from knowsam.pictures import class_colour, contact_sheet, css_colour, data_uri, heat, overlay, write_png
 from knowsam.predict import Predictor
@@ -53,10 +51,7 @@ def write_suggestions(suggestions: Sequence[Suggestion], predictor: Predictor, o
     records = to_records(suggestions)
     write_json(out / "suggest.json", records)
     columns = [key for key in records[0] if key != "stems"]
-    with whole_file(out / "suggest.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(records)
+    write_csv(out / "suggest.csv", columns, ({key: record[key] for key in columns} for record in records))
     pictures = [draw_candidate(item.candidate, predictor) for item in suggestions]
     for rank, (item, picture) in enumerate(zip(suggestions, pictures, strict=True), start=1):
         # A group's name comes from a table and may hold what a file name cannot.

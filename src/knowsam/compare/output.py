@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Sequence
@@ -12,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from knowsam.compare.drawing import draw_figure
 from knowsam.compare.results import MEAN, SHOWN_METRICS, Results
 from knowsam.compare.tables import TextTable, all_tables, footnotes
-from knowsam.files import write_json, write_text
-from knowsam.io.files import whole_file
+from knowsam.files import write_csv, write_json, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,10 +39,8 @@ def write_tables(results: Results) -> None:
 def _write_csv(results: Results) -> None:
     """One line per row of the table, plain numbers, an empty field for undefined."""
     records = [_record(row, results.class_names) for row in results.rows]
-    with whole_file(results.folder.path / "table.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for record in records for key in record)))
-        writer.writeheader()
-        writer.writerows(records)
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    write_csv(results.folder.path / "table.csv", columns, records)
 
 
 def _record(row: Any, class_names: Sequence[str]) -> dict[str, Any]:
