@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from unittest import mock
@@ -167,6 +168,17 @@ def test_a_run_can_begin_with_the_weights_of_another(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "first" / "pretrain.json").read_text())["start_sha256"] is None
     settings = json.loads((tmp_path / "second" / "pretrain.json").read_text())
     assert settings["start_sha256"] == sha256(weights[0]).hexdigest()
+
+
+def test_a_run_goes_on_without_the_weights_it_began_with(tmp_path: Path) -> None:
+    pretrain(dataclasses.replace(TINY_RUN, steps=1), tmp_path / "first", quiet=True)
+    config = dataclasses.replace(TINY_RUN, start=str(tmp_path / "first"))
+    assert pretrain(config, tmp_path / "whole", quiet=True)
+    assert not pretrain(config, tmp_path / "parts", quiet=True, asked_to_stop=lambda: True)
+    shutil.rmtree(tmp_path / "first")
+    assert pretrain(config, tmp_path / "parts", quiet=True)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert weights[0] == weights[1]
 
 
 def test_a_run_cannot_begin_with_another_sam(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def pretrain(
         InputError: If the folder holds another run, or settings do not fit the SAM.
     """
     torch.manual_seed(config.seed)
-    sam, started = _first_weights(config.start)
+    sam, started = _first_weights(config.start, RunFolder(out))
     patch = sam.config.vision_config.patch_size
     if wrong := [side for side in config.sizes if side % patch or side < SMALLEST_GRID * patch]:
         raise InputError(
@@ -100,8 +100,10 @@ def pretrain(
     return run.step == config.steps
 
 
-def _first_weights(start: str) -> tuple[Any, str | None]:
-    """A `TinySam` with random weights or those of `start`, and their sha256."""
+def _first_weights(start: str, run: RunFolder) -> tuple[Any, str | None]:
+    """A `TinySam` with random weights or those of `start`, and their sha256; to continue a run, `start` is not read."""
+    if run.checkpoint.exists():
+        return tiny_sam(read_config(run.path)), None
     config = read_config(TINY)
     if not start:
         return tiny_sam(config), None
