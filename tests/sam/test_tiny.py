@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.models.sam.modeling_sam import SamVisionAttention
 
 from knowsam.sam.build import TINY
 from knowsam.sam.decode import decode_masks
@@ -39,6 +40,30 @@ def test_encoder_of_a_resized_sam_is_the_same_function(sam: TinySam) -> None:
     before = sam.vision_encoder(image).embedding
     resize_input(sam, (48, 64))
     torch.testing.assert_close(sam.vision_encoder(image).embedding, before, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_attention_is_sams(sam: TinySam) -> None:
+    attention, tokens = sam.vision_encoder.layers[0].attn, torch.randn(2, 32, 32, 192)
+    torch.nn.init.normal_(attention.rel_pos_h)
+    torch.nn.init.normal_(attention.rel_pos_w)
+    expected = SamVisionAttention.forward(attention, tokens)[0]
+    torch.testing.assert_close(attention(tokens)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_that_is_sure_gives_gradients_without_denormal_numbers(sam: TinySam) -> None:
+    """Products with them took twice as long as all else of a pretraining step."""
+    attention = sam.vision_encoder.layers[0].attn
+    queries_and_keys = attention.qkv.weight.data[:384]
+    queries_and_keys *= 12
+    seen: list[Tensor] = []
+    tokens = torch.randn(2, 32, 32, 192, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: seen.append(saved) or saved, lambda saved: saved):
+        attention(tokens)[0].sum().backward()
+    weights = [saved for saved in seen if saved.shape[-2:] == (1024, 1024)]
+    assert weights
+    for saved in weights:
+        assert not ((saved != 0) & (saved.abs() < torch.finfo(torch.float32).tiny)).any()
 
 
 @torch.no_grad()

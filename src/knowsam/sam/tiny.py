@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SamConfig, SamModel
-from transformers.models.sam.modeling_sam import SamMaskDecoder, SamVisionEncoder
+from transformers.models.sam.modeling_sam import SamMaskDecoder, SamVisionAttention, SamVisionEncoder
 
+from knowsam.sam.attention import window_attention
 from knowsam.sam.resize import resize_grid
 
 MODEL_TYPE = "knowsam_tiny"
@@ -100,12 +101,24 @@ class Stem(nn.Module):
         return self.to_eighth(quarter).permute(0, 2, 3, 1), half, quarter
 
 
+class TinyAttention(SamVisionAttention):
+    """A vision layer's attention over the whole grid, computed as `window_attention` does."""
+
+    def forward(  # type: ignore[override]
+        self, hidden_states: Tensor, output_attentions: bool | None = None
+    ) -> tuple[Tensor, None]:
+        """Tokens `(B, h, w, width)` -> the same shape; attention weights are not kept."""
+        return window_attention(self, hidden_states, 0), None
+
+
 class TinyEncoder(SamVisionEncoder):
     """SAM's encoder behind a `Stem`; images of any size whose sides are multiples of 8."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.patch_embed = Stem(config.num_channels, config.hidden_size)  # type: ignore[assignment]
+        for layer in self.layers:
+            layer.attn = TinyAttention(config, window_size=0)
 
     def forward(self, pixel_values: Tensor, **arguments: Any) -> Encoded:
         """Normalised images `(B, C, H, W)` -> `Encoded`."""
