@@ -12,6 +12,7 @@ at the width that suits the folder best. A tight box has to give more than the f
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,32 @@ SMALLEST = 0.004
 
 @dataclass
 class Objects:
-    """Images `(N, 3, H, W)` in [0, 1], one object of each `(N, H, W)`, what else is annotated there `(N, H, W)`."""
+    """Objects and where they are.
+
+    Attributes:
+        image: `(N, 3, H, W)` in [0, 1].
+        truth: One object of each image `(N, H, W)`, 0 or 1.
+        other: What else is annotated there `(N, H, W)`.
+        case: `(N,)`, which of the folder's files each comes from, in the order in which they were drawn.
+    """
 
     image: Tensor
     truth: Tensor
     other: Tensor
+    case: Tensor
+
+    def part(self, chosen: Tensor | slice) -> Objects:
+        """Some of them."""
+        return Objects(self.image[chosen], self.truth[chosen], self.other[chosen], self.case[chosen])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    measure(parser(__doc__).parse_args())
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options: a SAM, folders, what their objects are."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("sam", help="as in sam=: a name, a directory, a .pth file")
     parser.add_argument("data", type=Path, nargs="*", help="folders whose objects are whole classes")
     parser.add_argument("--joined", type=Path, nargs="*", default=[], help="folders whose classes are one object")
@@ -65,8 +83,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side in pixels (%(default)s)")
     parser.add_argument("--objects", type=int, default=200, help="per folder (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    measure(arguments)
+    return parser
+
+
+def each_folder(arguments: argparse.Namespace) -> Iterator[tuple[str, Path, str]]:
+    """Name, folder, and what its objects are."""
+    kinds = {CLASSES: arguments.data, JOINED: arguments.joined, COMPONENTS: arguments.components}
+    for kind, folders in kinds.items():
+        for folder in folders:
+            yield f"{folder.name}, joined" if kind == JOINED else folder.name, folder, kind
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -76,9 +101,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     model = PromptableSam(sam).eval()
     results: dict[str, Any] = {}
     each: list[dict[str, Any]] = []
-    kinds = {CLASSES: arguments.data, JOINED: arguments.joined, COMPONENTS: arguments.components}
-    for kind, folder in [(kind, folder) for kind, folders in kinds.items() for folder in folders]:
-        name = f"{folder.name}, joined" if kind == JOINED else folder.name
+    for name, folder, kind in each_folder(arguments):
         objects = draw_objects(folder, kind, arguments)
         logits = spoilt(objects, arguments.seed)
         one = refine(model, objects, logits) | boxes(model, objects)
@@ -112,7 +135,8 @@ def draw_objects(folder: Path, kind: str, arguments: argparse.Namespace) -> Obje
     size = (arguments.size, arguments.size)
     preprocessing = Preprocessing(size, 3)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for case in [cases[i] for i in rng.permutation(len(cases))]:
+    origin: list[int] = []
+    for number, case in enumerate([cases[i] for i in rng.permutation(len(cases))]):
         if len(found) >= arguments.objects:
             break
         image = read_image(case.image)
@@ -128,8 +152,10 @@ def draw_objects(folder: Path, kind: str, arguments: argparse.Namespace) -> Obje
             masks = [label > 0] if kind == JOINED else [label == k for k in range(1, coding.classes)]
             candidates = [(pixels[index], mask, (label > 0) & ~mask) for mask in masks]
         found += [entry for entry in candidates if entry[1].float().mean() >= SMALLEST]
+        origin += [number] * (len(found) - len(origin))
     images, truths, others = zip(*found[: arguments.objects], strict=True)
-    return Objects(torch.stack(images), torch.stack(truths).float(), torch.stack(others).float())
+    case_of = torch.tensor(origin[: arguments.objects])
+    return Objects(torch.stack(images), torch.stack(truths).float(), torch.stack(others).float(), case_of)
 
 
 def _windows(pixels: Tensor, mask: np.ndarray, side: int, rng: np.random.Generator) -> Any:
@@ -157,7 +183,7 @@ def spoilt(objects: Objects, seed: int) -> Tensor:
     for _ in range(8):
         severity = (low + high) / 2
         logits = spoil(small, other, torch.Generator().manual_seed(seed), (0.5 * severity, severity))
-        iou = float(intersection_over_union(_enlarge(logits, objects.truth) > 0, objects.truth > 0.5).mean())
+        iou = float(intersection_over_union(enlarge(logits, objects.truth) > 0, objects.truth > 0.5).mean())
         low, high = (low, severity) if iou < GIVEN_IOU else (severity, high)
     return logits
 
@@ -165,13 +191,13 @@ def spoilt(objects: Objects, seed: int) -> Tensor:
 def refine(model: PromptableSam, objects: Objects, logits: Tensor) -> dict[str, Tensor]:
     """IoU `(N,)` of the given masks, and of SAM's answers to them."""
     truth = objects.truth > 0.5
-    answers = {"given": _enlarge(logits, objects.truth), "mask": ask(model, objects, MASK, logits)}
+    answers = {"given": enlarge(logits, objects.truth), "mask": ask(model, objects, MASK, logits)}
     return {name: intersection_over_union(answer > 0, truth) for name, answer in answers.items()}
 
 
 def smooth(objects: Objects, logits: Tensor) -> dict[str, float]:
     """Mean IoU of the given masks, smoothed at the width that suits them best."""
-    truth, hard = objects.truth > 0.5, (_enlarge(logits, objects.truth) > 0).numpy().astype(np.float32)
+    truth, hard = objects.truth > 0.5, (enlarge(logits, objects.truth) > 0).numpy().astype(np.float32)
     found = []
     for width in WIDTHS:
         soft = ndimage.gaussian_filter(hard, (0, width, width))
@@ -209,17 +235,16 @@ def ask(model: PromptableSam, objects: Objects, kind: int, logits: Tensor | None
         inside = torch.ones(len(part), dtype=torch.bool)
         kinds = torch.full((len(part),), kind)
         answer, _ = model.answer(encoded, kinds, prompt, torch.zeros(len(part), 2), inside, box)
-        answers.append(_enlarge(answer, objects.truth))
+        answers.append(enlarge(answer, objects.truth))
     return torch.cat(answers)
 
 
 def picture(model: PromptableSam, objects: Objects, logits: Tensor) -> np.ndarray:
     """Ten objects: image, truth, given mask, SAM's answer to it, SAM's answer to the box."""
-    some = Objects(objects.image[:10], objects.truth[:10], objects.other[:10])
-    logits = logits[:10]
+    some, logits = objects.part(slice(10)), logits[:10]
     masks = [
         some.truth,
-        _enlarge(logits, some.truth) > 0,
+        enlarge(logits, some.truth) > 0,
         ask(model, some, MASK, logits) > 0,
         ask(model, some, BOX) > 0,
     ]
@@ -232,7 +257,8 @@ def picture(model: PromptableSam, objects: Objects, logits: Tensor) -> np.ndarra
     return contact_sheet(halves, ["image", "truth", "given", "SAM", "SAM, box"] * (len(halves[0]) // 5))
 
 
-def _enlarge(logits: Tensor, like: Tensor) -> Tensor:
+def enlarge(logits: Tensor, like: Tensor) -> Tensor:
+    """Logits `(N, h, w)` at the size of `like`."""
     return F.interpolate(logits[:, None], size=like.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
 

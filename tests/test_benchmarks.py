@@ -80,6 +80,32 @@ def test_objects_of_the_prompt_benchmark_are_classes_joined_ones_or_pieces(
     assert {path.name for path in tmp_path.iterdir()} == written
 
 
+def test_appearance_gives_back_what_a_mask_misses_where_brightness_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import sam_ceiling
+
+    truth = torch.zeros(2, 64, 64, dtype=torch.bool)
+    truth[:, 16:48, 16:48] = True
+    given = truth.clone()
+    given[:, :, :24] = False  # a quarter is missing
+    bright = (0.2 + 0.6 * truth.float())[:, None].expand(-1, 3, -1, -1)
+    assert sam_ceiling.best_by_appearance(bright, given, given, truth) > 0.85  # corners are rounded
+    flat = torch.full_like(bright, 0.5)
+    assert sam_ceiling.best_by_appearance(flat, given, given, truth) == pytest.approx(0.75, abs=0.05)
+    empty = torch.zeros_like(given)
+    assert sam_ceiling.best_by_appearance(bright, empty, truth, truth) == 0  # nothing is where the mask is empty
+
+    data = make_folder(tmp_path / "data", classes=3)
+    arguments = argparse.Namespace(sam="tiny", data=[data], joined=[], components=[], out=tmp_path, size=32)
+    arguments.objects, arguments.seed, arguments.steps = 6, 0, 1
+    row = sam_ceiling.measure(arguments)["data"]
+    assert 0 < row["tested"] < row["objects"]
+    assert row["trained"] != row["untrained"]
+    assert json.loads((tmp_path / "ceiling.json").read_text())["folders"]["data"] == row
+
+
 @pytest.mark.parametrize("script", SMALL)
 def test_benchmark_runs_and_writes_json(script: str, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
