@@ -8,10 +8,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from knowsam.networks.encoder_decoder import EncoderDecoder
 from knowsam.networks.standardise import prepare_image
 
 
-class UNet(nn.Module):
+class UNet(EncoderDecoder):
     """2-D U-Net with batch normalisation, LeakyReLU(.01) and dropout growing with depth.
 
     Max pooling on the way down, 2x2 stride-2 transposed convolutions on the way up, skips by concatenation.
@@ -55,40 +56,8 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(_block(2 * b, b, 0.0) for _, b in upwards)
         self.head = nn.Conv2d(widths[0], classes, 3, padding=1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits of an image.
-
-        Args:
-            image: `(B, C, H, W)` float, in [0, 1] or whatever range it was trained on.
-
-        Returns:
-            Logits `(B, K, H, W)`.
-
-        Raises:
-            InputError: If C, H or W does not fit.
-        """
-        return self.head(self.features(image)[-1])
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """What each stage of the decoder gives, coarsest first; `head` of the last are the logits.
-
-        Args:
-            image: As for `forward`.
-
-        Returns:
-            One `(B, feature_channels[i], h, w)` per stage, the last at the size of the image.
-        """
-        return self.decode(self.encode(image))
-
     def encode(self, image: Tensor) -> list[Tensor]:
-        """What the way up starts from: the skips, finest first, and last the deepest stage.
-
-        Args:
-            image: As for `forward`.
-
-        Returns:
-            One `(B, widths[i], h, w)` per stage.
-        """
+        """See `EncoderDecoder`."""
         x = prepare_image(image, self.in_channels, self.stride, self.standardise)
         encoded = []
         for depth, block in enumerate(self.encoder):
@@ -97,7 +66,7 @@ class UNet(nn.Module):
         return encoded
 
     def decode(self, encoded: list[Tensor]) -> list[Tensor]:
-        """`features` from what `encode` gave."""
+        """See `EncoderDecoder`."""
         *skips, x = encoded
         decoded = []
         for up, block in zip(self.up, self.decoder, strict=True):

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from knowsam.networks.encoder_decoder import EncoderDecoder
 from knowsam.networks.standardise import prepare_image
 
 DOWN_CONVOLUTIONS = (1, 2, 3, 3, 3)
@@ -17,7 +18,7 @@ UP_CONVOLUTIONS = (3, 3, 2, 1)
 """The same on the way up, from the second deepest stage."""
 
 
-class VNet(nn.Module):
+class VNet(EncoderDecoder):
     """2-D V-Net: strided convolutions down, transposed ones up, skips by addition, ReLU throughout.
 
     As in the authors' network, and unlike Milletari et al., the skip of a stage below full resolution is the
@@ -78,40 +79,8 @@ class VNet(nn.Module):
                 # Without normalisation the initial weights alone keep the activations' scale to the end.
                 nn.init.kaiming_normal_(module.weight)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits of an image.
-
-        Args:
-            image: `(B, C, H, W)` float, in [0, 1] or whatever range it was trained on.
-
-        Returns:
-            Logits `(B, K, H, W)`.
-
-        Raises:
-            InputError: If C, H or W does not fit.
-        """
-        return self.head(self.features(image)[-1])
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """What each stage of the way up gives, coarsest first; `head` of the last are the logits.
-
-        Args:
-            image: As for `forward`.
-
-        Returns:
-            One `(B, feature_channels[i], h, w)` per stage, the last at the size of the image.
-        """
-        return self.decode(self.encode(image))
-
     def encode(self, image: Tensor) -> list[Tensor]:
-        """What the way up starts from: the skips, finest first, and last the deepest stage.
-
-        Args:
-            image: As for `forward`.
-
-        Returns:
-            One `(B, widths[i], h, w)` per stage.
-        """
+        """See `EncoderDecoder`."""
         x = prepare_image(image, self.in_channels, self.stride, self.standardise)
         x = self.encoder[0](x)
         skips = [x]
@@ -123,7 +92,7 @@ class VNet(nn.Module):
         return skips
 
     def decode(self, encoded: list[Tensor]) -> list[Tensor]:
-        """`features` from what `encode` gave."""
+        """See `EncoderDecoder`."""
         *skips, x = encoded
         decoded = []
         for up, stage in zip(self.up, self.decoder, strict=True):

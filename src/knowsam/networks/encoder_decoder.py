@@ -1,0 +1,59 @@
+"""What the U-Net and the V-Net have in common: a way down, a way up that uses what it left behind, a head."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class EncoderDecoder(nn.Module, ABC):
+    """Logits from the last stage of a decoder whose stages can be looked at one by one.
+
+    Attributes:
+        head: What turns the last stage into logits.
+        feature_channels: Channels of `features`, coarsest first.
+    """
+
+    head: nn.Module
+    feature_channels: tuple[int, ...]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of an image.
+
+        Args:
+            image: `(B, C, H, W)` float, in [0, 1] or whatever range it was trained on.
+
+        Returns:
+            Logits `(B, K, H, W)`.
+
+        Raises:
+            InputError: If C, H or W does not fit.
+        """
+        return self.head(self.features(image)[-1])
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """What each stage of the decoder gives, coarsest first; `head` of the last are the logits.
+
+        Args:
+            image: As for `forward`.
+
+        Returns:
+            One `(B, feature_channels[i], h, w)` per stage, the last at the size of the image.
+        """
+        return self.decode(self.encode(image))
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """What the way up starts from: the skips, finest first, and last the deepest stage.
+
+        Args:
+            image: As for `forward`.
+
+        Returns:
+            One `(B, widths[i], h, w)` per stage.
+        """
+
+    @abstractmethod
+    def decode(self, encoded: list[Tensor]) -> list[Tensor]:
+        """`features` from what `encode` gave."""
