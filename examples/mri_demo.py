@@ -249,7 +249,7 @@ Dice on the other {number - LABELLED}, scored as one volume at their own size:
 - Each method: {steps} steps at {size} px, batch {BATCH}, seed {seed}, default settings, no validation set: the last
   weights are scored, once. The supervised baseline sees eight annotated slices in every step; KnowSAM only while it
   pre-trains, then four annotated and four others.
-- SAM is the bundled `tiny` one, pretrained on drawn images and trained along; the fused map needs no SAM after training.
+- SAM is the bundled `tiny` one, pretrained on drawn images and trained along; after training nothing needs it.
 - Training took {minutes["supervised"]:.1f} (supervised) and {minutes["knowsam"]:.1f} (KnowSAM) minutes on
   {torch.get_num_threads()} threads, everything {minutes["all"]:.1f}.
 - `knowsam_volume.nii.gz` is KnowSAM's prediction of all slices in the place of the template;
