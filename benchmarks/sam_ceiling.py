@@ -29,10 +29,10 @@ from torch import Tensor
 
 from knowsam.files import write_json
 from knowsam.sam.build import build_sam
-from knowsam.sam.pretrain.promptable import PromptableSam, intersection_over_union, mask_loss
+from knowsam.sam.pretrain.promptable import PromptableSam, mask_loss
 from knowsam.sam.pretrain.steps import MASK, SEVERITY
 from knowsam.sam.spoil import spoil
-from sam_prompts import Objects, ask, draw_objects, each_folder, enlarge, parser, spoilt
+from sam_prompts import Objects, ask, draw_objects, each_folder, enlarge, mean_iou, parser, spoilt
 
 BLURS = (0.7, 1.5)
 """Standard deviations in pixels at which brightness is looked at."""
@@ -75,13 +75,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def mean_iou(answer: Tensor, truth: Tensor) -> float:
-    """Mean IoU of boolean masks `(N, H, W)`."""
-    return float(intersection_over_union(answer, truth).mean())
-
-
 def best_by_appearance(image: Tensor, given: Tensor, known: Tensor, truth: Tensor) -> float:
-    """Mean IoU of `by_appearance` at the settings that suit these objects best.
+    """Mean IoU of what brightness and distance to the given boundary say, at the settings that suit these objects best.
 
     Args:
         image: `(N, 3, H, W)` in [0, 1].
@@ -89,28 +84,25 @@ def best_by_appearance(image: Tensor, given: Tensor, known: Tensor, truth: Tenso
         known: The masks whose brightness is known, `(N, H, W)` bool: the given ones, or the truth.
         truth: `(N, H, W)` bool.
     """
-    grey = image.mean(dim=1).numpy()
-    return max(
-        mean_iou(by_appearance(grey, given.numpy(), known.numpy(), blur, trust), truth)
-        for blur, trust in product(BLURS, TRUSTS)
-    )
-
-
-def by_appearance(grey: np.ndarray, given: np.ndarray, known: np.ndarray, blur: float, trust: float) -> Tensor:
-    """Masks `(N, H, W)` bool: where brightness and the distance to the given mask's boundary speak for the object.
-
-    A mask without any pixel inside or around it stays as it is.
-    """
-    answers = given.copy()
-    for index, (pixels, mask, looked_at) in enumerate(zip(grey, given, known, strict=True)):
+    settings = list(product(BLURS, TRUSTS))
+    answers = np.repeat(given.numpy()[None], len(settings), axis=0)
+    for index, (pixels, mask, looked_at) in enumerate(
+        zip(image.mean(dim=1).numpy(), given.numpy(), known.numpy(), strict=True)
+    ):
         around = ndimage.binary_dilation(looked_at, iterations=AROUND) & ~looked_at
         if not (mask.any() and looked_at.any() and around.any()):
-            continue
-        level = (ndimage.gaussian_filter(pixels, blur) * (LEVELS - 1)).round().astype(int).clip(0, LEVELS - 1)
-        odds = np.log(_histogram(level[looked_at])) - np.log(_histogram(level[around]))
+            continue  # nothing to tell apart: the mask stays as it is
         depth = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
-        answers[index] = ndimage.gaussian_filter(odds[level] + trust * depth, 2) > 0
-    return torch.from_numpy(answers)
+        odds = {blur: log_odds(pixels, looked_at, around, blur) for blur in BLURS}
+        for answer, (blur, trust) in zip(answers, settings, strict=True):
+            answer[index] = ndimage.gaussian_filter(odds[blur] + trust * depth, 2) > 0
+    return max(mean_iou(torch.from_numpy(answer), truth) for answer in answers)
+
+
+def log_odds(pixels: np.ndarray, inside: np.ndarray, around: np.ndarray, blur: float) -> np.ndarray:
+    """How much the brightness of each pixel `(H, W)` speaks for what is inside against what is around."""
+    level = (ndimage.gaussian_filter(pixels, blur) * (LEVELS - 1)).round().astype(int).clip(0, LEVELS - 1)
+    return (np.log(_histogram(level[inside])) - np.log(_histogram(level[around])))[level]
 
 
 def _histogram(levels: np.ndarray) -> np.ndarray:

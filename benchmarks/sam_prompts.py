@@ -74,16 +74,16 @@ def main() -> None:
 
 def parser(description: str) -> argparse.ArgumentParser:
     """The options: a SAM, folders, what their objects are."""
-    parser = argparse.ArgumentParser(description=description.split("\n")[0])
-    parser.add_argument("sam", help="as in sam=: a name, a directory, a .pth file")
-    parser.add_argument("data", type=Path, nargs="*", help="folders whose objects are whole classes")
-    parser.add_argument("--joined", type=Path, nargs="*", default=[], help="folders whose classes are one object")
-    parser.add_argument("--components", type=Path, nargs="*", default=[], help="folders whose objects are components")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=128, help="side in pixels (%(default)s)")
-    parser.add_argument("--objects", type=int, default=200, help="per folder (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
+    options = argparse.ArgumentParser(description=description.split("\n")[0])
+    options.add_argument("sam", help="as in sam=: a name, a directory, a .pth file")
+    options.add_argument("data", type=Path, nargs="*", help="folders whose objects are whole classes")
+    options.add_argument("--joined", type=Path, nargs="*", default=[], help="folders whose classes are one object")
+    options.add_argument("--components", type=Path, nargs="*", default=[], help="folders whose objects are components")
+    options.add_argument("--out", type=Path, required=True)
+    options.add_argument("--size", type=int, default=128, help="side in pixels (%(default)s)")
+    options.add_argument("--objects", type=int, default=200, help="per folder (%(default)s)")
+    options.add_argument("--seed", type=int, default=0)
+    return options
 
 
 def each_folder(arguments: argparse.Namespace) -> Iterator[tuple[str, Path, str]]:
@@ -134,8 +134,7 @@ def draw_objects(folder: Path, kind: str, arguments: argparse.Namespace) -> Obje
     coding = discover_coding(cases)[0]
     size = (arguments.size, arguments.size)
     preprocessing = Preprocessing(size, 3)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    origin: list[int] = []
+    found: list[tuple[Tensor, Tensor, Tensor, int]] = []
     for number, case in enumerate([cases[i] for i in rng.permutation(len(cases))]):
         if len(found) >= arguments.objects:
             break
@@ -151,11 +150,9 @@ def draw_objects(folder: Path, kind: str, arguments: argparse.Namespace) -> Obje
             label = labels[index]
             masks = [label > 0] if kind == JOINED else [label == k for k in range(1, coding.classes)]
             candidates = [(pixels[index], mask, (label > 0) & ~mask) for mask in masks]
-        found += [entry for entry in candidates if entry[1].float().mean() >= SMALLEST]
-        origin += [number] * (len(found) - len(origin))
-    images, truths, others = zip(*found[: arguments.objects], strict=True)
-    case_of = torch.tensor(origin[: arguments.objects])
-    return Objects(torch.stack(images), torch.stack(truths).float(), torch.stack(others).float(), case_of)
+        found += [(*entry, number) for entry in candidates if entry[1].float().mean() >= SMALLEST]
+    images, truths, others, numbers = zip(*found[: arguments.objects], strict=True)
+    return Objects(torch.stack(images), torch.stack(truths).float(), torch.stack(others).float(), torch.tensor(numbers))
 
 
 def _windows(pixels: Tensor, mask: np.ndarray, side: int, rng: np.random.Generator) -> Any:
@@ -183,7 +180,7 @@ def spoilt(objects: Objects, seed: int) -> Tensor:
     for _ in range(8):
         severity = (low + high) / 2
         logits = spoil(small, other, torch.Generator().manual_seed(seed), (0.5 * severity, severity))
-        iou = float(intersection_over_union(enlarge(logits, objects.truth) > 0, objects.truth > 0.5).mean())
+        iou = mean_iou(enlarge(logits, objects.truth) > 0, objects.truth > 0.5)
         low, high = (low, severity) if iou < GIVEN_IOU else (severity, high)
     return logits
 
@@ -201,7 +198,7 @@ def smooth(objects: Objects, logits: Tensor) -> dict[str, float]:
     found = []
     for width in WIDTHS:
         soft = ndimage.gaussian_filter(hard, (0, width, width))
-        found.append(float(intersection_over_union(torch.from_numpy(soft > 0.5), truth).mean()))
+        found.append(mean_iou(torch.from_numpy(soft > 0.5), truth))
     return {"smoothed": max(found), "smoothed_at_px": WIDTHS[int(np.argmax(found))]}
 
 
@@ -255,6 +252,11 @@ def picture(model: PromptableSam, objects: Objects, logits: Tensor) -> np.ndarra
         rows.append([bare, *[overlay(pixels, mask[index].numpy().astype(np.int64)) for mask in masks]])
     halves = [left + right for left, right in zip(rows[:5], rows[5:], strict=False)] or rows
     return contact_sheet(halves, ["image", "truth", "given", "SAM", "SAM, box"] * (len(halves[0]) // 5))
+
+
+def mean_iou(answer: Tensor, truth: Tensor) -> float:
+    """Mean IoU of boolean masks `(N, H, W)`."""
+    return float(intersection_over_union(answer, truth).mean())
 
 
 def enlarge(logits: Tensor, like: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def test_attention_is_sams(sam: TinySam) -> None:
 
 
 def test_attention_that_is_sure_gives_gradients_without_denormal_numbers(sam: TinySam) -> None:
-    """Products with them took twice as long as all else of a pretraining step."""
+    """Products with them took nearly as long as all else of a pretraining step."""
     attention = sam.vision_encoder.layers[0].attn
     queries_and_keys = attention.qkv.weight.data[:384]
     queries_and_keys *= 12
