@@ -9,12 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from numpy.random import default_rng
+from PIL import Image
 from scipy import ndimage
 
 from helpers import make_folder
+from knowsam.sam.pretrain.loop import pretrain
+from knowsam.sam.pretrain.steps import PretrainConfig
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
@@ -115,3 +119,18 @@ def test_benchmark_runs_and_writes_json(script: str, tmp_path: Path) -> None:
     report = json.loads(out.read_text())
     assert report["machine"]["cores"] >= 1
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_a_pretraining_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import sam_pretraining
+
+    config = PretrainConfig(steps=2, images=2, prompts=2, sizes=(32,), check_every=1)
+    pretrain(config, tmp_path / "run", quiet=True)
+    monkeypatch.setattr("sys.argv", ["sam_pretraining.py", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    sam_pretraining.main()
+    with Image.open(tmp_path / "out" / "drawn.png") as picture:
+        assert picture.width > 8 * sam_pretraining.SIDE
+        columns = np.asarray(picture)[sam_pretraining.SIDE // 2 :, :]
+    assert columns.std() > 20  # something is drawn
+    assert (tmp_path / "out" / "curve.png").stat().st_size > 5000
