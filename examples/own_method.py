@@ -45,6 +45,6 @@ class SelfTraining(StudentMethod):
             terms["student_pseudo"] = cross_entropy(own, pseudo_label)
             loss = loss + self.options.weight * gaussian_rampup(progress.fraction) * terms["student_pseudo"]
         if self.sam is not None:  # SAM as a second teacher
-            sam = self.sam(image, [logits], label)
+            sam = self.sam(image, [logits], label, progress)
             loss, terms = loss + sam.loss, terms | sam.terms
         return StepOutput(loss, terms)

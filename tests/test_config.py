@@ -38,11 +38,11 @@ def test_the_paper_preset_is_the_papers_schedule() -> None:
     train, sam = config.train, config.sam
     assert (train.optimiser, train.lr, train.momentum, train.weight_decay) == ("sgd", 0.01, 0.9, 1e-4)
     assert (train.batch, train.warmup, train.ema, config.data.size) == ((12, 12), 0, 0.0, (256, 256))
-    assert (sam.lr, sam.temperature, sam.kd_weight) == (1e-4, 10.0, 1.0)
+    assert (sam.lr, sam.temperature, sam.kd_weight, sam.kd_ramp) == (1e-4, 10.0, 1.0, False)
     options = KnowSAMOptions()
     assert (options.entropy_weight, options.consistency_weight, options.ramp_end) == (0.9, 1.0, 1.0)
     assert (options.ugda_start, options.ugda_cells, options.ugda_grid) == (0.24, 5, 4)
-    assert (options.entropy_ramp, options.kd_ramp, options.standardise) == (False, False, False)
+    assert (options.entropy_ramp, options.standardise) == (False, False)
     assert config.options == options.model_dump()
 
 

@@ -31,14 +31,13 @@ def preset_changes(preset: str, steps: int) -> dict[str, Any]:
     pretrain = min(0.6, max(0.3, PRETRAIN_STEPS / steps))
     return {
         "train": {"optimiser": "adamw", "lr": 2e-3, "ema": 0.99, "pretrain": pretrain},
-        "sam": {"lr": 1e-3, "kd_weight": 0.2, "prompt_spoil": 0.5},
+        "sam": {"lr": 1e-3, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5},
         "options": {
             "knowsam": {
                 "vnet_normalisation": "batch",
                 "residual_fusion": True,
                 "entropy_weight": 0.0,
                 "entropy_ramp": True,
-                "kd_ramp": True,
                 "ugda_start": pretrain,
                 "ugda_teacher": "mean",
                 "ugda_confidence": 0.8,
@@ -149,6 +148,8 @@ class SamConfig(_Section):
     """T of the distillation loss."""
     kd_weight: float = Field(1.0, ge=0)
     """Weight of the distillation loss."""
+    kd_ramp: bool = False
+    """Let that weight rise along `exp(-5 (1 - t)^2)` instead of being constant from step 0."""
     prompt_spoil: float = Field(0.0, ge=0, le=1)
     """Share of the labelled images on which SAM is prompted with the spoilt truth instead of the students' mask."""
     kd_resolution: Literal["image", "sam"] = "image"

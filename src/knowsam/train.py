@@ -137,7 +137,14 @@ def build_distillation(config: SamConfig, size: tuple[int, int], classes: int) -
     if mode == "auto":
         mode = "adapters" if base.pretrained and not isinstance(sam, TinySam) else "all"
     teacher = SamTeacher(sam, classes, mode, config.adapter_init, config.normalise, base)
-    return SamDistillation(teacher, config.temperature, config.kd_weight, config.prompt_spoil, config.kd_resolution)
+    return SamDistillation(
+        teacher,
+        config.temperature,
+        config.kd_weight,
+        config.prompt_spoil,
+        config.kd_resolution,
+        config.kd_ramp,
+    )
 
 
 def build_optimiser(group: ParameterGroup, config: Config) -> torch.optim.Optimizer:

@@ -89,7 +89,7 @@ def test_sam_gets_the_truth_of_labelled_pixels_and_nothing_elsewhere() -> None:
     given = {}
 
     def keep(_: object, inputs: tuple) -> None:
-        given["image"], _, given["label"] = inputs
+        given["image"], _, given["label"], _ = inputs
 
     method.sam.register_forward_pre_hook(keep)
     method.step(batch, LATE)

@@ -105,7 +105,7 @@ def test_exchange_cells_takes_the_highest_or_the_lowest_entropy() -> None:
 
 OPTIONS = {
     "paper": {},
-    "ramps": {"entropy_ramp": True, "kd_ramp": True, "ramp_end": 0.5, "consistency_weight": 0.7},
+    "ramps": {"entropy_ramp": True, "ramp_end": 0.5, "consistency_weight": 0.7},
     "short": {"residual_fusion": True, "ugda_teacher": "mean", "standardise": True},
     "fused": {"ugda_teacher": "fused"},
     "confident": {"ugda_select": "confident", "ugda_cells": 3, "entropy_weight": 0.3, "vnet_normalisation": "batch"},
@@ -128,7 +128,7 @@ def test_step_naive(options: dict, step: int, sam: str, halves: tuple[int, int])
     ramp = math.exp(-5 * (1 - min(1.0, t / options.get("ramp_end", 1.0))) ** 2)
     lam = options.get("consistency_weight", 1.0) * ramp
     w_ent = options.get("entropy_weight", 0.9) * (ramp if options.get("entropy_ramp") else 1.0)
-    w_kd = 0.6 * (ramp if options.get("kd_ramp") else 1.0)
+    w_kd = 0.6
     count, y = halves[0], batch.label
     image = torch.cat([batch.labelled_image, batch.unlabelled_image])
     z = method.students.outputs(image)

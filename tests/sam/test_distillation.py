@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from small_sam import small_sam
@@ -9,9 +11,10 @@ from knowsam.losses import distillation_loss, segmentation_loss
 from knowsam.sam.build import resize_input
 from knowsam.sam.distillation import SamDistillation
 from knowsam.sam.teacher import SamTeacher
-from knowsam.types import IGNORE
+from knowsam.types import IGNORE, Progress
 
 SIZE, K = (32, 48), 3
+START = Progress(0, 100)
 
 
 @pytest.fixture
@@ -40,20 +43,29 @@ def student_logits(seed: int) -> Tensor:
 
 def test_terms_and_their_weighted_sum(distillation: SamDistillation, image: Tensor, label: Tensor) -> None:
     students = [student_logits(2), student_logits(3)]
-    step = distillation(image, students, label, mask_prompt=students[0], kd_ramp=0.2)
+    step = distillation(image, students, label, START, mask_prompt=students[0])
     logits = distillation.teacher(image, students[0])
     assert torch.equal(step.logits, logits)
     torch.testing.assert_close(step.terms["sam_sup"], segmentation_loss(logits, label))
     kd = [distillation_loss(z, logits, temperature=4.0) for z in students]
     torch.testing.assert_close(step.terms["sam_kd"], (kd[0] + kd[1]) / 2)
-    torch.testing.assert_close(step.loss, step.terms["sam_sup"] + 0.5 * 0.2 * step.terms["sam_kd"])
+    torch.testing.assert_close(step.loss, step.terms["sam_sup"] + 0.5 * step.terms["sam_kd"])
+
+
+@pytest.mark.parametrize(("ramp", "factor"), [(False, 1.0), (True, math.exp(-5 * 0.7**2))])
+def test_the_weight_of_the_distillation_follows_the_run(
+    distillation: SamDistillation, image: Tensor, label: Tensor, ramp: bool, factor: float
+) -> None:
+    distillation.kd_ramp = ramp
+    step = distillation(image, [student_logits(2)], label, Progress(30, 100))
+    torch.testing.assert_close(step.loss, step.terms["sam_sup"] + 0.5 * factor * step.terms["sam_kd"])
 
 
 def test_the_graphs_of_sam_and_students_are_disjoint(
     distillation: SamDistillation, image: Tensor, label: Tensor
 ) -> None:
     student = student_logits(2)
-    step = distillation(image, [student], label, mask_prompt=student)
+    step = distillation(image, [student], label, START, mask_prompt=student)
     assert not step.logits.requires_grad
     sams = [p for p in distillation.parameters() if p.requires_grad]
     by_sup = torch.autograd.grad(step.terms["sam_sup"], [student, *sams], retain_graph=True, allow_unused=True)
@@ -66,7 +78,7 @@ def test_the_graphs_of_sam_and_students_are_disjoint(
 
 def test_the_students_mean_is_the_default_prompt(distillation: SamDistillation, image: Tensor, label: Tensor) -> None:
     students = [student_logits(2), student_logits(3)]
-    step = distillation(image, students, label)
+    step = distillation(image, students, label, START)
     assert torch.equal(step.logits, distillation.teacher(image, torch.stack(students).mean(dim=0)))
 
 
@@ -74,10 +86,10 @@ def test_sam_learns_from_spoilt_prompts_on_labelled_images_alone(
     distillation: SamDistillation, image: Tensor, label: Tensor
 ) -> None:
     students = [student_logits(2)]
-    plain = distillation(image, students, label)
+    plain = distillation(image, students, label, START)
     distillation.prompt_spoil = 1.0
     torch.manual_seed(0)
-    spoilt = distillation(image, students, label)
+    spoilt = distillation(image, students, label, START)
     assert not torch.equal(spoilt.logits[0], plain.logits[0])
     torch.testing.assert_close(spoilt.logits[1], plain.logits[1])  # image 1 has no label
     assert spoilt.terms["sam_sup"] != plain.terms["sam_sup"]
@@ -89,12 +101,12 @@ def test_students_do_not_learn_from_answers_to_spoilt_prompts(
     student = student_logits(2)
     distillation.prompt_spoil = 1.0
     torch.manual_seed(0)
-    step = distillation(image, [student], label)
+    step = distillation(image, [student], label, START)
     (gradient,) = torch.autograd.grad(step.terms["sam_kd"], student)
     assert gradient[0].count_nonzero() == 0  # image 0 is labelled, its prompt spoilt
     assert gradient[1].count_nonzero() > 0
     distillation.prompt_spoil = 0.0
-    unlabelled_alone = distillation(image[1:], [student[1:]], label[1:])
+    unlabelled_alone = distillation(image[1:], [student[1:]], label[1:], START)
     torch.testing.assert_close(step.terms["sam_kd"], unlabelled_alone.terms["sam_kd"], rtol=1e-3, atol=1e-5)
 
 
@@ -110,7 +122,7 @@ def test_at_sams_resolution_finer_detail_is_left_to_the_students(
     for resolution in ("image", "sam"):
         distillation.kd_resolution = resolution
         for name, shown in (("plain", student), ("detailed", student + detail)):
-            terms[resolution, name] = distillation(image, [shown], label, mask_prompt=prompt).terms["sam_kd"]
+            terms[resolution, name] = distillation(image, [shown], label, START, mask_prompt=prompt).terms["sam_kd"]
     assert terms["image", "detailed"] > 1.1 * terms["image", "plain"]
     torch.testing.assert_close(terms["sam", "detailed"], terms["sam", "plain"], rtol=1e-4, atol=1e-5)
     (gradient,) = torch.autograd.grad(terms["sam", "plain"], student)
@@ -121,7 +133,7 @@ def test_at_sams_resolution_finer_detail_is_left_to_the_students(
 
 def test_an_unlabelled_batch_teaches_sam_nothing(distillation: SamDistillation, image: Tensor) -> None:
     unknown = torch.full((2, *SIZE), IGNORE)
-    step = distillation(image, [student_logits(2)], unknown)
+    step = distillation(image, [student_logits(2)], unknown, START)
     assert step.terms["sam_sup"] == 0
     assert step.terms["sam_kd"] > 0
 

@@ -91,7 +91,7 @@ class BidirectionalCopyPaste(StudentMethod):
             loss = terms["student_in"] + terms["student_out"]
             terms["share_removed"] = removed
         if self.sam is not None:
-            sam = self.sam(image, [logits], truth)
+            sam = self.sam(image, [logits], truth, progress)
             loss, terms = loss + sam.loss, terms | sam.terms
         return StepOutput(loss, terms)
 

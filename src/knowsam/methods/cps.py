@@ -55,6 +55,6 @@ class CrossPseudoSupervision(StudentMethod):
         }
         loss = terms["first_sup"] + terms["second_sup"] + lam * (terms["first_pseudo"] + terms["second_pseudo"])
         if self.sam is not None:
-            sam = self.sam(image, [first, second], label)
+            sam = self.sam(image, [first, second], label, progress)
             loss, terms = loss + sam.loss, terms | sam.terms
         return StepOutput(loss, terms)

@@ -36,8 +36,6 @@ class KnowSAMOptions(BaseModel):
     """Final weight of consistency and of the fused pseudo-label, reached along `exp(-5 (1 - t)^2)`."""
     ramp_end: float = Field(1.0, gt=0, le=1)
     """Share of the run after which the ramp is complete."""
-    kd_ramp: bool = False
-    """Let the distillation weight follow the consistency ramp instead of being constant from step 0."""
     ugda_start: float = Field(0.24, ge=0, le=1)
     """Share of the run after which cells are exchanged; 1 switches UGDA off (section 4)."""
     ugda_teacher: Literal["sam", "fused", "mean"] = "sam"
@@ -101,7 +99,7 @@ class KnowSAM(Method):
             L  = 1/2 sum_k [ seg(z_k^l, y) + w_ent L_ent(k) + lam L_cons(k) ] + seg(z_f^l, y)
                + 1/2 sum_k [ seg(z~_k, y~) + w_ent L_ent(z~_k) + lam (L_cons(z~_k) + seg(z~_k^un, argmax z~_f^un)) ]
                + seg(z~_f, y~)                                        (the last two lines once UGDA has started)
-               + seg(z_s^l, y) + w_kd 1/2 sum_k L_kd(k)               (SAM's part, `SamStep.loss`)
+               + seg(z_s^l, y) + w_kd(t) 1/2 sum_k L_kd(k)            (SAM's part, `SamStep.loss`)
         """
         options = self.options
         ramp = gaussian_rampup(progress.fraction / options.ramp_end)
@@ -125,7 +123,7 @@ class KnowSAM(Method):
         fused_logits = z["fused"].detach()
         teacher_probs = fused_logits.softmax(dim=1)
         if self.sam is not None:
-            sam = self.sam(image, students, label, mask_prompt=z["fused"], kd_ramp=ramp if options.kd_ramp else 1.0)
+            sam = self.sam(image, students, label, progress, mask_prompt=z["fused"])
             loss, terms = loss + sam.loss, terms | sam.terms
             sam_probs = sam.logits.softmax(dim=1)
             candidates = {"sam": sam_probs, "fused": teacher_probs, "mean": (sam_probs + teacher_probs) / 2}

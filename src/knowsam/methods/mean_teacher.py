@@ -63,7 +63,7 @@ class MeanTeacher(StudentMethod):
             loss = loss + lam * consistency
             terms["student_cons"] = consistency
         if self.sam is not None:
-            sam = self.sam(image, [logits], label)
+            sam = self.sam(image, [logits], label, progress)
             loss, terms = loss + sam.loss, terms | sam.terms
         return StepOutput(loss, terms)
 

@@ -24,6 +24,6 @@ class Supervised(StudentMethod):
         loss = segmentation_loss(logits, batch.label)
         terms = {"student_sup": loss}
         if self.sam is not None:
-            sam = self.sam(batch.labelled_image, [logits], batch.label)
+            sam = self.sam(batch.labelled_image, [logits], batch.label, progress)
             loss, terms = loss + sam.loss, terms | sam.terms
         return StepOutput(loss, terms)

@@ -70,7 +70,7 @@ class UncertaintyAwareMeanTeacher(StudentMethod):
             loss = loss + lam * consistency
             terms |= {"student_cons": consistency, "ema_certain": certain.float().mean()}
         if self.sam is not None:
-            sam = self.sam(image, [logits], label)
+            sam = self.sam(image, [logits], label, progress)
             loss, terms = loss + sam.loss, terms | sam.terms
         return StepOutput(loss, terms)
 

@@ -86,7 +86,7 @@ class UniMatch(StudentMethod):
             loss = loss + consistency / 2
             terms["share_certain"] = (pseudo_label != IGNORE).float().mean()
         if self.sam is not None:
-            sam = self.sam(image, [logits], label)
+            sam = self.sam(image, [logits], label, progress)
             loss, terms = loss + sam.loss, terms | sam.terms
         return StepOutput(loss, terms)
 

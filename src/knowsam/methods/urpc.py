@@ -67,6 +67,6 @@ class PyramidConsistency(StudentMethod):
             loss = loss + lam * (consistency + divergence)
             terms |= {"student_scales": consistency, "student_divergence": divergence}
         if self.sam is not None:
-            sam = self.sam(image, [logits], label)
+            sam = self.sam(image, [logits], label, progress)
             loss, terms = loss + sam.loss, terms | sam.terms
         return StepOutput(loss, terms)

@@ -14,6 +14,8 @@ from knowsam.losses import distillation_loss, segmentation_loss
 from knowsam.sam.resize import resize_logits
 from knowsam.sam.spoil import spoil_prompts
 from knowsam.sam.teacher import SamTeacher
+from knowsam.schedules import gaussian_rampup
+from knowsam.types import Progress
 
 Resolution = Literal["image", "sam"]
 
@@ -25,7 +27,7 @@ class SamStep:
     Attributes:
         logits: SAM's answer `(B, K, H, W)`, detached: a target, never a path for gradients. On labelled images it may
             be the answer to a spoilt prompt.
-        loss: `L_sam + w_kd * mean_k L_kd(k)`, to be added to the method's own loss.
+        loss: `L_sam + w_kd(t) * mean_k L_kd(k)`, to be added to the method's own loss.
         terms: The unweighted terms `"sam_sup"` and `"sam_kd"`, for logs and tests.
     """
 
@@ -50,6 +52,8 @@ class SamDistillation(nn.Module):
         kd_resolution: Where students and SAM are compared. `"image"`, the paper's: SAM's answer is enlarged, and its
             blurred outlines are taught too. `"sam"`: the students' logits are averaged over the pixels of each of
             SAM's, so that finer detail is left to them.
+        kd_ramp: Whether `w_kd(t) = kd_weight exp(-5 (1 - t)^2)`, so that SAM teaches once it and the students know
+            something; else, the paper's, it is constant.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class SamDistillation(nn.Module):
         kd_weight: float = 1.0,
         prompt_spoil: float = 0.0,
         kd_resolution: Resolution = "image",
+        kd_ramp: bool = False,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -66,14 +71,15 @@ class SamDistillation(nn.Module):
         self.kd_weight = kd_weight
         self.prompt_spoil = prompt_spoil
         self.kd_resolution = kd_resolution
+        self.kd_ramp = kd_ramp
 
     def forward(
         self,
         image: Tensor,
         student_logits: Sequence[Tensor],
         label: Tensor,
+        progress: Progress,
         mask_prompt: Tensor | None = None,
-        kd_ramp: float = 1.0,
     ) -> SamStep:
         """One distillation step.
 
@@ -81,8 +87,8 @@ class SamDistillation(nn.Module):
             image: `(B, C, H, W)` float in [0, 1].
             student_logits: Each student's logits `(B, K, H, W)` for those very images.
             label: `(B, H, W)` int64, `IGNORE` where there is no ground truth.
+            progress: Where the run stands, for the ramp.
             mask_prompt: Logits `(B, K, H, W)` that prompt SAM, always detached here; the students' mean by default.
-            kd_ramp: Factor in [0, 1] on the distillation weight, for schedules.
 
         Returns:
             The detached SAM logits, the weighted loss and the unweighted terms.
@@ -100,7 +106,8 @@ class SamDistillation(nn.Module):
         # SAM's answer to a spoilt prompt is a lesson for SAM alone: the students know better.
         weight = (~spoilt).float().view(-1, 1, 1).expand(target[:, 0].shape) if self.prompt_spoil > 0 else None
         distilled = torch.stack([distillation_loss(z, target, self.temperature, weight) for z in students]).mean()
-        loss = supervised + self.kd_weight * kd_ramp * distilled
+        kd_weight = self.kd_weight * (gaussian_rampup(progress.fraction) if self.kd_ramp else 1.0)
+        loss = supervised + kd_weight * distilled
         return SamStep(logits.detach(), loss, {"sam_sup": supervised, "sam_kd": distilled})
 
     @torch.no_grad()
