@@ -1,9 +1,9 @@
 """Drawn images with the objects in them: what the small SAM learns to segment before it sees any real image.
 
-A scene is a stack of layers. The lowest is a background of up to three textured regions; shapes lie over it and hide
-each other. Every layer has a brightness (or colour) and a texture, shapes of one kind share them. What a camera or a
-scanner does comes last: bias field, shadow, blur, noise, speckle, coarse pixels, inversion. All of it is arithmetic on
-whole batches.
+A scene is a stack of layers. The lowest are up to two textured regions over a background, or six side by side without
+any, as tissues are; shapes lie over them and hide each other. Every layer has a brightness (or colour) and a texture,
+shapes of one kind share them. What a camera or a scanner does comes last: bias field, shadow, blur, noise, speckle,
+coarse pixels, inversion. All of it is arithmetic on whole batches.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-REGIONS = 2
-"""Amorphous layers below the shapes."""
+REGIONS = 5
+"""Amorphous layers below the shapes, of which scenes that are no tissue use `SPARSE_REGIONS`."""
+SPARSE_REGIONS = 2
+TISSUE = 0.3
+"""Share of the scenes whose regions lie side by side, with few shapes over them."""
 SHAPES = 14
 """Shape layers, of which a scene uses some."""
 LAYERS = 1 + REGIONS + SHAPES
@@ -45,9 +48,13 @@ def draw_scenes(count: int, size: tuple[int, int], generator: torch.Generator) -
     draw = _Draw(count, size, generator)
     shapes, kind, outer = draw.shapes()
     layer = torch.zeros((count, *size), dtype=torch.int64)
-    for index in range(REGIONS):
+    for index in range(SPARSE_REGIONS):
         region = draw.smooth(1, draw.integer(2, 6))[:, 0] > draw.uniform(count, 1, 1, low=0.1, high=1.2)
         layer[region] = 1 + index
+    tissue = draw.chance(TISSUE, count, 1, 1)
+    side_by_side = draw.smooth(1 + REGIONS, draw.integer(2, 6)).argmax(dim=1)
+    layer = torch.where(tissue, side_by_side, layer)
+    shapes &= ~tissue[:, None] | draw.chance(0.4, count, SHAPES, 1, 1)
     # Later shapes lie over earlier ones.
     numbers = torch.arange(1 + REGIONS, LAYERS).view(1, -1, 1, 1)
     top = (shapes * numbers).amax(dim=1)
@@ -121,9 +128,9 @@ class _Draw:
         thin = self.chance(0.12, count, shapes)
         form["aspect"] = torch.where(thin, self.uniform(count, shapes, low=0.06, high=0.2), form["aspect"])
         # A shape inside the one before it: what is left of the outer one is a ring.
-        inside = self.chance(0.3, count, shapes) & ~thin
+        inside = self.chance(0.4, count, shapes) & ~thin
         inside[:, ::2] = False
-        shrink = self.uniform(count, shapes, low=0.45, high=0.85)
+        shrink = self.uniform(count, shapes, low=0.45, high=0.88)
         before = {name: values.roll(1, dims=1) for name, values in form.items()}
         offset = (1 - shrink) * before["radius"] * before["aspect"]
         before["x"] = before["x"] + offset * self.uniform(count, shapes, low=-0.7, high=0.7)
@@ -213,7 +220,7 @@ class _Draw:
         coarse = F.avg_pool2d(image, self.integer(2, 4), ceil_mode=True, count_include_pad=False)
         coarse = coarse + some(0.6, 0.004, 0.09) * torch.randn(coarse[:, :1].shape, generator=self.generator)
         coarse = F.interpolate(coarse, size=self.size, mode="bicubic", align_corners=False)
-        image = torch.where(self.chance(0.3, count, 1, 1, 1), coarse, image)
+        image = torch.where(self.chance(0.45, count, 1, 1, 1), coarse, image)
         image = torch.where(self.chance(0.3, count, 1, 1, 1), 1 - image, image)
         low, high = image.amin(dim=(1, 2, 3), keepdim=True), image.amax(dim=(1, 2, 3), keepdim=True)
         image = (image - low) / (high - low).clamp(min=1e-3)

@@ -17,7 +17,7 @@ from knowsam.sam.spoil import spoil
 
 MASK, MASK_AND_POINT, BOX, POINT = range(4)
 """Kinds of prompt."""
-SHARES = (0.58, 0.08, 0.26, 0.08)
+SHARES = (0.5, 0.08, 0.34, 0.08)
 """How often each kind is drawn."""
 SEVERITY = (0.0, 0.8)
 """How badly mask prompts are spoilt; the worst that `spoil` can do leaves little to answer."""

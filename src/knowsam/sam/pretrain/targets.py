@@ -17,6 +17,10 @@ OBJECTS = (0.6, 0.12, 0.2, 0.04, 0.04)
 """How often one layer is asked for, a filled ring, all of a kind, two layers, the background."""
 REGION_CHANCE = 0.3
 """How readily an amorphous region is asked for, beside 1 for a shape."""
+RING_CHANCE = 2.0
+"""How readily a layer with another drawn into it is asked for, beside 1 for others."""
+LARGE_FIRST = 0.3
+"""Power of the visible area in the chance of being asked for."""
 
 
 @dataclass
@@ -38,7 +42,7 @@ def choose_targets(scenes: Scenes, one_piece: Tensor, generator: torch.Generator
     """Draw what is asked for in each scene.
 
     One object, a filled ring, all of a kind, two objects or the background; or, as a box or a point means it, one
-    piece: what is connected and of one look.
+    piece: what is connected and of one look. A region asked for alone is one piece, too.
 
     Args:
         scenes: B scenes.
@@ -48,7 +52,7 @@ def choose_targets(scenes: Scenes, one_piece: Tensor, generator: torch.Generator
     count, per_image = one_piece.shape
     area = F.one_hot(scenes.layer.flatten(1), LAYERS).float().mean(dim=1)  # (B, LAYERS), visible share
     # A layer that is seen; the others have no chance unless there is none.
-    chance = (area >= SMALLEST) + 1e-6
+    chance = (area >= SMALLEST) * area.pow(LARGE_FIRST) * torch.where(_has_hole(scenes), RING_CHANCE, 1.0) + 1e-6
     chance[:, 0] = 1e-6
     chance[:, 1 : 1 + REGIONS] *= REGION_CHANCE
     picked, other = (_pick(chance, per_image, generator) for _ in range(2))
@@ -60,6 +64,7 @@ def choose_targets(scenes: Scenes, one_piece: Tensor, generator: torch.Generator
     background = (layers == 0).expand_as(single)
     options = torch.stack([single, filled, alike, pair, background])
     which = _pick(torch.tensor([OBJECTS]), count * per_image, generator).view(count, per_image)
+    one_piece = one_piece | ((which == 0) & (picked <= REGIONS))
     which = torch.where(one_piece, 0, which).view(1, count, per_image, 1)
     member = options.gather(0, which.expand(1, -1, -1, LAYERS))[0]
     mask = _pixels(member, scenes.layer)
@@ -96,7 +101,7 @@ def boxes_of(mask: Tensor) -> Tensor:
     return torch.stack([x0, y0, x1, y1], dim=1)
 
 
-def jitter_boxes(boxes: Tensor, generator: torch.Generator, share: float = 0.1) -> Tensor:
+def jitter_boxes(boxes: Tensor, generator: torch.Generator, share: float = 0.05) -> Tensor:
     """Boxes whose edges moved by up to this share of their own side, as a hand draws them."""
     side = torch.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]] * 2, dim=1)
     drawn = torch.rand(boxes.shape, generator=generator) < 0.5
@@ -108,6 +113,12 @@ def points_in(region: Tensor, generator: torch.Generator) -> Tensor:
     width = region.shape[-1]
     chosen = torch.multinomial(region.flatten(1).float() + 1e-6, 1, generator=generator)[:, 0]
     return torch.stack([chosen % width, chosen // width], dim=1).float() + 0.5
+
+
+def _has_hole(scenes: Scenes) -> Tensor:
+    """Which layers another one was drawn into: `(B, LAYERS)` bool."""
+    own = torch.arange(LAYERS)
+    return ((scenes.outer != own)[..., None] & (scenes.outer[..., None] == own)).any(dim=1)
 
 
 def _pick(chance: Tensor, number: int, generator: torch.Generator) -> Tensor:
