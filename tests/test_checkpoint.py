@@ -40,6 +40,13 @@ def test_student_round_trip_predicts_the_same_and_keeps_all_it_needs(student: to
     assert all(torch.equal(value, student.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
+def test_others_may_read_a_student_file_as_any_other_new_file(student: torch.nn.Module, tmp_path: Path) -> None:
+    path, other = tmp_path / "student.safetensors", tmp_path / "other"
+    save_student(path, student, INFO)
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+
+
 def test_student_opens_where_nothing_of_the_training_is_installed(student: torch.nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     save_student(path, student, INFO)

@@ -72,12 +72,13 @@ class StudentInfo:
 
 def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:
     """Write weights and everything prediction needs into one safetensors file, atomically."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = save(weights, metadata={HEADER_KEY: json.dumps(info.to_json())})
     with whole_file(path) as temporary:
-        save_file(weights, str(temporary), metadata={HEADER_KEY: json.dumps(info.to_json())})
+        temporary.write_bytes(content)  # `save_file` would let nobody else read it
 
 
 def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Module, StudentInfo]:

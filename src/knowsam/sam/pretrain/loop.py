@@ -230,10 +230,11 @@ def _optimiser(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimize
 
 def write_sam(sam: Any, out: Path) -> None:
     """A `TinySam` as `config.json` and `model.safetensors` in half precision, each whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {name: value.half().contiguous() for name, value in sam.state_dict().items() if name not in TIED}
+    content = save(weights, metadata={"format": "pt"})
     with whole_file(out / "model.safetensors") as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
+        temporary.write_bytes(content)  # `save_file` would let nobody else read it
     kind = {"model_type": MODEL_TYPE, "architectures": [type(sam).__name__], "dtype": "float16"}
     write_json(out / "config.json", {**sam.config.to_diff_dict(), **kind})
