@@ -19,7 +19,7 @@ NAMES = ("none", "tiny", *SIZES)
 RANDOM = "random weights"
 TINY = Path(__file__).parent / "weights"
 """The small SAM that comes with the package, as `knowsam sam pretrain` wrote it (docs/sam-tiny.md)."""
-TINY_SHA256 = "e0f706e5668e889aa05b6769183a65ba2fddabf6d6da3c159750998f031de66e"
+TINY_SHA256 = "70910743f3b7dfb7718bdd54f5b8cf26c3139d9515cfd37a6151b140896edd1c"
 
 
 def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -> tuple[nn.Module, LoadReport]:
