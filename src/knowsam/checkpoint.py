@@ -12,7 +12,7 @@ from torch import nn
 
 from knowsam.data.preprocess import Preprocessing
 from knowsam.errors import InputError
-from knowsam.io.files import whole_file
+from knowsam.io.files import whole_file, write_safetensors
 from knowsam.networks import build_network
 
 STUDENT_FORMAT = 1
@@ -72,13 +72,9 @@ class StudentInfo:
 
 def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:
     """Write weights and everything prediction needs into one safetensors file, atomically."""
-    from safetensors.torch import save
-
     weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = save(weights, metadata={HEADER_KEY: json.dumps(info.to_json())})
-    with whole_file(path) as temporary:
-        temporary.write_bytes(content)  # `save_file` would let nobody else read it
+    write_safetensors(path, weights, {HEADER_KEY: json.dumps(info.to_json())})
 
 
 def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Module, StudentInfo]:

@@ -121,14 +121,14 @@ def test_step_naive(options: dict, step: int, sam: str, halves: tuple[int, int])
     method = small_method("knowsam", sam, **options).eval()  # no dropout: the students give the same again
     batch = batch_with_unannotated_pixels(*halves)
     if sam != "none":
-        method.sam.kd_weight = 0.6
+        method.sam.kd_weight, method.sam.kd_ramp = 0.6, "entropy_ramp" in options
     output = method.step(batch, Progress(step, 100))
 
     t = step / 100
     ramp = math.exp(-5 * (1 - min(1.0, t / options.get("ramp_end", 1.0))) ** 2)
     lam = options.get("consistency_weight", 1.0) * ramp
     w_ent = options.get("entropy_weight", 0.9) * (ramp if options.get("entropy_ramp") else 1.0)
-    w_kd = 0.6
+    w_kd = 0.6 * (math.exp(-5 * (1 - t) ** 2) if "entropy_ramp" in options else 1.0)
     count, y = halves[0], batch.label
     image = torch.cat([batch.labelled_image, batch.unlabelled_image])
     z = method.students.outputs(image)

@@ -6,10 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from knowsam.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -31,6 +35,23 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_safetensors(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write weights into one safetensors file, whole or not at all, which others may read as any other new file.
+
+    `safetensors.torch.save_file` would let its owner alone read it.
+
+    Args:
+        path: The final file.
+        weights: Contiguous tensors by name.
+        metadata: Text for the header.
+    """
+    from safetensors.torch import save
+
+    content = save(weights, metadata)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> InputError:

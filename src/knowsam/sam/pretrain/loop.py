@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from knowsam.checkpoint import load_checkpoint, save_checkpoint
 from knowsam.errors import InputError
 from knowsam.files import write_json
-from knowsam.io.files import whole_file
+from knowsam.io.files import write_safetensors
 from knowsam.networks.ema import ema_copy, ema_decay, update_ema
 from knowsam.run_folder import RunFolder, describe_environment
 from knowsam.sam.build import TINY, build_sam
@@ -230,11 +230,7 @@ def _optimiser(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimize
 
 def write_sam(sam: Any, out: Path) -> None:
     """A `TinySam` as `config.json` and `model.safetensors` in half precision, each whole or not at all."""
-    from safetensors.torch import save
-
     weights = {name: value.half().contiguous() for name, value in sam.state_dict().items() if name not in TIED}
-    content = save(weights, metadata={"format": "pt"})
-    with whole_file(out / "model.safetensors") as temporary:
-        temporary.write_bytes(content)  # `save_file` would let nobody else read it
+    write_safetensors(out / "model.safetensors", weights, {"format": "pt"})
     kind = {"model_type": MODEL_TYPE, "architectures": [type(sam).__name__], "dtype": "float16"}
     write_json(out / "config.json", {**sam.config.to_diff_dict(), **kind})
