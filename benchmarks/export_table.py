@@ -21,18 +21,17 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from knowsam.checkpoint import StudentInfo, load_student
 from knowsam.data.dataset import ScoringVolume, load_scoring_volumes
+from knowsam.data.folder import scan_folder
 from knowsam.data.labels import discover_coding
-from knowsam.data.scan import scan_folder
 from knowsam.data.split import Split
 from knowsam.errors import InputError
-from knowsam.export import export, select_network
-from knowsam.files import write_json, write_text
-from knowsam.onnx_student import OnnxStudent
-from knowsam.predict import find_student
-from knowsam.run_folder import RunFolder
-from knowsam.validate import ValidationScores, validate
+from knowsam.evaluation.scoring import ValidationScores, validate
+from knowsam.inference.export import export, select_network
+from knowsam.inference.onnx import OnnxStudent
+from knowsam.runs.folder import RunFolder
+from knowsam.runs.student_file import StudentInfo, find_student, load_student
+from knowsam.storage import write_json, write_text
 
 NETWORKS = ("fused", "unet", "vnet")
 WARM_UP = 3
@@ -123,7 +122,7 @@ def validation_volumes(run: Path, data: Path, info: StudentInfo) -> list[Scoring
     cases = scan_folder(data).cases
     folder = RunFolder(run)
     config = folder.read_config().data
-    validation = [cases[stem] for stem in Split.from_json(folder.split).val]
+    validation = [cases[stem] for stem in Split.read(folder.split).val]
     coding, _, _ = discover_coding(validation, list(info.class_names), config.label_values, config.ignore_value)
     return load_scoring_volumes(validation, info.preprocessing, coding)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from knowsam.config import resolve_config
-from knowsam.train import build_method, build_optimiser
+from knowsam.training.build import build_method, build_optimiser
 from knowsam.types import Batch, Progress
 from measure import keep, parser, ratio, show, spread, summary, take_turns
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from knowsam.files import write_json
+from knowsam.storage import write_json
 
 
 @dataclass

@@ -68,9 +68,9 @@ def write_student(path: Path, size: int) -> None:
     import torch
 
     from knowsam import __version__
-    from knowsam.checkpoint import StudentInfo, save_student
     from knowsam.data.preprocess import Preprocessing
-    from knowsam.networks import build_network
+    from knowsam.networks.registry import build_network
+    from knowsam.runs.student_file import StudentInfo, save_student
 
     torch.manual_seed(0)
     spec = {"name": "cotrained", "in_channels": 1, "classes": 2}
@@ -80,9 +80,10 @@ def write_student(path: Path, size: int) -> None:
 
 def work(way: str, folder: Path) -> dict[str, float]:
     """Predict the folder once to warm up, once to measure."""
-    from knowsam.checkpoint import load_student
-    from knowsam.compare.cell import peak_memory_mb
-    from knowsam.predict import STUDENT_FILE, Predictor, predict_files
+    from knowsam.comparison.cell import peak_memory_mb
+    from knowsam.inference.files import predict_files
+    from knowsam.inference.predictor import Predictor
+    from knowsam.runs.student_file import STUDENT_FILE, load_student
 
     out = folder / way
     if way == PLAIN:

@@ -17,20 +17,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from knowsam.calibrate import load_volumes_of_run, measure_volumes
-from knowsam.checkpoint import load_student
-from knowsam.data.scan import scan_folder
+from knowsam.data.folder import scan_folder
 from knowsam.data.split import Split
-from knowsam.files import without_nan, write_json
-from knowsam.quality import (
-    Assessment,
-    CalibrationCase,
-    assess,
-    cross_fit,
-    estimate_without_calibration,
-    fit_calibration,
-)
-from knowsam.run_folder import RunFolder
+from knowsam.reliability.assessment import Assessment, assess, cross_fit
+from knowsam.reliability.calibration import CalibrationCase, estimate_without_calibration, fit_calibration
+from knowsam.reliability.of_run import load_volumes_of_run, measure_volumes
+from knowsam.runs.folder import RunFolder
+from knowsam.runs.student_file import load_student
+from knowsam.storage import without_nan, write_json
 
 COLUMNS = ("cases", "rank, case", "rank, class", "error", "bias", "coverage", "width", "worst fifth")
 
@@ -80,7 +74,7 @@ def measure_part(run: Path, part: str, device: str) -> list[CalibrationCase]:
     """Confidence and true Dice of the validation or unlabelled cases of a run; none where a mask is missing."""
     folder = RunFolder(run)
     cases = scan_folder(folder.read_config().data.path).cases
-    if any(cases[stem].label is None for stem in getattr(Split.from_json(folder.split), part)):
+    if any(cases[stem].label is None for stem in getattr(Split.read(folder.split), part)):
         return []
     student, info = load_student(folder.student, device)
     return measure_volumes(student, load_volumes_of_run(folder, part), len(info.class_names), device)

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from knowsam.allocator import freed_memory_kept
-from knowsam.sam.adapter import AdaptedAttention
-from knowsam.sam.build import build_sam
-from knowsam.sam.decode import MASK_PROMPT_SCALE, decode_masks
+from knowsam.sam.adapters import AdaptedAttention
+from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
+from knowsam.sam.backbone.tiny import Encoded
+from knowsam.sam.loading.build import build_sam
 from knowsam.sam.teacher import SamTeacher
-from knowsam.sam.tiny import Encoded
+from knowsam.training.memory import keep_freed_memory
 from measure import keep, parser, ratio, show, spread, summary, take_turns
 
 
@@ -45,7 +45,7 @@ def main() -> None:
         "decoder": decoder(ours.sam, image, arguments.classes),
         "decoder, transformers": decoder(plain, image, arguments.classes),
     }
-    with freed_memory_kept():
+    with keep_freed_memory():
         times = take_turns(contenders, arguments.rounds)
     report: dict[str, Any] = {"sam": arguments.sam, "seconds": summary(times)}
     for name in contenders:

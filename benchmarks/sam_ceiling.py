@@ -27,11 +27,11 @@ from rich.table import Table
 from scipy import ndimage
 from torch import Tensor
 
-from knowsam.files import write_json
-from knowsam.sam.build import build_sam
+from knowsam.sam.corruption import corrupt
+from knowsam.sam.loading.build import build_sam
 from knowsam.sam.pretrain.promptable import PromptableSam, mask_loss
 from knowsam.sam.pretrain.steps import MASK, SEVERITY
-from knowsam.sam.spoil import spoil
+from knowsam.storage import write_json
 from sam_prompts import Objects, ask, draw_objects, each_folder, enlarge, mean_iou, parser, spoilt
 
 BLURS = (0.7, 1.5)
@@ -146,7 +146,7 @@ def _loss(model: PromptableSam, batch: Objects, flips: Sequence[int], generator:
     """The pretraining's loss of answers to freshly spoilt masks."""
     image, truth, other = (one.flip(list(flips)) for one in (batch.image, batch.truth, batch.other))
     small, neighbour = (F.avg_pool2d(mask[:, None], 2)[:, 0] for mask in (truth, other))
-    prompt = spoil(small, neighbour, generator, SEVERITY)
+    prompt = corrupt(small, neighbour, generator, SEVERITY)
     count = len(small)
     kind, point = torch.full((count,), MASK), torch.zeros(count, 2)
     inside, box = torch.ones(count, dtype=torch.bool), torch.zeros(count, 4)

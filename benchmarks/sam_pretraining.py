@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from knowsam.pictures import contact_sheet, overlay, write_png
-from knowsam.run_folder import RunFolder
-from knowsam.sam.build import build_sam
+from knowsam.presentation.pictures import contact_sheet, overlay, write_png
+from knowsam.runs.folder import RunFolder
+from knowsam.sam.backbone.tiny import draw_boxes, draw_points
+from knowsam.sam.loading.build import build_sam
 from knowsam.sam.pretrain.loop import HELD_OUT_SEED
 from knowsam.sam.pretrain.promptable import PromptableSam
 from knowsam.sam.pretrain.steps import BOX, POINT, PretrainConfig, draw_step
-from knowsam.sam.tiny import draw_boxes, draw_points
 
 SIDE, PATCH = 128, 8
 """Of the drawings shown, and of a token, in pixels."""

@@ -25,18 +25,18 @@ from rich.table import Table
 from scipy import ndimage
 from torch import Tensor
 
+from knowsam.data.folder import scan_folder
 from knowsam.data.labels import discover_coding
 from knowsam.data.preprocess import Preprocessing, resize, resize_label
-from knowsam.data.scan import scan_folder
-from knowsam.files import write_csv, write_json
 from knowsam.io import read_image, read_label
-from knowsam.pictures import contact_sheet, overlay, write_png
-from knowsam.sam.build import build_sam
-from knowsam.sam.decode import MASK_PROMPT_SCALE
+from knowsam.presentation.pictures import contact_sheet, overlay, write_png
+from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE
+from knowsam.sam.corruption import corrupt
+from knowsam.sam.loading.build import build_sam
 from knowsam.sam.pretrain.promptable import PromptableSam, intersection_over_union
 from knowsam.sam.pretrain.steps import BOX, MASK
 from knowsam.sam.pretrain.targets import boxes_of
-from knowsam.sam.spoil import spoil
+from knowsam.storage import write_csv, write_json
 
 WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Standard deviations, in pixels, at which the given mask is smoothed."""
@@ -179,7 +179,7 @@ def spoilt(objects: Objects, seed: int) -> Tensor:
     low, high, logits = 0.0, 1.0, small
     for _ in range(8):
         severity = (low + high) / 2
-        logits = spoil(small, other, torch.Generator().manual_seed(seed), (0.5 * severity, severity))
+        logits = corrupt(small, other, torch.Generator().manual_seed(seed), (0.5 * severity, severity))
         iou = mean_iou(enlarge(logits, objects.truth) > 0, objects.truth > 0.5)
         low, high = (low, severity) if iou < GIVEN_IOU else (severity, high)
     return logits

@@ -83,7 +83,7 @@ def one_step(classes: int, size: int, batch: int) -> Callable[[], None]:
     import torch
 
     from knowsam.config import resolve_config
-    from knowsam.train import build_method
+    from knowsam.training.build import build_method
     from knowsam.types import Batch, Progress
 
     settings = {"method": "knowsam", "preset": "paper", "data": {"size": size}, "sam": "tiny"}
@@ -121,9 +121,9 @@ def worker(data: Path) -> str:
 
 def index(data: Path) -> dict[str, float]:
     """Seconds and memory of scanning and splitting, imports left out."""
-    from knowsam.compare.cell import peak_memory_mb
+    from knowsam.comparison.cell import peak_memory_mb
     from knowsam.config import resolve_config
-    from knowsam.data.loader import plan_split
+    from knowsam.training.data import plan_split
 
     config = resolve_config({"data": {"path": str(data)}})
     before, cpu = peak_memory_mb(), time.process_time()

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from knowsam.allocator import freed_memory_kept
-from knowsam.compare.cell import peak_memory_mb
+from knowsam.comparison.cell import peak_memory_mb
 from knowsam.config import resolve_config
-from knowsam.losses import segmentation_loss
-from knowsam.run_folder import RunFolder
-from knowsam.train import _Run  # the loop itself: one step of it is what is measured
+from knowsam.functional.losses import segmentation_loss
+from knowsam.runs.folder import RunFolder
+from knowsam.training.memory import keep_freed_memory
+from knowsam.training.trainer import _Run  # the loop itself: one step of it is what is measured
 from knowsam.types import Batch, Progress
 from measure import Times, keep, parser, ratio, show, spread, summary, take_turns, total, write_pictures
 
@@ -42,7 +42,7 @@ def main() -> None:
     options.add_argument("--allocator", choices=("kept", "system"), default="kept")
     arguments = options.parse_args()
     report: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(arguments).items() if k not in ("out", "rounds")}}
-    allocator = freed_memory_kept() if arguments.allocator == "kept" else nullcontext()
+    allocator = keep_freed_memory() if arguments.allocator == "kept" else nullcontext()
     with allocator, tempfile.TemporaryDirectory() as folder:
         data = write_pictures(Path(folder) / "data", images=24, masks=12, side=int(arguments.size.split("x")[0]))
         sam = {"name": arguments.sam, "pretrained": arguments.sam == "tiny", "train": arguments.sam_train}

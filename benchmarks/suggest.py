@@ -18,16 +18,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from knowsam.calibrate import calibrate_run
-from knowsam.checkpoint import load_checkpoint
 from knowsam.config import parse_overrides, resolve_config
-from knowsam.data.scan import Folder, scan_folder
+from knowsam.data.folder import DataFolder, scan_folder
 from knowsam.data.split import make_split
-from knowsam.files import write_json, write_text
-from knowsam.predict import Predictor
-from knowsam.run_folder import RunFolder
-from knowsam.suggest import suggest
-from knowsam.train import RunResult, resume, train
+from knowsam.inference.predictor import Predictor
+from knowsam.reliability.of_run import calibrate_run
+from knowsam.reliability.suggest import suggest
+from knowsam.runs.checkpoint import load_checkpoint
+from knowsam.runs.folder import RunFolder
+from knowsam.storage import write_json, write_text
+from knowsam.training.trainer import RunResult, resume, train
 
 RULES = {"suggest": "both", "uncertainty": "uncertainty", "diversity": "diversity", "random": None}
 RESULT = "simulated.json"
@@ -73,7 +73,7 @@ def simulate(arguments: argparse.Namespace) -> dict[str, list[list[float]]]:
     return scores
 
 
-def training_groups(folder: Folder) -> list[str]:
+def training_groups(folder: DataFolder) -> list[str]:
     """The groups a simulation may label, in the order of the training list."""
     split = make_split(folder)
     return list(dict.fromkeys(folder.cases[stem].group for stem in split.labelled))

@@ -25,12 +25,15 @@ from rich.table import Table
 
 from knowsam.config import Config, resolve_config
 from knowsam.data.preprocess import to_unit_range
+from knowsam.evaluation.metrics import confusion_counts, dice_from_counts
+from knowsam.functional.probabilities import probabilities_at
+from knowsam.inference.files import predict_files
+from knowsam.inference.forward import predict_all
+from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image, read_label
-from knowsam.metrics import confusion_counts, dice_from_counts
-from knowsam.pictures import contact_sheet, overlay, write_png
-from knowsam.predict import Predictor, predict_files
-from knowsam.train import load_method_of_run, train
-from knowsam.validate import predict_all, probabilities_at
+from knowsam.presentation.pictures import contact_sheet, overlay, write_png
+from knowsam.training.state import load_method_of_run
+from knowsam.training.trainer import train
 
 STEPS = 200
 """Training steps of each method."""

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from knowsam.losses import cross_entropy, segmentation_loss
+from knowsam.functional.losses import cross_entropy, segmentation_loss
+from knowsam.functional.pseudo_labels import confident_label
+from knowsam.functional.schedules import gaussian_rampup
 from knowsam.methods import StudentMethod, StudentOptions, join_halves
-from knowsam.pseudo_label import confident_label
-from knowsam.schedules import gaussian_rampup
 from knowsam.types import Batch, Progress, StepOutput
 
 

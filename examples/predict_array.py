@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image
-from knowsam.predict import Predictor
 from knowsam.types import Geometry, MedicalImage
 
 

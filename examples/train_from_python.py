@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from knowsam.config import parse_overrides, resolve_config
-from knowsam.predict import Predictor, predict_files
-from knowsam.train import train
+from knowsam.inference.files import predict_files
+from knowsam.inference.predictor import Predictor
+from knowsam.training.trainer import train
 
 
 def main(data: str, out: str, *settings: str) -> None:

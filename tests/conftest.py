@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from export_helpers import COTRAINED, ExportedFile, ShallowStudents, make_student
-from knowsam.networks import NETWORKS
+from knowsam.networks.registry import NETWORKS
+from support.exports import COTRAINED, ExportedFile, ShallowStudents, make_student
 
 torch.set_num_threads(1)
 
@@ -36,7 +36,7 @@ def exported_file(tmp_path_factory: pytest.TempPathFactory) -> ExportedFile:
     """A co-trained student and its ONNX file: made once, because tracing it takes seconds."""
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
     pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
-    from knowsam.export import export
+    from knowsam.inference.export import export
 
     root = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:

@@ -16,9 +16,9 @@ from numpy.random import default_rng
 from PIL import Image
 from scipy import ndimage
 
-from helpers import make_folder
 from knowsam.sam.pretrain.loop import pretrain
 from knowsam.sam.pretrain.steps import PretrainConfig
+from support.folders import make_folder
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = {

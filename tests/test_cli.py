@@ -19,8 +19,8 @@ import tifffile
 import torch
 from PIL import Image
 
-from cli_helpers import knowsam, make_trained_run, train_small
-from helpers import make_folder, make_image, make_label, make_nifti_folder, save_nifti, save_picture
+from support.cli import knowsam, make_trained_run, train_small
+from support.folders import make_folder, make_image, make_label, make_nifti_folder, save_nifti, save_picture
 
 Capture = pytest.CaptureFixture[str]
 
@@ -85,7 +85,7 @@ def test_train_flags_override_keys_and_file(tmp_path: Path, capsys: Capture) -> 
     settings.write_text("method: supervised\ntrain: {steps: 50, seed: 7, lr: 0.5}\n")
     ended = train_small(capsys, data, tmp_path / "run", "--config", str(settings), "train.lr=0.02", "--labelled", "2")
     assert ended.code == 0, ended.err
-    from knowsam.run_folder import RunFolder
+    from knowsam.runs.folder import RunFolder
 
     config = RunFolder(tmp_path / "run").read_config()
     assert (config.method, config.train.steps, config.train.seed, config.train.lr) == ("supervised", 2, 7, 0.02)
@@ -125,7 +125,7 @@ def test_interrupted_before_there_is_anything_to_save(
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("knowsam.train.load_data", interrupted)
+    monkeypatch.setattr("knowsam.training.trainer.load_data", interrupted)
     assert train_small(capsys, make_folder(tmp_path / "data"), tmp_path / "run").code == 130
     assert not (tmp_path / "run").exists()
 

@@ -17,7 +17,7 @@ def test_demo_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import nibabel as nib
     from PIL import Image
 
-    from knowsam.metrics import dice_score
+    from knowsam.evaluation.metrics import dice_score
 
     demo, out = load_example("mri_demo"), tmp_path / "demo-run"
     for _ in range(2):

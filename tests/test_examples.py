@@ -9,9 +9,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from cli_helpers import make_trained_run
-from helpers import make_folder, make_image, save_picture
-from knowsam.predict import Predictor
+from knowsam.inference.predictor import Predictor
+from support.cli import make_trained_run
+from support.folders import make_folder, make_image, save_picture
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

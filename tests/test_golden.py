@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from knowsam import losses
+from knowsam.functional import losses
 from knowsam.networks import CoTrainedStudents
-from knowsam.networks.fusion import agreement_map
+from knowsam.networks.cotrained import agreement_map
 
 UNET = {
     **{f"encoder.{i}": f"down{i}.maxpool_conv.1.conv_conv" for i in range(1, 5)},

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-import outside_code
-from cli_helpers import knowsam, train_small
-from helpers import make_folder
-from knowsam.checkpoint import load_student
 from knowsam.config import resolve_config
 from knowsam.errors import InputError
 from knowsam.methods import METHODS, StudentMethod, load_method, register_method
-from knowsam.networks import REGISTERED, build_network
+from knowsam.networks import REGISTERED
+from knowsam.networks.registry import build_network
 from knowsam.plugins import absolute, entry_point_names, load_from_file, names_file
-from knowsam.run_folder import RunFolder
-from knowsam.train import resume
+from knowsam.runs.folder import RunFolder
+from knowsam.runs.student_file import load_student
+from knowsam.training.trainer import resume
+from support import outside_code as outside_code
+from support.cli import knowsam, train_small
+from support.folders import make_folder
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "own_method.py"
 OWN = f"{EXAMPLE}:SelfTraining"

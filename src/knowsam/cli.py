@@ -66,9 +66,9 @@ def check(
     from rich.console import Console
     from rich.progress import Progress
 
-    from knowsam.data.check import check_folder
-    from knowsam.data.check_report import print_report
     from knowsam.data.split import parse_labelled
+    from knowsam.inspection.check import check_folder
+    from knowsam.inspection.findings import print_report
 
     given = None if labelled is None else parse_labelled(labelled)
     names, values = _parse_classes(classes), _parse_values(label_values)
@@ -85,7 +85,7 @@ def check(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if html is not None:
-        from knowsam.data.check_html import write_page
+        from knowsam.inspection.page import write_page
 
         write_page(report, html)
     if as_json:
@@ -168,7 +168,7 @@ def train(
                 f"--resume: {', '.join(given)} was given too, but expected at most --steps; a resumed run keeps its own"
                 " settings, so leave that out or start a new run."
             )
-        from knowsam.train import resume as resume_run
+        from knowsam.training.trainer import resume as resume_run
 
         result = resume_run(resume, steps=steps, quiet=quiet)
     else:
@@ -176,7 +176,7 @@ def train(
             missing = "DATA" if data is None else "--out"
             raise InputError(f"train: {missing} is missing, but expected `knowsam train DATA --out RUN`; add it.")
         from knowsam.config import load_yaml, parse_overrides, resolve_config
-        from knowsam.train import train as train_run
+        from knowsam.training.trainer import train as train_run
 
         flags = _flags(data=data, method=method, labelled=labelled, size=size, steps=steps, batch=batch, seed=seed)
         from_file = {} if config is None else load_yaml(config)
@@ -217,17 +217,19 @@ def predict(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from knowsam.allocator import freed_memory_kept
-    from knowsam.data.lists import read_lines, some
+    from knowsam.data.lists import read_lines
+    from knowsam.inference.files import list_inputs, predict_files
+    from knowsam.inference.predictor import Predictor
     from knowsam.io import file_stem
-    from knowsam.predict import Predictor, list_inputs, predict_files
+    from knowsam.presentation.text import first_few
+    from knowsam.training.memory import keep_freed_memory
 
     # As in the other lists, a name may carry the suffix of its file.
     wanted = None if only is None else {file_stem(line) for _, line in read_lines(only)}
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     failed, done, seen, items = [], 0, set(), []
     columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar, freed_memory_kept():
+    with Progress(*columns, console=console, transient=True) as bar, keep_freed_memory():
         total = len(list_inputs(source, out)) if wanted is None else len(wanted)
         task = bar.add_task("predicting", total=total)
         predictor = Predictor(run, device, _parse_amp(amp))
@@ -241,7 +243,7 @@ def predict(
                 failed.append(item.error)
     if wanted is not None and wanted - seen:
         missing = sorted(wanted - seen)
-        failed.append(f"{only}: {some(missing)} have no image in {source}; correct the list or add the images.")
+        failed.append(f"{only}: {first_few(missing)} have no image in {source}; correct the list or add the images.")
     say = not (quiet or as_json)
     if done and say:
         print(f"{done} predicted into {out}")
@@ -250,10 +252,10 @@ def predict(
         "failed": failed,
     }
     if done and uncertainty:
-        from knowsam.calibrate import load_trust
-        from knowsam.quality_report import CASES_FILE, case_rows, estimate_cases, print_worst, write_cases
+        from knowsam.reliability.cases import CASES_FILE, case_rows, estimate_cases, print_worst, write_cases
+        from knowsam.reliability.of_run import load_calibration
 
-        trust, names = load_trust(predictor.path), predictor.info.class_names
+        trust, names = load_calibration(predictor.path), predictor.info.class_names
         cases = estimate_cases(items, trust)
         write_cases(cases, names, out / CASES_FILE)
         result |= {"cases": case_rows(cases, names), "trust": trust.sentence()}
@@ -279,7 +281,7 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write the network as one file that predicts without knowsam, verified, with a model card beside it."""
-    from knowsam.export import export as export_run
+    from knowsam.inference.export import export as export_run
 
     written = export_run(run, to, network, images)
     if not quiet:
@@ -297,8 +299,8 @@ def calibrate(
     quiet: Quiet = False,
 ) -> None:
     """Learn from a run's validation cases how good its predictions are; training does it at its end."""
-    from knowsam.calibrate import calibrate_run
-    from knowsam.run_folder import RunFolder
+    from knowsam.reliability.of_run import calibrate_run
+    from knowsam.runs.folder import RunFolder
 
     trust = calibrate_run(run, data, device)
     if as_json:
@@ -322,9 +324,9 @@ def suggest(
     from rich.console import Console
     from rich.progress import Progress
 
-    from knowsam.predict import Predictor
-    from knowsam.suggest import suggest as choose
-    from knowsam.suggest_report import print_suggestions, to_records, write_suggestions
+    from knowsam.inference.predictor import Predictor
+    from knowsam.reliability.suggest import suggest as choose
+    from knowsam.reliability.suggest_output import print_suggestions, to_records, write_suggestions
 
     predictor = Predictor(run, device)
     with Progress(console=Console(stderr=True, quiet=quiet), transient=True) as bar:
@@ -354,8 +356,8 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score predictions: Dice, Jaccard, HD95 and ASD per case and class, at native size, in mm where known."""
-    from knowsam.evaluate import evaluate as score
-    from knowsam.evaluate import print_table, scores_json
+    from knowsam.evaluation.evaluate import evaluate as score
+    from knowsam.evaluation.result import print_table, scores_json
 
     names, values = _parse_classes(classes), _parse_values(label_values)
     result = score(predictions, truth, out, classes=names, label_values=values, ignore_value=ignore_value)
@@ -375,8 +377,8 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write one self-contained page about a run: scores, curves, cases, data, settings, what to do next."""
-    from knowsam.progress import TrainingDisplay
-    from knowsam.report import write_report
+    from knowsam.reporting.write import write_report
+    from knowsam.training.display import TrainingDisplay
 
     with TrainingDisplay(quiet).reading("scoring") as progress:
         written = write_report(run, out, baseline, progress)
@@ -407,7 +409,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Train methods with and without SAM over seeds, score each run once, and write one table."""
-    from knowsam.compare import command
+    from knowsam.comparison import command
 
     if table_only:
         results = command.rebuild(data)
@@ -459,7 +461,7 @@ def pretrain(
     """
     from knowsam.sam.pretrain.loop import pretrain as run
     from knowsam.sam.pretrain.steps import PretrainConfig
-    from knowsam.train import stop_on_signal
+    from knowsam.training.interrupt import stop_on_signal
 
     amp = _parse_amp(amp)
     sides = None if sizes is None else tuple(_parse_numbers(sizes, "--sizes", "96,128"))

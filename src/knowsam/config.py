@@ -133,7 +133,7 @@ class DataConfig(_Section):
     """Loader processes; 0 is fastest as long as the images fit into the cache."""
 
 
-class SamConfig(_Section):
+class SamSettings(_Section):
     """The SAM teacher."""
 
     name: str = "tiny"
@@ -199,7 +199,7 @@ class Config(_Section):
     method: str = "knowsam"
     preset: Literal["auto", "short", "paper"] = "auto"
     data: DataConfig = DataConfig()
-    sam: Annotated[SamConfig, BeforeValidator(_parse_sam)] = SamConfig()
+    sam: Annotated[SamSettings, BeforeValidator(_parse_sam)] = SamSettings()
     train: TrainConfig = TrainConfig()
     options: dict[str, Any] = {}
 
@@ -254,7 +254,7 @@ def read_resolved(values: Mapping[str, Any]) -> Config:
     Raises:
         InputError: For an unknown key or a bad value.
     """
-    from knowsam.methods.base import is_known
+    from knowsam.methods.registry import is_known
 
     if is_known(str(values.get("method"))):
         return resolve_config(values)

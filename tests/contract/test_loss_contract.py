@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from knowsam import losses
+from knowsam.functional import losses
 from knowsam.types import IGNORE
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

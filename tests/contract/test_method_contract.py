@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from knowsam.methods import METHODS, Method
 from knowsam.methods.cps import CrossPseudoSupervision
-from knowsam.networks import CoTrainedStudents, build_network
+from knowsam.networks import CoTrainedStudents
+from knowsam.networks.registry import build_network
 from knowsam.types import Progress, StepOutput
-from training_helpers import SIZE, small_batch, small_method, wake_adapters
+from support.training import SIZE, small_batch, small_method, wake_adapters
 
 EARLY, LATE = Progress(10, 100), Progress(90, 100)  # before and after UGDA has started
 every_method = pytest.mark.parametrize("name", METHODS)

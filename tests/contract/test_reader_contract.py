@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import make_image, make_label, save_hdf5, save_nifti, save_picture
 from knowsam.io import READERS, file_suffix, read_image, read_label, write_label, write_map, write_probabilities
 from knowsam.types import MedicalImage
+from support.folders import make_image, make_label, save_hdf5, save_nifti, save_picture
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "grey.png": lambda path: save_picture(path, make_image((6, 8))),

@@ -6,24 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import make_folder, make_image, make_nifti_folder, save_picture
 from knowsam.data import dataset as module
 from knowsam.data.dataset import IndexStream, SliceStore, StepDataset, decode_case, load_scoring_volumes
+from knowsam.data.folder import DataFolder, scan_folder
 from knowsam.data.labels import LabelCoding
 from knowsam.data.preprocess import Preprocessing
-from knowsam.data.scan import Folder, scan_folder
 from knowsam.errors import InputError
+from support.folders import make_folder, make_image, make_nifti_folder, save_picture
 
 CODING = LabelCoding((0, 1, 2), ("a", "b", "c"))
 PREPROCESSING = Preprocessing((32, 32), 1)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
+def folder(tmp_path: Path) -> DataFolder:
     return scan_folder(make_folder(tmp_path, n_images=8, n_masks=3))
 
 
-def stores(folder: Folder, cache_mb: float = 4096.0) -> tuple[SliceStore, SliceStore]:
+def stores(folder: DataFolder, cache_mb: float = 4096.0) -> tuple[SliceStore, SliceStore]:
     cases = list(folder.cases.values())
     labelled = SliceStore([c for c in cases if c.label], PREPROCESSING, CODING, cache_mb)
     unlabelled = SliceStore([c for c in cases if not c.label], PREPROCESSING, None, cache_mb)
@@ -55,7 +55,7 @@ def test_index_stream_shuffles_by_epoch_seed_and_name() -> None:
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_shares_of_all_processes_make_the_batch_of_one(folder: Folder, world: int) -> None:
+def test_shares_of_all_processes_make_the_batch_of_one(folder: DataFolder, world: int) -> None:
     labelled, unlabelled = stores(folder)
     alone = StepDataset(labelled, unlabelled, (4, 8), 7, seed=3)
     shares = [StepDataset(labelled, unlabelled, (4, 8), 7, 3, rank, world) for rank in range(world)]
@@ -69,7 +69,7 @@ def test_shares_of_all_processes_make_the_batch_of_one(folder: Folder, world: in
         assert whole.unlabelled_stems == tuple(s for p in parts for s in p.unlabelled_stems)
 
 
-def test_steps_go_through_each_half_evenly(folder: Folder) -> None:
+def test_steps_go_through_each_half_evenly(folder: DataFolder) -> None:
     labelled, unlabelled = stores(folder)
     dataset = StepDataset(labelled, unlabelled, (2, 5), 6, seed=0)
     seen = Counter(stem for step in range(6) for stem in dataset[step].labelled_stems)
@@ -78,7 +78,7 @@ def test_steps_go_through_each_half_evenly(folder: Folder) -> None:
     assert seen == {f"case_{i}": 6 for i in range(3, 8)}
 
 
-def test_a_batch_belongs_to_its_stems(folder: Folder) -> None:
+def test_a_batch_belongs_to_its_stems(folder: DataFolder) -> None:
     labelled, unlabelled = stores(folder)
     batch = StepDataset(labelled, unlabelled, (3, 2), 1, seed=0)[0]
     assert batch.labelled_image.dtype == torch.float32
@@ -90,18 +90,18 @@ def test_a_batch_belongs_to_its_stems(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("batch", [(3, 4), (4, 3)])
-def test_a_batch_that_does_not_divide_by_the_processes_is_refused(folder: Folder, batch: tuple[int, int]) -> None:
+def test_a_batch_that_does_not_divide_by_the_processes_is_refused(folder: DataFolder, batch: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=r"batch: 3 .* on 2 processes"):
         StepDataset(*stores(folder), batch, 1, 0, rank=0, world=2)
 
 
-def test_a_batch_of_no_unlabelled_images_has_no_unlabelled_half(folder: Folder) -> None:
+def test_a_batch_of_no_unlabelled_images_has_no_unlabelled_half(folder: DataFolder) -> None:
     batch = StepDataset(*stores(folder), (2, 0), 1, seed=0)[0]
     assert batch.unlabelled_image is None
     assert len(batch.labelled_image) == 2
 
 
-def test_a_full_cache_changes_nothing_but_time(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_cache_changes_nothing_but_time(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
 
     def record(case, *arguments):
@@ -132,7 +132,7 @@ def test_volumes_count_by_slice_and_name_them(tmp_path: Path) -> None:
     assert [store[i][2] for i in (0, 4, 5)] == ["vol_0:0", "vol_0:4", "vol_1:0"]
 
 
-def test_an_unlabelled_cases_mask_is_never_opened(folder: Folder) -> None:
+def test_an_unlabelled_cases_mask_is_never_opened(folder: DataFolder) -> None:
     case = folder.cases["case_0"]
     case.label.write_bytes(b"no mask at all")
     assert decode_case(case, PREPROCESSING, None).labels is None
@@ -140,12 +140,12 @@ def test_an_unlabelled_cases_mask_is_never_opened(folder: Folder) -> None:
         decode_case(case, PREPROCESSING, CODING)
 
 
-def test_a_labelled_case_without_mask_is_named(folder: Folder) -> None:
+def test_a_labelled_case_without_mask_is_named(folder: DataFolder) -> None:
     with pytest.raises(InputError, match=r"case_5\.png: no mask was found"):
         decode_case(folder.cases["case_5"], PREPROCESSING, CODING)
 
 
-def test_a_mask_of_another_size_is_named(folder: Folder) -> None:
+def test_a_mask_of_another_size_is_named(folder: DataFolder) -> None:
     save_picture(folder.cases["case_0"].label, make_image((8, 8)) * 0)
     with pytest.raises(InputError, match="case_0"):
         decode_case(folder.cases["case_0"], PREPROCESSING, CODING)
@@ -163,14 +163,14 @@ def test_scoring_volumes_gather_slices_at_native_size(tmp_path: Path) -> None:
     assert volumes[0].labels[0].dtype == torch.int64
 
 
-def test_a_validation_case_without_mask_is_named(folder: Folder) -> None:
+def test_a_validation_case_without_mask_is_named(folder: DataFolder) -> None:
     with pytest.raises(InputError, match=r"case_7\.png: no mask was found.*val\.txt"):
         load_scoring_volumes([folder.cases["case_7"]], PREPROCESSING, CODING)
 
 
-def test_pretraining_steps_hold_labelled_images_alone_and_skip_none(folder: Folder) -> None:
+def test_pretraining_steps_hold_labelled_images_alone_and_skip_none(folder: DataFolder) -> None:
     labelled, unlabelled = stores(folder)
-    dataset = StepDataset(labelled, unlabelled, (2, 1), 7, seed=0, pretrain_steps=2)
+    dataset = StepDataset(labelled, unlabelled, (2, 1), 7, seed=0, labelled_only_steps=2)
     batches = [dataset[step] for step in range(7)]
     assert [len(batch.labelled_stems) for batch in batches] == [3, 3, 2, 2, 2, 2, 2]
     assert [batch.unlabelled_image is None for batch in batches] == [True, True, *[False] * 5]

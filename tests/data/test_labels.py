@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import make_folder, make_label, save_picture
+from knowsam.data.folder import scan_folder
 from knowsam.data.labels import LabelCoding, discover_coding, infer_coding, value_counts
-from knowsam.data.scan import scan_folder
 from knowsam.data.split import make_split
 from knowsam.errors import InputError
 from knowsam.types import IGNORE, Geometry, MedicalLabel
+from support.folders import make_folder, make_label, save_picture
 
 
 def seen(*values: int) -> dict[int, Path]:

@@ -4,24 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from helpers import make_folder, make_hdf5_folder
-from knowsam.data.scan import Folder, scan_folder
+from knowsam.data.folder import DataFolder, scan_folder
 from knowsam.data.split import Split, make_split, parse_labelled
 from knowsam.errors import InputError
+from support.folders import make_folder, make_hdf5_folder
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
+def folder(tmp_path: Path) -> DataFolder:
     """Ten groups g0..g9 of two images, all with masks but those of g9; two more unlabelled."""
     groups = [f"g{i // 2}" for i in range(20)]
     return scan_folder(make_folder(tmp_path, n_images=20, n_masks=18, size=(4, 4), groups=groups, unlabelled=2))
 
 
-def groups_of(folder: Folder, stems: list[str]) -> set[str]:
+def groups_of(folder: DataFolder, stems: list[str]) -> set[str]:
     return {folder.cases[stem].group for stem in stems}
 
 
-def test_validation_takes_whole_groups_of_labelled_images(folder: Folder) -> None:
+def test_validation_takes_whole_groups_of_labelled_images(folder: DataFolder) -> None:
     split = make_split(folder)
     assert len(groups_of(folder, split.val)) == 2
     assert len(split.val) == 4
@@ -30,16 +30,16 @@ def test_validation_takes_whole_groups_of_labelled_images(folder: Folder) -> Non
     assert not groups_of(folder, split.val) & groups_of(folder, split.labelled + split.unlabelled)
 
 
-def test_seed_decides_the_validation_groups(folder: Folder) -> None:
+def test_seed_decides_the_validation_groups(folder: DataFolder) -> None:
     assert make_split(folder, seed=3) == make_split(folder, seed=3)
     assert len({tuple(make_split(folder, seed=seed).val) for seed in range(8)}) > 1
 
 
-def test_validation_does_not_depend_on_the_number_of_labels(folder: Folder) -> None:
+def test_validation_does_not_depend_on_the_number_of_labels(folder: DataFolder) -> None:
     assert make_split(folder, 1).val == make_split(folder, 5).val == make_split(folder).val
 
 
-def test_first_groups_stay_labelled_and_all_other_masks_are_hidden(folder: Folder) -> None:
+def test_first_groups_stay_labelled_and_all_other_masks_are_hidden(folder: DataFolder) -> None:
     split = make_split(folder, 3)
     rest = [f"g{i}" for i in range(9) if f"g{i}" not in groups_of(folder, split.val)]
     assert groups_of(folder, split.labelled) == set(rest[:3])
@@ -48,14 +48,14 @@ def test_first_groups_stay_labelled_and_all_other_masks_are_hidden(folder: Folde
     assert sorted(everything) == sorted(folder.cases)
 
 
-def test_share_is_rounded_and_at_least_one(folder: Folder) -> None:
+def test_share_is_rounded_and_at_least_one(folder: DataFolder) -> None:
     assert len(groups_of(folder, make_split(folder, 0.5).labelled)) == 4  # 3.5 of 7
     assert len(groups_of(folder, make_split(folder, 0.001).labelled)) == 1
     assert len(groups_of(folder, make_split(folder, 1.0).labelled)) == 7
 
 
 @pytest.mark.parametrize("wrong", [0, 8, -1, 0.0, 1.5])
-def test_impossible_numbers_are_input_errors(folder: Folder, wrong: float) -> None:
+def test_impossible_numbers_are_input_errors(folder: DataFolder, wrong: float) -> None:
     with pytest.raises(InputError):
         make_split(folder, wrong)
 
@@ -88,7 +88,7 @@ def test_images_outside_val_list_train_without_a_training_list(tmp_path: Path) -
     assert split == Split(labelled=["case_3"], unlabelled=[], val=["case_2"], test=["case_0"])
 
 
-def test_list_file_of_groups_and_stems(folder: Folder, tmp_path: Path) -> None:
+def test_list_file_of_groups_and_stems(folder: DataFolder, tmp_path: Path) -> None:
     path = tmp_path / "wanted.txt"
     path.write_text("g2\ncase_0.png\n")
     for seed in range(6):
@@ -112,7 +112,7 @@ def test_list_file_that_names_every_labelled_group_still_gives_validation(tmp_pa
         ("# nothing\n", "the list is empty"),
     ],
 )
-def test_bad_list_files(folder: Folder, tmp_path: Path, text: str, message: str) -> None:
+def test_bad_list_files(folder: DataFolder, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "wanted.txt").write_text(text)
     with pytest.raises(InputError, match=message):
         make_split(folder, tmp_path / "wanted.txt")
@@ -150,13 +150,13 @@ def test_one_labelled_group_trains_without_validation(tmp_path: Path) -> None:
     assert (split.labelled, split.val) == (["case_0"], [])
 
 
-def test_val_fraction(folder: Folder) -> None:
+def test_val_fraction(folder: DataFolder) -> None:
     assert make_split(folder, val_fraction=0).val == []
     with pytest.raises(InputError, match="val_fraction"):
         make_split(folder, val_fraction=1)
 
 
-def test_corrupt_hidden_masks_do_not_matter(folder: Folder) -> None:
+def test_corrupt_hidden_masks_do_not_matter(folder: DataFolder) -> None:
     before = make_split(folder, 2)
     for case in folder.labelled_cases():
         assert case.label is not None
@@ -173,12 +173,12 @@ def test_hdf5_layout(tmp_path: Path) -> None:
 
 def test_json_round_trip(tmp_path: Path) -> None:
     split = Split(["b", "a"], ["c"], ["d"], [])
-    split.to_json(tmp_path / "split.json")
-    assert Split.from_json(tmp_path / "split.json") == split
+    split.write(tmp_path / "split.json")
+    assert Split.read(tmp_path / "split.json") == split
     for text in ("{", "[]", '{"labelled": []}', '{"labelled": 1, "unlabelled": [], "val": [], "test": []}'):
         (tmp_path / "split.json").write_text(text)
         with pytest.raises(InputError, match=r"split\.json"):
-            Split.from_json(tmp_path / "split.json")
+            Split.read(tmp_path / "split.json")
 
 
 def test_parse_labelled(tmp_path: Path) -> None:

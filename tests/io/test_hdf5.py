@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from helpers import make_label, save_hdf5
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label, write_label, write_probabilities
+from support.folders import make_label, save_hdf5
 
 SLICE = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
 

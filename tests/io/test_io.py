@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import make_image, save_picture
 from knowsam.errors import InputError
 from knowsam.io import IMAGE_SUFFIXES, READERS, file_stem, file_suffix, read_image, write_label
 from knowsam.io import write_probabilities as write_probs
-from knowsam.io.files import whole_file
+from knowsam.storage import whole_file
+from support.folders import make_image, save_picture
 
 
 def test_file_stem_knows_double_suffix_and_keeps_other_dots() -> None:
@@ -30,7 +30,7 @@ def test_readers_table_covers_the_suffixes() -> None:
 
 def test_import_is_light() -> None:
     heavy = "{'torch', 'nibabel', 'h5py', 'tifffile', 'PIL', 'pandas'}"
-    code = f"import sys, knowsam.io, knowsam.data.check; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, knowsam.io, knowsam.inspection.check; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

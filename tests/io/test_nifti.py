@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import SPACING_MM, make_affine, make_image, make_label, save_nifti
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label, write_label, write_probabilities
 from knowsam.io.nifti import largest_spacing_axis
+from support.folders import SPACING_MM, make_affine, make_image, make_label, save_nifti
 
 SHAPE = (6, 8, 3)
 VOLUME = make_image(SHAPE).astype(np.int16) - 100

@@ -9,10 +9,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from helpers import make_image, make_label, save_picture
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label
 from knowsam.io.raster import exif_orientation
+from support.folders import make_image, make_label, save_picture
 
 GREY = make_image((6, 8))
 RGB = make_image((6, 8), channels=3)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from knowsam.config import resolve_config
+from knowsam.functional.mixing import copy_paste_box
+from knowsam.functional.pseudo_labels import largest_components
 from knowsam.methods.bcp import BidirectionalCopyPaste, paste
-from knowsam.mixing import copy_paste_box
-from knowsam.pseudo_label import largest_components
 from knowsam.types import IGNORE, Progress
-from training_helpers import SIZE, small_batch, small_method
+from support.training import SIZE, small_batch, small_method
 
 LATE = Progress(90, 100)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from knowsam.types import Progress
-from training_helpers import small_batch, small_method
+from support.training import small_batch, small_method
 
 
 def naive_cross_entropy(logits: Tensor, label: Tensor) -> float:

@@ -14,7 +14,7 @@ from knowsam.config import resolve_config
 from knowsam.errors import InputError
 from knowsam.methods import join_halves
 from knowsam.types import IGNORE, Batch, Progress
-from training_helpers import SIZE, small_batch, small_method
+from support.training import SIZE, small_batch, small_method
 
 
 def seg(logits: Tensor, label: Tensor) -> Tensor:

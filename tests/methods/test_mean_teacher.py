@@ -9,7 +9,7 @@ import torch
 
 from knowsam.methods.base import add_noise
 from knowsam.types import Progress
-from training_helpers import small_batch, small_method
+from support.training import small_batch, small_method
 
 
 @pytest.mark.parametrize("step", [0, 10, 90])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from knowsam.losses import segmentation_loss
+from knowsam.functional.losses import segmentation_loss
 from knowsam.methods.supervised import Supervised
 from knowsam.types import Progress
-from training_helpers import small_batch, small_method
+from support.training import small_batch, small_method
 
 NOW = Progress(0, 10)
 

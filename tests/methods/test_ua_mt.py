@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from knowsam.schedules import uncertainty_threshold
+from knowsam.functional.schedules import uncertainty_threshold
 from knowsam.types import Progress
-from training_helpers import small_batch, small_method
+from support.training import small_batch, small_method
 
 
 @pytest.mark.parametrize(

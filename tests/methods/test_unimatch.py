@@ -9,9 +9,9 @@ from torch import Tensor
 
 from knowsam.errors import InputError
 from knowsam.methods.unimatch import UniMatch
-from knowsam.networks import build_network
+from knowsam.networks.registry import build_network
 from knowsam.types import IGNORE, Progress
-from training_helpers import SIZE, small_batch, small_method
+from support.training import SIZE, small_batch, small_method
 
 LATE = Progress(90, 100)
 

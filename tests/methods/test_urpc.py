@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from knowsam.errors import InputError
-from knowsam.losses import pyramid_consistency
+from knowsam.functional.losses import pyramid_consistency
 from knowsam.types import Progress
-from training_helpers import small_batch, small_method
+from support.training import small_batch, small_method
 
 
 def test_pyramid_terms_pixel_by_pixel() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import make_folder
 from knowsam.config import resolve_config
 from knowsam.errors import InputError
-from knowsam.networks import build_network
-from knowsam.predict import Predictor
-from knowsam.train import train
+from knowsam.inference.predictor import Predictor
+from knowsam.networks.registry import build_network
+from knowsam.training.trainer import train
+from support.folders import make_folder
 
 pytest.importorskip("monai", reason="the extra monai is not installed")
 
@@ -58,5 +58,5 @@ def test_a_network_of_monai_trains_and_predicts(tmp_path: Path) -> None:
     )
     train(config, tmp_path / "run", quiet=True)
     predictor = Predictor(tmp_path / "run")
-    assert type(predictor.student).__name__ == "OutsideNetwork"
+    assert type(predictor.student).__name__ == "ExternalNetwork"
     assert predictor.student(torch.rand(1, 1, 32, 32)).shape[-2:] == (32, 32)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from knowsam.errors import InputError
-from knowsam.networks import NETWORKS, CoTrainedStudents, UNet, VNet, build_network
-from knowsam.networks.standardise import standardise_image
+from knowsam.networks import CoTrainedStudents, UNet, VNet
+from knowsam.networks.input import standardise_image
+from knowsam.networks.registry import NETWORKS, build_network
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 

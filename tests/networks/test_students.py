@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from knowsam.networks import CoTrainedStudents, FusionHead, UNet, VNet
-from knowsam.networks.fusion import agreement_map, certainty_map
+from knowsam.networks.cotrained import agreement_map, certainty_map
 
 
 def count(module: nn.Module) -> int:

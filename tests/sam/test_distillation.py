@@ -4,14 +4,14 @@ import math
 
 import pytest
 import torch
-from small_sam import small_sam
 from torch import Tensor
 
-from knowsam.losses import distillation_loss, segmentation_loss
-from knowsam.sam.build import resize_input
+from knowsam.functional.losses import distillation_loss, segmentation_loss
 from knowsam.sam.distillation import SamDistillation
+from knowsam.sam.loading.build import resize_input
 from knowsam.sam.teacher import SamTeacher
 from knowsam.types import IGNORE, Progress
+from support.small_sam import small_sam
 
 SIZE, K = (32, 48), 3
 START = Progress(0, 100)

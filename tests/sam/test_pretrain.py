@@ -9,16 +9,16 @@ from unittest import mock
 
 import pytest
 import torch
-from small_sam import SIDE, small_sam
 
 from knowsam.errors import InputError
-from knowsam.sam.build import TINY, build_sam
-from knowsam.sam.decode import decode_masks
+from knowsam.sam.backbone.decode import decode_masks
+from knowsam.sam.backbone.tiny import draw_boxes, draw_points, read_config, tiny_sam
+from knowsam.sam.loading.build import TINY, build_sam
 from knowsam.sam.pretrain.loop import _optimiser, pretrain
 from knowsam.sam.pretrain.promptable import PromptableSam, intersection_over_union, mask_loss, step_losses
 from knowsam.sam.pretrain.steps import BOX, MASK, MASK_AND_POINT, POINT, PretrainConfig, draw_step
 from knowsam.sam.teacher import PIXEL_MEAN, PIXEL_STD
-from knowsam.sam.tiny import draw_boxes, draw_points, read_config, tiny_sam
+from support.small_sam import SIDE, small_sam
 
 TINY_RUN = PretrainConfig(steps=4, images=2, prompts=2, sizes=(32, 48), check_every=2)
 

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from original_files import published_sam, save_original
 
-from helpers import make_folder
-from knowsam import train as engine
-from knowsam.checkpoint import load_checkpoint
 from knowsam.errors import InputError
+from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image
-from knowsam.predict import Predictor
-from knowsam.run_folder import RunFolder
-from knowsam.train import load_method_of_run, resume, train
-from training_helpers import run_config
+from knowsam.runs.checkpoint import load_checkpoint
+from knowsam.runs.folder import RunFolder
+from knowsam.training import trainer as engine
+from knowsam.training.state import load_method_of_run
+from knowsam.training.trainer import resume, train
+from support.folders import make_folder
+from support.original_sam import published_sam, save_original
+from support.training import run_config
 
 
 @pytest.fixture

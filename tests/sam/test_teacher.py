@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from small_sam import SIDE, TOKENS, small_sam
 
-from knowsam.sam.build import resize_input
-from knowsam.sam.decode import grid_positions
+from knowsam.sam.backbone.decode import grid_positions
+from knowsam.sam.loading.build import resize_input
 from knowsam.sam.teacher import SamTeacher
+from support.small_sam import SIDE, TOKENS, small_sam
 
 SIZE = (32, 48)
 

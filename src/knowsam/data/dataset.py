@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from knowsam.data.examine import check_pair
+from knowsam.data.folder import Case
 from knowsam.data.labels import LabelCoding
+from knowsam.data.pairing import check_pair
 from knowsam.data.preprocess import Preprocessing, resize_label
-from knowsam.data.scan import Case
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label
 from knowsam.types import Batch
@@ -148,7 +148,7 @@ class StepDataset(Dataset[Batch]):
         seed: Seed of the shuffling.
         rank: Index of this process.
         world: Number of processes; divides both batch sizes.
-        pretrain_steps: So many first steps hold labelled images alone, as many as both halves together.
+        labelled_only_steps: So many first steps hold labelled images alone, as many as both halves together.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class StepDataset(Dataset[Batch]):
         seed: int,
         rank: int = 0,
         world: int = 1,
-        pretrain_steps: int = 0,
+        labelled_only_steps: int = 0,
     ) -> None:
         for kind, size in zip(("labelled", "unlabelled"), batch, strict=True):
             if size % world:
@@ -172,7 +172,7 @@ class StepDataset(Dataset[Batch]):
         # A batch of 4+0 is a batch without unlabelled half, whatever the folder holds.
         self.labelled, self.unlabelled = labelled, unlabelled if batch[1] else None
         self.batch, self.steps, self.rank, self.world = batch, steps, rank, world
-        self.pretrain_steps = 0 if self.unlabelled is None else pretrain_steps
+        self.labelled_only_steps = 0 if self.unlabelled is None else labelled_only_steps
         self._labelled_stream = IndexStream(len(labelled), seed, "labelled")
         self._unlabelled_stream = (
             None if self.unlabelled is None else IndexStream(len(self.unlabelled), seed, "unlabelled")
@@ -182,13 +182,13 @@ class StepDataset(Dataset[Batch]):
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        pretrained = min(step, self.pretrain_steps)
-        size = sum(self.batch) if step < self.pretrain_steps else self.batch[0]
+        pretrained = min(step, self.labelled_only_steps)
+        size = sum(self.batch) if step < self.labelled_only_steps else self.batch[0]
         first = pretrained * sum(self.batch) + (step - pretrained) * self.batch[0]
         images, labels, names = self._draw(self.labelled, self._labelled_stream, first, size)
         batch = Batch(torch.stack(images), torch.stack([label for label in labels if label is not None]))
         batch.labelled_stems = tuple(names)
-        if self.unlabelled is not None and self._unlabelled_stream is not None and step >= self.pretrain_steps:
+        if self.unlabelled is not None and self._unlabelled_stream is not None and step >= self.labelled_only_steps:
             first = (step - pretrained) * self.batch[1]
             images, _, names = self._draw(self.unlabelled, self._unlabelled_stream, first, self.batch[1])
             batch.unlabelled_image, batch.unlabelled_stems = torch.stack(images), tuple(names)

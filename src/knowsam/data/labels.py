@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knowsam.data.scan import Case
+from knowsam.data.folder import Case
 from knowsam.errors import InputError
 from knowsam.io import read_label
 from knowsam.types import IGNORE, MedicalLabel

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from knowsam.errors import InputError
 from knowsam.io import file_stem
+from knowsam.presentation.text import first_few
 
 Item = TypeVar("Item")
 
@@ -36,13 +37,6 @@ def grouped(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list
     return found
 
 
-def some(names: Iterable[str], most: int = 3) -> str:
-    """The first few names for a message: `"a, b, c and 7 more"`."""
-    listed = list(names)
-    rest = len(listed) - most
-    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def read_groups(path: Path, known: Collection[str], warnings: list[str]) -> dict[str, tuple[str, str]]:
     """Stem -> (group, volume or "") from `groups.csv`; empty where there is no such file."""
     if not path.is_file():
@@ -59,11 +53,11 @@ def read_groups(path: Path, known: Collection[str], warnings: list[str]) -> dict
         if stem not in known:
             strangers.append(stem)
     if strangers:
-        warnings.append(f"{path}: {len(strangers)} stems have no image ({some(strangers)}).")
+        warnings.append(f"{path}: {len(strangers)} stems have no image ({first_few(strangers)}).")
     without = [stem for stem in known if stem not in table]
     if without:
         warnings.append(
-            f"{path}: {len(without)} images are not in it and are grouped by their names ({some(without)})."
+            f"{path}: {len(without)} images are not in it and are grouped by their names ({first_few(without)})."
         )
     return table
 
@@ -116,5 +110,5 @@ def read_list(path: Path, cases: Collection[str], warnings: list[str]) -> list[s
     if not stems:
         raise InputError(f"{path}: the list is empty; expected one stem a line; fill it or remove the file.")
     if repeated:
-        warnings.append(f"{path}: {len(repeated)} stems are listed twice and used once ({some(repeated)}).")
+        warnings.append(f"{path}: {len(repeated)} stems are listed twice and used once ({first_few(repeated)}).")
     return list(stems)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from knowsam.data.folder import DataFolder
 from knowsam.data.lists import grouped, natural_sorted, read_lines
-from knowsam.data.scan import Folder
 from knowsam.errors import InputError
 from knowsam.io import file_stem
-from knowsam.io.files import whole_file
+from knowsam.storage import whole_file
 
 
 @dataclass
@@ -34,14 +34,14 @@ class Split:
     val: list[str]
     test: list[str]
 
-    def to_json(self, path: str | Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Writes the split; the file appears whole or not at all."""
         with whole_file(Path(path)) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_json(cls, path: str | Path) -> Split:
-        """Reads what `to_json` wrote.
+    def read(cls, path: str | Path) -> Split:
+        """Reads what `write` wrote.
 
         Raises:
             InputError: The file is missing, no JSON, or not a split.
@@ -61,7 +61,7 @@ class Split:
 
 
 def make_split(
-    folder: Folder,
+    folder: DataFolder,
     labelled: int | float | str | Path | None = None,
     val_fraction: float = 0.2,
     seed: int = 0,
@@ -151,7 +151,7 @@ def parse_labelled(text: str) -> int | float | Path:
     )
 
 
-def _training_stems(folder: Folder) -> list[str]:
+def _training_stems(folder: DataFolder) -> list[str]:
     """Stems that training may use, in order, without any validation or test group."""
     held_stems = set(folder.val or []) | set(folder.test or [])
     held_groups = {folder.cases[stem].group for stem in held_stems}
@@ -164,7 +164,7 @@ def _training_stems(folder: Folder) -> list[str]:
     return [stem for stem, case in folder.cases.items() if case.group not in held_groups]
 
 
-def _groups_with_masks(folder: Folder, stems: Iterable[str]) -> list[str]:
+def _groups_with_masks(folder: DataFolder, stems: Iterable[str]) -> list[str]:
     """Groups of which at least one of these images has a mask, in order of first appearance."""
     first_seen: dict[str, bool] = {}
     for stem in stems:
@@ -186,7 +186,7 @@ def _draw_groups(groups: list[str], keep: set[str], fraction: float, seed: int) 
 
 
 def _visible_stems(
-    folder: Folder,
+    folder: DataFolder,
     training: list[str],
     with_mask: list[str],
     labelled: int | float | None,
@@ -200,7 +200,7 @@ def _visible_stems(
     return {s for s in training if folder.cases[s].label is not None and folder.cases[s].group in chosen}
 
 
-def _number_of_groups(folder: Folder, labelled: int | float, available: int, has_val: bool) -> int:
+def _number_of_groups(folder: DataFolder, labelled: int | float, available: int, has_val: bool) -> int:
     if isinstance(labelled, int):
         if not 1 <= labelled <= available:
             aside = " outside validation and test" if has_val or folder.test else ""
@@ -214,7 +214,7 @@ def _number_of_groups(folder: Folder, labelled: int | float, available: int, has
     return max(1, _rounded(labelled * available))
 
 
-def _read_names(path: Path, folder: Folder, training: list[str]) -> set[str]:
+def _read_names(path: Path, folder: DataFolder, training: list[str]) -> set[str]:
     """The labelled training stems that a list names; a name of both a group and a stem means the group."""
     of_group = grouped(folder.cases, lambda stem: folder.cases[stem].group)
     usable = {stem for stem in training if folder.cases[stem].label is not None}

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from knowsam.errors import InputError
-from knowsam.io.files import check_finite, check_not_empty, unreadable, whole_file, whole_numbers
+from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
 
 

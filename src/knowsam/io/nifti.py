@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from knowsam.errors import InputError
-from knowsam.io.files import check_finite, check_not_empty, unreadable, whole_file, whole_numbers
+from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
 
 MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}

@@ -1,15 +1,7 @@
 """The methods, one file each, and the table that names them."""
 
-from knowsam.methods.base import (
-    METHODS,
-    Method,
-    MethodContext,
-    StudentMethod,
-    StudentOptions,
-    join_halves,
-    load_method,
-    register_method,
-)
+from knowsam.methods.base import Method, MethodContext, StudentMethod, StudentOptions, join_halves
+from knowsam.methods.registry import METHODS, load_method, register_method
 
 __all__ = [
     "METHODS",

@@ -15,11 +15,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from knowsam.losses import region_loss
+from knowsam.functional.losses import region_loss
+from knowsam.functional.mixing import copy_paste_box, cycled, exchange, halves
+from knowsam.functional.pseudo_labels import largest_components
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions
-from knowsam.mixing import copy_paste_box, cycled, exchange, halves
 from knowsam.networks import ema_copy, teacher_decay, update_ema
-from knowsam.pseudo_label import largest_components
 from knowsam.types import IGNORE, Batch, Progress, StepOutput
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import Field
 
-from knowsam.losses import cross_entropy, segmentation_loss
+from knowsam.functional.losses import cross_entropy, segmentation_loss
+from knowsam.functional.schedules import gaussian_rampup
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, join_halves
-from knowsam.networks import build_network
-from knowsam.schedules import gaussian_rampup
+from knowsam.networks.registry import build_network
 from knowsam.types import Batch, Progress, StepOutput
 
 

@@ -14,12 +14,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from knowsam.losses import cross_consistency_loss, entropy_loss, entropy_map, segmentation_loss
+from knowsam.functional.losses import cross_consistency_loss, entropy_loss, entropy_map, segmentation_loss
+from knowsam.functional.mixing import exchange, uncertain_cells
+from knowsam.functional.pseudo_labels import confident_label
+from knowsam.functional.schedules import gaussian_rampup
 from knowsam.methods.base import Method, MethodContext, join_halves
-from knowsam.mixing import exchange, uncertain_cells
 from knowsam.networks import CoTrainedStudents
-from knowsam.pseudo_label import confident_label
-from knowsam.schedules import gaussian_rampup
 from knowsam.types import Batch, Progress, StepOutput
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from knowsam.losses import segmentation_loss, softmax_mse_loss
+from knowsam.functional.losses import segmentation_loss, softmax_mse_loss
+from knowsam.functional.schedules import gaussian_rampup
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, add_noise, join_halves
 from knowsam.networks import ema_copy, teacher_decay, update_ema
-from knowsam.schedules import gaussian_rampup
 from knowsam.types import Batch, Progress, StepOutput
 
 

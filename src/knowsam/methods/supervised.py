@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knowsam.losses import segmentation_loss
+from knowsam.functional.losses import segmentation_loss
 from knowsam.methods.base import StudentMethod, StudentOptions
 from knowsam.types import Batch, Progress, StepOutput
 

@@ -11,10 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from knowsam.losses import entropy_map, segmentation_loss, softmax_mse_loss
+from knowsam.functional.losses import entropy_map, segmentation_loss, softmax_mse_loss
+from knowsam.functional.schedules import gaussian_rampup, uncertainty_threshold
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, add_noise, join_halves
 from knowsam.networks import ema_copy, teacher_decay, update_ema
-from knowsam.schedules import gaussian_rampup, uncertainty_threshold
 from knowsam.types import Batch, Progress, StepOutput
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from knowsam.data.augment import IntensityAugmentation
 from knowsam.errors import InputError
-from knowsam.losses import dice_loss, segmentation_loss
+from knowsam.functional.losses import dice_loss, segmentation_loss
+from knowsam.functional.mixing import cutmix_boxes, exchange
+from knowsam.functional.pseudo_labels import confident_label
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, join_halves
-from knowsam.mixing import cutmix_boxes, exchange
-from knowsam.pseudo_label import confident_label
 from knowsam.types import IGNORE, Batch, Progress, StepOutput
 
 

@@ -11,10 +11,10 @@ import torch
 from pydantic import Field
 
 from knowsam.errors import InputError
-from knowsam.losses import pyramid_consistency, segmentation_loss
+from knowsam.functional.losses import pyramid_consistency, segmentation_loss
+from knowsam.functional.schedules import gaussian_rampup
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, join_halves
 from knowsam.networks import SideHeads
-from knowsam.schedules import gaussian_rampup
 from knowsam.types import Batch, Progress, StepOutput
 
 SIDE_DROPOUT = (0.5, 0.3, 0.2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from knowsam.networks.encoder_decoder import EncoderDecoder
-from knowsam.networks.standardise import prepare_image
+from knowsam.networks.input import prepare_image
 
 
 class UNet(EncoderDecoder):

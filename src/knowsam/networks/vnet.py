@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from knowsam.networks.encoder_decoder import EncoderDecoder
-from knowsam.networks.standardise import prepare_image
+from knowsam.networks.input import prepare_image
 
 DOWN_CONVOLUTIONS = (1, 2, 3, 3, 3)
 """3x3 convolutions of each stage on the way down, from full resolution."""

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowsam.losses import distillation_loss, segmentation_loss
-from knowsam.sam.resize import resize_logits
-from knowsam.sam.spoil import spoil_prompts
+from knowsam.functional.losses import distillation_loss, segmentation_loss
+from knowsam.functional.schedules import gaussian_rampup
+from knowsam.sam.corruption import corrupt_prompts
+from knowsam.sam.loading.resize import resize_logits
 from knowsam.sam.teacher import SamTeacher
-from knowsam.schedules import gaussian_rampup
 from knowsam.types import Progress
 
 Resolution = Literal["image", "sam"]
@@ -47,8 +47,8 @@ class SamDistillation(nn.Module):
         temperature: T of the distillation loss.
         kd_weight: Weight of the distillation loss; 0 leaves the students' gradients as if there were no SAM.
         prompt_spoil: Share of the labelled images on which SAM learns from the spoilt truth as its mask prompt
-            (`spoil_prompts`) and the students do not learn from its answer; 0, the paper's, always prompts it with the
-            students' mask.
+            (`corrupt_prompts`) and the students do not learn from its answer; 0, the paper's, always prompts it with
+            the students' mask.
         kd_resolution: Where students and SAM are compared. `"image"`, the paper's: SAM's answer is enlarged, and its
             blurred outlines are taught too. `"sam"`: the students' logits are averaged over the pixels of each of
             SAM's, so that finer detail is left to them.
@@ -95,7 +95,7 @@ class SamDistillation(nn.Module):
         """
         if mask_prompt is None:
             mask_prompt = torch.stack(list(student_logits)).mean(dim=0)
-        prompt, spoilt = spoil_prompts(mask_prompt.detach(), label, self.prompt_spoil)
+        prompt, spoilt = corrupt_prompts(mask_prompt.detach(), label, self.prompt_spoil)
         masks = self.teacher.masks(image, prompt)
         logits = resize_logits(masks, (image.shape[-2], image.shape[-1]))
         supervised = segmentation_loss(logits, label)

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from knowsam.sam.adapter import AdapterInit, insert_adapters
-from knowsam.sam.decode import MASK_PROMPT_SCALE, decode_masks
-from knowsam.sam.load_report import LoadReport
+from knowsam.sam.adapters import AdapterInit, insert_adapters
+from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
+from knowsam.sam.loading.report import LoadReport
+from knowsam.sam.loading.resize import resize_logits
 from knowsam.sam.prompts import LearnablePrompts
-from knowsam.sam.resize import resize_logits
 
 # Mean and standard deviation of SAM's training images, RGB, in [0, 1].
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -25,7 +25,7 @@ class SamTeacher(nn.Module):
     """An adapted SAM that segments all classes of an image at once.
 
     Args:
-        sam: A `transformers.SamModel` or `SamHQModel`, already resized to the input (`knowsam.sam.build`).
+        sam: A `transformers.SamModel` or `SamHQModel`, already resized to the input (`knowsam.sam.loading.build`).
         classes: K, background included.
         train: `"adapters"`: only adapters and prompts learn, everything else is frozen and stays in evaluation mode;
             `"all"`: every weight the forward pass uses learns.

@@ -21,19 +21,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from knowsam.checkpoint import load_checkpoint, save_checkpoint
 from knowsam.errors import InputError
-from knowsam.files import write_json
-from knowsam.io.files import write_safetensors
+from knowsam.functional.schedules import linear_decay
 from knowsam.networks.ema import ema_copy, ema_decay, update_ema
-from knowsam.run_folder import RunFolder, describe_environment
-from knowsam.sam.build import TINY, build_sam
-from knowsam.sam.hub import silent_transformers
+from knowsam.runs.checkpoint import load_checkpoint, save_checkpoint
+from knowsam.runs.environment import describe_environment
+from knowsam.runs.folder import RunFolder
+from knowsam.sam.backbone.tiny import MODEL_TYPE, TinySam, read_config, tiny_sam
+from knowsam.sam.loading.build import TINY, build_sam
+from knowsam.sam.loading.hub import silent_transformers
+from knowsam.sam.loading.resize import SMALLEST_GRID
 from knowsam.sam.pretrain.promptable import PromptableSam, step_losses
 from knowsam.sam.pretrain.steps import DrawnStep, PretrainConfig, PretrainSteps, draw_step
-from knowsam.sam.resize import SMALLEST_GRID
-from knowsam.sam.tiny import MODEL_TYPE, TinySam, read_config, tiny_sam
-from knowsam.schedules import linear_decay
+from knowsam.storage import write_json, write_safetensors
 
 SETTINGS = "pretrain.json"
 TIED = ("prompt_encoder.shared_embedding.positional_embedding",)
@@ -143,7 +143,7 @@ class _Pretraining:
                 " --lr. The last checkpoint is untouched."
             )
         count = (self.step - 1) % self.config.check_every + 1
-        held_out = measure(self.config, self.average, patch)
+        held_out = held_out_scores(self.config, self.average, patch)
         terms = {name: value / count for name, value in self.sums.items()}
         self.sums = {}
         self.folder.append({"step": self.step, "terms": terms, "held_out": held_out})
@@ -207,7 +207,7 @@ def _train_step(
 
 
 @torch.no_grad()
-def measure(config: PretrainConfig, model: PromptableSam, patch: int, steps: int = 6) -> dict[str, float]:
+def held_out_scores(config: PretrainConfig, model: PromptableSam, patch: int, steps: int = 6) -> dict[str, float]:
     """Mean IoU on drawn scenes that training never sees, all kinds of prompts, in full precision."""
     model.eval()
     sums: dict[str, float] = {}

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowsam.sam.decode import MASK_PROMPT_SCALE, decode_masks
+from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
+from knowsam.sam.backbone.tiny import HALF, Encoded, TinySam, draw_boxes, draw_points
 from knowsam.sam.pretrain.steps import BOX, MASK, MASK_AND_POINT, POINT, DrawnStep
 from knowsam.sam.pretrain.targets import points_in
 from knowsam.sam.teacher import PIXEL_MEAN, PIXEL_STD
-from knowsam.sam.tiny import HALF, Encoded, TinySam, draw_boxes, draw_points
 
 EDGE_WEIGHT = 4.0
 """Of a pixel on an outline, beside 1 for all others: they are about a fifth."""

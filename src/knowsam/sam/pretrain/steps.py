@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from knowsam.sam.decode import MASK_PROMPT_SCALE
+from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE
+from knowsam.sam.corruption import corrupt
 from knowsam.sam.pretrain.scenes import draw_scenes
 from knowsam.sam.pretrain.targets import boxes_of, choose_targets, jitter_boxes, points_in
-from knowsam.sam.spoil import spoil
 
 MASK, MASK_AND_POINT, BOX, POINT = range(4)
 """Kinds of prompt."""
 SHARES = (0.5, 0.08, 0.34, 0.08)
 """How often each kind is drawn."""
 SEVERITY = (0.0, 0.8)
-"""How badly mask prompts are spoilt; the worst that `spoil` can do leaves little to answer."""
+"""How badly mask prompts are spoilt; the worst that `corrupt` can do leaves little to answer."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def draw_step(config: PretrainConfig, patch: int, step: int, seed: int, severity
         target,
         targets.weight.flatten(),
         outlines(scenes.layer, scale),
-        spoil(small, neighbour, generator, severity),
+        corrupt(small, neighbour, generator, severity),
         kind,
         jitter_boxes(boxes_of(target), generator) / side,
         points_in(target, generator) / side,

@@ -1,0 +1,198 @@
+"""One cell of the grid: train or continue its run, measure what it cost, score it once, write down how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from knowsam.comparison.outcome import COST_FILE, LOG_FILE, Outcome
+from knowsam.errors import InputError
+from knowsam.storage import write_json
+
+INTERRUPTED = 130
+ASK_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What a process must be told before it knows a user's own method or network by name.
+
+    Attributes:
+        methods: Name -> entry of `METHODS`.
+        networks: Name -> entry of `REGISTERED`.
+    """
+
+    methods: dict[str, Any] = field(default_factory=dict)
+    networks: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """What a process needs to do one cell; plain values, and the classes that are the user's own.
+
+    Attributes:
+        config: The run's configuration, as nested plain values.
+        run: The run's folder.
+        cell: The folder of the outcome.
+        registered: Of its method and network.
+    """
+
+    config: dict[str, Any]
+    run: Path
+    cell: Path
+    registered: Registered = Registered()
+
+
+def do_cell(job: CellJob, quiet: bool = False) -> bool:
+    """Train (or continue) and score one cell in this process, and write its outcome.
+
+    Returns:
+        False if the run was interrupted and saved.
+
+    Raises:
+        InputError: For whatever is wrong with data, settings or files.
+    """
+    from knowsam.comparison.scores import score_run
+    from knowsam.config import resolve_config
+    from knowsam.evaluation.result import write_scores
+    from knowsam.methods.registry import METHODS
+    from knowsam.networks import REGISTERED
+    from knowsam.runs.folder import RunFolder
+    from knowsam.runs.record import SAM, read_run
+    from knowsam.runs.student_file import load_student
+
+    METHODS.update(job.registered.methods)
+    REGISTERED.update(job.registered.networks)
+    run = RunFolder(job.run)
+    if not _train(resolve_config(job.config), run, job.cell, quiet):
+        return False
+    scored = score_run(run)
+    write_scores(scored.result, job.cell)
+    record = read_run(run.path)
+    best = record.best
+    own = [validation.dice[SAM] for validation in record.validations if SAM in validation.dice]
+    network, info = load_student(run.student)
+    cost = json.loads((job.cell / COST_FILE).read_text()) if (job.cell / COST_FILE).exists() else {}
+    Outcome(
+        "done", part=scored.part, class_names=scored.result.class_names, unit=scored.result.unit, groups=scored.groups,
+        notes=scored.result.notes, dice=scored.result.summary.mean["dice"],
+        validation_dice=None if best is None else best.score, best_step=None if best is None else best.step,
+        sam_best=max(own, default=None), sam_last=own[-1] if own else None, seconds=record.seconds,
+        network=info.network["name"], parameters=sum(parameter.numel() for parameter in network.parameters()),
+        device=record.environment["device"], **cost,
+    ).write(job.cell)  # fmt: skip
+    return True
+
+
+def _train(config: Any, run: Any, cell: Path, quiet: bool) -> bool:
+    """Start, continue or leave alone: whatever the run needs. False if it was interrupted and saved."""
+    from knowsam.reliability.of_run import calibrate_run
+    from knowsam.runs.checkpoint import load_checkpoint
+    from knowsam.training.trainer import resume, train
+
+    if not run.checkpoint.exists():
+        # Nothing to continue from: a run killed before its first checkpoint starts again.
+        if run.path.exists():
+            shutil.rmtree(run.path)
+        result = train(config, run.path, quiet=quiet)
+    elif load_checkpoint(run.checkpoint)["step"] < config.train.steps:
+        result = resume(run.path, quiet=quiet)
+    else:
+        # Killed between the last step and the scores; the calibration is what training writes after its last step.
+        if not run.calibration.exists() and json.loads(run.split.read_text())["val"]:
+            calibrate_run(run.path)
+        return True
+    if result.finished:
+        write_json(cell / COST_FILE, measure_memory())
+    return result.finished
+
+
+def measure_memory() -> dict[str, float | None]:
+    """Peak memory of this process so far, and of the GPU, in MB."""
+    import torch
+
+    gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+    return {"peak_mb": peak_memory_mb(), "gpu_peak_mb": gpu}
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process in MB."""
+    # Linux's ru_maxrss survives exec: a child would report what its parent held when it was started.
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+def work(job: CellJob) -> None:
+    """What the process of one cell does: exit code 0 done, 1 failed (the outcome says why), 130 interrupted."""
+    # Ctrl-C reaches the whole group; the loop passes it on as SIGTERM. While it trains, the run listens to both.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_stop_without_parent, daemon=True).start()
+    job.cell.mkdir(parents=True, exist_ok=True)
+    with (job.cell / LOG_FILE).open("a", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        with folder_lock(job.cell):
+            sys.exit(0 if do_cell(job) else INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not isinstance(error, InputError):
+            traceback.print_exc()
+        Outcome("failed", failure(error, job.cell)).write(job.cell)
+        sys.exit(1)
+
+
+def failure(error: Exception, cell: Path) -> str:
+    """Why a cell failed, in one sentence."""
+    if isinstance(error, InputError):
+        return str(error)
+    first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    return f"{type(error).__name__}{f': {first}' if first else ''}; the traceback is in {cell / LOG_FILE}."
+
+
+def _stop_without_parent() -> None:
+    """Save and stop when the process that started this one is gone, or a later call would meet two writers."""
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is None:
+        return
+    parent.join()
+    while True:
+        # While training this asks to stop after the step; at any other moment it ends the process.
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ASK_AGAIN_S)
+
+
+@contextmanager
+def folder_lock(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a folder: at most one process at a time is within this block.
+
+    Args:
+        folder: Exists.
+        wait: Wait for the other one to leave; False raises `BlockingIOError`.
+    """
+    import fcntl
+
+    with (folder / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield

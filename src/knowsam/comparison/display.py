@@ -1,0 +1,124 @@
+"""What a person sees while the grid runs: which cell of how many, its step, and how long all of it will take."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from knowsam.comparison.grid import Cell
+from knowsam.comparison.outcome import Outcome
+from knowsam.presentation.text import count_text, duration_text
+
+TAIL_BYTES = 4096
+EARLY = 0.05
+"""Below this share of a run its own speed says less than that of runs like it."""
+
+
+def expected_seconds(cell: Cell, took: Mapping[Cell, float]) -> float | None:
+    """How long a run will take: as those of the same method and SAM, else of the same SAM, else as all; None at first.
+
+    Args:
+        cell: The run.
+        took: Seconds of finished runs.
+    """
+    alike = (
+        [seconds for other, seconds in took.items() if (other.method, other.sam) == (cell.method, cell.sam)],
+        [seconds for other, seconds in took.items() if other.sam == cell.sam],
+        list(took.values()),
+    )
+    return next((sum(group) / len(group) for group in alike if group), None)
+
+
+def seconds_left(
+    cell: Cell, later: Sequence[Cell], took: Mapping[Cell, float], elapsed: float, share: float, began: float = 0.0
+) -> float | None:
+    """How long the rest of the grid will take; None as long as nothing is known.
+
+    Args:
+        cell: The current run.
+        later: The runs after it.
+        took: Seconds of finished runs.
+        elapsed: Seconds since the current run was started (or continued).
+        share: Of the current run's steps that are done, in [0, 1].
+        began: That share when it was continued.
+    """
+    known = expected_seconds(cell, took)
+    measured = elapsed / (share - began) if share - began > EARLY else None
+    if measured is None and known is None:
+        return None
+    whole = measured if measured is not None else known
+    assert whole is not None
+    rest = whole * (1 - share) if measured is not None else max(0.0, whole * (1 - began) - elapsed)
+    return rest + sum(expected_seconds(other, {**took, cell: whole}) or 0.0 for other in later)
+
+
+def last_step(metrics: Path) -> int:
+    """The last step in a run's `metrics.jsonl`, 0 where there is none; reads its end alone."""
+    try:
+        with metrics.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return 0
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):  # cut at its start, or being written
+            continue
+    return 0
+
+
+class GridDisplay:
+    """A bar on a terminal, a line per run elsewhere, nothing when quiet; on stderr, since tables go to stdout."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def start(self, cells: int, done: int) -> None:
+        """Say what is to do."""
+        before = f", {done} of them done before" if done else ""
+        self.console.print(f"{count_text(cells, 'run')}{before}")
+
+    @contextmanager
+    def running(self, number: int, cells: int, cell: Cell, steps: int) -> Iterator[None]:
+        """While one run is at work."""
+        if not self.console.is_terminal:
+            self.console.print(f"[{number}/{cells}] {cell}", markup=False)
+        columns = (
+            TextColumn("{task.description}"), TextColumn("step"), MofNCompleteColumn(), BarColumn(16),
+            TextColumn("{task.fields[left]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            self._bar = bar
+            self._task = bar.add_task(escape(f"[{number}/{cells}] {cell}"), total=steps, left="")
+            yield
+        self._bar = None
+
+    def step(self, step: int, left: float | None) -> None:
+        """Advance the bar."""
+        if self._bar is not None:
+            text = "" if left is None else f"all: {duration_text(left)} left"
+            self._bar.update(self._task, completed=step, left=text)
+
+    def ended(self, number: int, cells: int, cell: Cell, outcome: Outcome, seconds: float, left: float | None) -> None:
+        """Say how a run ended."""
+        rest = "" if left is None or number == cells else f"; all: {duration_text(left)} left"
+        if outcome.status == "failed":
+            self.console.print(f"[{number}/{cells}] {cell}: failed: {outcome.reason}", markup=False)
+            return
+        dice = "" if outcome.dice is None else f"Dice {outcome.dice:.3f}, "
+        self.console.print(f"[{number}/{cells}] {cell}: {dice}{duration_text(seconds)}{rest}", markup=False)
+
+    def stopped(self, done: int, cells: int) -> None:
+        """Say how to go on."""
+        self.console.print(f"stopped with {done} of {cells} runs done; repeat the command to continue")

@@ -1,0 +1,153 @@
+"""The folder of a comparison: its files, and whether it holds the very comparison that is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from knowsam.comparison.grid import Cell, Grid, flat
+from knowsam.config import Config, read_resolved
+from knowsam.errors import InputError
+from knowsam.presentation.text import first_few
+from knowsam.runs.folder import RunFolder
+from knowsam.storage import write_json
+
+FORMAT = 1
+HARMLESS = (
+    "data.path", "data.cache_mb", "data.workers", "train.report", "train.tensorboard", "train.log_every",
+    "train.checkpoint_every",
+)  # fmt: skip
+"""Settings that change no score, so that a comparison may go on with others."""
+
+
+class CompareFolder:
+    """The files of a comparison.
+
+    `compare.json` the grid, `runs/CELL/` a run as `knowsam train` leaves it, `cells/CELL/` its outcome: `outcome.json`,
+    `scores.csv` (per case), `scores.json`, `log.txt`; `table.*` and `figure.*` what it comes to.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.grid = self.path / "compare.json"
+
+    def run(self, cell: Cell) -> RunFolder:
+        """The run of a cell."""
+        return RunFolder(self.path / "runs" / cell.name)
+
+    def cell(self, cell: Cell) -> Path:
+        """Where the outcome of a cell is."""
+        return self.path / "cells" / cell.name
+
+    def read(self) -> Grid:
+        """The grid as it was written.
+
+        Raises:
+            InputError: If there is none.
+        """
+        if not self.grid.is_file():
+            raise InputError(
+                f"{self.path}: no comparison was found (no {self.grid.name}), but expected the folder of one; check"
+                " the path."
+            )
+        try:
+            values = json.loads(self.grid.read_text(encoding="utf-8"))
+            if values["format"] != FORMAT:
+                raise ValueError(f"format {values['format']}")
+            cells = tuple(Cell(**cell) for cell in values["cells"])
+            settings = {name: read_resolved(given) for name, given in values["settings"].items()}
+            return Grid(cells, settings, values["own"], values.get("footnotes", _footnotes(settings)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.grid}: no grid could be read ({error}), but expected what `knowsam compare` writes; restore it,"
+                " or choose another --out."
+            ) from error
+
+    def write(self, grid: Grid) -> None:
+        """Keep the grid."""
+        settings = {name: config.model_dump(mode="json") for name, config in grid.settings.items()}
+        cells = [asdict(cell) for cell in grid.cells]
+        write_json(self.grid, {"format": FORMAT, "cells": cells, "settings": settings} | {
+            "own": grid.own, "footnotes": grid.footnotes,
+        })  # fmt: skip
+
+
+def _footnotes(methods: Iterable[str]) -> dict[str, str]:
+    """Those of a comparison that was written before it kept them."""
+    from knowsam.methods.registry import METHODS, load_method
+
+    return {name: load_method(name).footnote for name in methods if name in METHODS}
+
+
+def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
+    """What the folder holds and what is asked for, as one grid.
+
+    Args:
+        folder: Where the comparison is or will be.
+        asked: This call's grid.
+
+    Returns:
+        The asked settings; the cells of both, those of the folder first.
+
+    Raises:
+        InputError: If the folder holds something else, or a comparison under other settings.
+    """
+    path = folder.path
+    if not folder.grid.exists():
+        if path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
+            raise InputError(
+                f"{path}: other files were found, but expected a new or empty folder or that of an earlier comparison;"
+                " choose another --out."
+            )
+        return asked
+    there = folder.read()
+    if there.data.resolve() != asked.data.resolve():
+        raise InputError(
+            f"{path}: a comparison on {there.data} was found, but {asked.data} was asked for; choose another --out."
+        )
+    # What is new must be as comparable as what is there, its own options aside.
+    reference = next((config for name, config in there.settings.items() if name not in there.own), None)
+    differing: dict[str, list[str]] = {}
+    for name, config in asked.settings.items():
+        before = there.settings.get(name, config if name in asked.own else reference or config)
+        for key, (was, now) in _differences(before, config).items():
+            new = name not in there.settings
+            if not (new and (key.startswith(("method", "options.")) or _demands(before, key) or _demands(config, key))):
+                differing.setdefault(f"{key} is {was!r} there and {now!r} here", []).append(name)
+    if differing:
+        said = [
+            sentence + ("" if len(names) == len(asked.settings) else f" ({', '.join(names)})")
+            for sentence, names in differing.items()
+        ]
+        raise InputError(
+            f"{path}: a comparison under other settings was found: {first_few(said)}; expected the same settings;"
+            " repeat them or choose another --out."
+        )
+    cells = tuple(dict.fromkeys([*there.cells, *asked.cells]))
+    return replace(
+        asked, cells=cells, settings=there.settings | asked.settings, own=there.own | asked.own,
+        footnotes=there.footnotes | asked.footnotes,
+    )  # fmt: skip
+
+
+def _demands(config: Config, key: str) -> bool:
+    """Whether a setting is as the paper of its method has it and others do not, see `Method.paper_train`."""
+    from knowsam.methods.registry import is_known, load_method
+
+    if config.preset != "paper" or not is_known(config.method):
+        return False
+    section, _, name = key.partition(".")
+    paper = load_method(config.method).paper_train
+    return section == "train" and name in paper and getattr(config.train, name) == paper[name]
+
+
+def _differences(there: Config, here: Config) -> dict[str, tuple[Any, Any]]:
+    before, now = flat(there.model_dump(mode="json")), flat(here.model_dump(mode="json"))
+    return {
+        key: (before.get(key), now.get(key))
+        for key in before | now
+        if before.get(key) != now.get(key) and key not in HARMLESS
+    }

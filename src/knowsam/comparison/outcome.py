@@ -1,0 +1,83 @@
+"""How a run of a comparison ended, and what it cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from knowsam.errors import InputError
+from knowsam.storage import write_json
+
+OUTCOME_FILE, COST_FILE, LOG_FILE = "outcome.json", "cost.json", "log.txt"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended.
+
+    Attributes:
+        status: `"done"`: trained and scored. `"failed"`: see `reason`.
+        reason: One sentence, empty if done.
+        part: On which images it was scored: `"test"` or `"validation"`.
+        class_names: Background first.
+        unit: Of distances, `"mm"` or `"px"`.
+        groups: Case -> group.
+        notes: About the scores.
+        dice: Mean Dice over cases and foreground classes.
+        validation_dice: Best validation Dice, which chose the network; None without validation.
+        best_step: After so many steps.
+        sam_best: Largest mean validation Dice of SAM itself over the run, None without SAM.
+        sam_last: The same at the last validation.
+        seconds: Training and validation, resumed parts added up, start and reading left out.
+        peak_mb: Peak resident memory of the training process, MB of 2^20 bytes.
+        gpu_peak_mb: Peak memory allocated on the GPU, None without one.
+        network: Name of the network that was scored.
+        parameters: Its number of parameters.
+        device: Where it was trained.
+    """
+
+    status: Literal["done", "failed"]
+    reason: str = ""
+    part: str = ""
+    class_names: tuple[str, ...] = ()
+    unit: str = ""
+    groups: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    dice: float | None = None
+    validation_dice: float | None = None
+    best_step: int | None = None
+    sam_best: float | None = None
+    sam_last: float | None = None
+    seconds: float | None = None
+    peak_mb: float | None = None
+    gpu_peak_mb: float | None = None
+    network: str = ""
+    parameters: int | None = None
+    device: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Keep it."""
+        write_json(folder / OUTCOME_FILE, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Outcome | None:
+        """What `write` wrote, None where there is nothing yet.
+
+        Raises:
+            InputError: If the file is broken.
+        """
+        path = folder / OUTCOME_FILE
+        if not path.exists():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            known = {entry.name for entry in fields(cls)}
+            tuples = {key: tuple(values[key]) for key in ("class_names", "notes")}
+            return cls(**{key: value for key, value in values.items() if key in known} | tuples)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: no outcome could be read ({error}), but expected what `knowsam compare` wrote; delete this"
+                " file and repeat the command."
+            ) from error

@@ -1,0 +1,124 @@
+"""The scores of one run: every test case once, at native size, with the network that validation chose."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from knowsam.data.folder import Case, DataFolder
+from knowsam.data.lists import grouped, natural_key, natural_sorted
+from knowsam.data.split import Split
+from knowsam.errors import InputError
+from knowsam.evaluation.metrics import METRICS, ClassScore, ScoreStatus
+from knowsam.runs.folder import RunFolder
+
+Part = Literal["test", "validation"]
+SCORES_FILE = "scores.csv"
+
+
+def cases_to_score(folder: DataFolder, split: Split) -> tuple[Part, list[Case]]:
+    """The cases of `test.txt` that have a mask; where there are none, those of validation.
+
+    Raises:
+        InputError: If there is neither.
+    """
+    test = [folder.cases[stem] for stem in split.test if folder.cases[stem].label is not None]
+    if test:
+        return "test", test
+    if not split.val:
+        raise InputError(
+            f"{folder.root}: neither test nor validation images with masks were found, but expected some to score on;"
+            " add test.txt, or set data.val_fraction above 0."
+        )
+    return "validation", [folder.cases[stem] for stem in split.val]
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """What a run's network scores.
+
+    Attributes:
+        part: On which images.
+        result: An `EvaluationResult`: per case and class.
+        groups: Case -> its group (usually the patient).
+    """
+
+    part: Part
+    result: Any
+    groups: dict[str, str]
+
+
+def score_run(run: RunFolder) -> ScoredRun:
+    """Predict and score with a run's `student.safetensors`, one volume in memory at a time.
+
+    Raises:
+        InputError: If the data no longer fit the run, or a mask is missing or broken.
+    """
+    from knowsam.data.folder import scan_folder
+    from knowsam.data.labels import discover_coding
+    from knowsam.data.pairing import check_pair
+    from knowsam.evaluation.evaluate import common_unit, score_arrays
+    from knowsam.evaluation.metrics import summarise
+    from knowsam.evaluation.result import EvaluationResult
+    from knowsam.inference.predictor import Predictor
+    from knowsam.io import read_image, read_label
+
+    config, split = run.read_config(), Split.read(run.split)
+    folder = scan_folder(Path(config.data.path))
+    part, cases = cases_to_score(folder, split)
+    labelled, validation = ([folder.cases[stem] for stem in stems] for stems in (split.labelled, split.val))
+    given = config.data
+    coding, _, _ = discover_coding(labelled, given.classes, given.label_values, given.ignore_value, also=validation)
+    predictor = Predictor(run.path)
+    by_volume = grouped(cases, lambda case: case.volume)
+    results = []
+    for volume in natural_sorted(by_volume):
+        predicted, expected, spacing = [], [], None
+        for case in sorted(by_volume[volume], key=lambda case: natural_key(case.stem)):
+            assert case.label is not None  # cases_to_score left the others out
+            image, label = read_image(case.image), read_label(case.label)
+            check_pair(image, label)
+            predicted.append(predictor.predict(image).label)
+            expected.append(coding.encode(label))
+            spacing = label.geometry.spacing_mm
+        results.append(score_arrays(volume, predicted, expected, coding.classes, spacing))
+    unscored = [stem for stem in split.test if folder.cases[stem].label is None] if part == "test" else []
+    notes = [f"{len(unscored)} images of the test list have no mask and were not scored."] if unscored else []
+    summary = summarise(score for result in results for score in result.scores)
+    result = EvaluationResult(
+        tuple(results), coding.names, common_unit(results), summary, (), tuple(unscored), tuple(notes)
+    )
+    return ScoredRun(part, result, {case.volume: case.group for case in cases})
+
+
+def read_scores(path: Path) -> dict[str, tuple[ClassScore, ...]]:
+    """Case -> its scores, one per foreground class, from the `scores.csv` of a cell.
+
+    Raises:
+        InputError: If the file is missing or broken.
+    """
+    cases: dict[str, list[ClassScore]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                values = {metric: float(row[metric]) if row[metric] else math.nan for metric in METRICS}
+                status: Any = row["status"]
+                if status not in get_args(ScoreStatus):
+                    raise ValueError(f"status {status!r}")
+                cases.setdefault(row["case"], []).append(ClassScore(int(row["class"]), **values, status=status))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: no scores could be read ({error}), but expected what `knowsam compare` wrote; delete the folder"
+            f" {path.parent} and repeat the command."
+        ) from error
+    return {case: tuple(scores) for case, scores in cases.items()}
+
+
+def case_value(scores: Sequence[ClassScore], metric: str, class_index: int | None = None) -> float:
+    """One metric of one case: of one class, or the mean over classes, NaN as soon as one is undefined."""
+    values = [getattr(score, metric) for score in scores if class_index in (None, score.class_index)]
+    return sum(values) / len(values) if values else math.nan

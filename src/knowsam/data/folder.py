@@ -1,0 +1,356 @@
+"""What is in this folder? Directory listings only: no image and no mask is opened here.
+
+Two layouts are known.
+
+1. `images/` with `masks/` (or `labels/`), paired by stem; an image without a mask is unlabelled, and
+   so is everything in `unlabelled/`. Optional: `groups.csv` (stem,group[,volume]) and `train.txt`,
+   `val.txt`, `test.txt` (one stem a line).
+2. SSL4MIS: `data/slices/*.h5` to train on, `data/*.h5` volumes to validate on, with
+   `train_slices.list` (or `train.list`), `val.list` and `test.list`; image and mask share a file.
+
+A *group* (usually a patient) is what a split must keep together; a *volume* is what the slices of one
+scan are put together to when scores are computed. Both default to the stem without its slice number.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from knowsam.data.lists import natural_key, natural_sorted, read_groups, read_list
+from knowsam.errors import InputError
+from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix
+from knowsam.presentation.text import first_few
+
+__all__ = [
+    "Case",
+    "DataFolder",
+    "natural_key",
+    "natural_sorted",
+    "scan_folder",
+    "volume_names",
+    "volume_of",
+]
+
+SLICE_NUMBER = re.compile(r"[_-](slice|sl|z)[_-]?\d+$", re.IGNORECASE)
+MASK_ENDINGS = ("_mask", "-mask", "_seg", "_segmentation", "_label", "_labels", "_gt", "_annotation")
+LISTS = ("train", "val", "test")
+LAYOUT_ADVICE = (
+    "expected images/ and masks/ (or labels/) with equal file names, and optionally unlabelled/, "
+    "groups.csv, train.txt, val.txt and test.txt"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image file and what belongs to it.
+
+    Attributes:
+        stem: File name without suffix, unique in the folder.
+        image: The image file.
+        label: The mask file (the image file itself for HDF5), or None where there is none.
+        group: What a split keeps together: patient, acquisition, near-duplicates.
+        volume: What its slices are stacked to for scores.
+    """
+
+    stem: str
+    image: Path
+    label: Path | None
+    group: str
+    volume: str
+
+
+@dataclass
+class DataFolder:
+    """A data folder as found.
+
+    Attributes:
+        root: The folder.
+        cases: Stem -> case, in natural order (`slice_2` before `slice_10`).
+        train: Stems of the training list in its order, or None where there is no list.
+        val: Stems of the validation list, or None.
+        test: Stems of the test list, or None.
+        notes: What a person should know about how the folder was understood.
+        warnings: What is probably not meant, but no error.
+        errors: What training stops at, one sentence each; empty unless the scan was not strict.
+    """
+
+    root: Path
+    cases: dict[str, Case]
+    train: list[str] | None
+    val: list[str] | None
+    test: list[str] | None
+    notes: list[str]
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def in_unlabelled_folder(self, stem: str) -> bool:
+        """True for an image that lies in `unlabelled/`."""
+        return self.cases[stem].image.parent == self.root / "unlabelled"
+
+    def labelled_cases(self) -> list[Case]:
+        """All cases that have a mask."""
+        return [case for case in self.cases.values() if case.label is not None]
+
+
+def scan_folder(root: str | Path, strict: bool = True) -> DataFolder:
+    """Finds the cases, groups and lists of a data folder.
+
+    Args:
+        root: A folder in one of the two layouts.
+        strict: Raise at a mask without image, a stem in two lists or a group in two lists; else note them in `errors`,
+            pass over the mask, and leave the stem or group where it is.
+
+    Returns:
+        The folder as found. Its lists are disjoint, and so are the groups on their two sides.
+
+    Raises:
+        InputError: No such folder, an unknown layout, no image, a mask without image, two files of one
+            stem, a list entry without image, a stem in two lists, a group in two lists.
+    """
+    folder = _scan(Path(root))
+    if strict and folder.errors:
+        raise InputError(folder.errors[0])
+    return folder
+
+
+def _scan(root: Path) -> DataFolder:
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"{root}: the data folder {found}; {LAYOUT_ADVICE}.")
+    if (root / "images").is_dir():
+        return _scan_images_and_masks(root)
+    if (root / "data").is_dir() and (
+        (root / "data" / "slices").is_dir() or any((root / f"{name}.list").is_file() for name in LISTS)
+    ):
+        return _scan_ssl4mis(root)
+    raise _unknown_layout(root)
+
+
+def volume_of(stem: str) -> str:
+    """The stem without its trailing slice number: `"p1_slice_03"` -> `"p1"`."""
+    return SLICE_NUMBER.sub("", stem)
+
+
+def volume_names(stems: Sequence[str], place: Path) -> dict[str, str]:
+    """Which files are one case, where there is no data folder to scan: predictions, masks, new images.
+
+    Args:
+        stems: Of the files.
+        place: Their folder (or one of them); a `groups.csv` there, or in the folder above, states the volumes.
+
+    Returns:
+        Stem -> name of its volume: the `volume` column of groups.csv, else the stem without slice number.
+    """
+    table: dict[str, tuple[str, str]] = {}
+    for folder in (place, place.parent):
+        if (folder / "groups.csv").is_file():
+            # Its warnings are about images that are not listed, or not here; these need not be all of the data.
+            table = read_groups(folder / "groups.csv", stems, [])
+            break
+    return {stem: table.get(stem, ("", ""))[1] or volume_of(stem) or stem for stem in stems}
+
+
+def _scan_images_and_masks(root: Path) -> DataFolder:
+    notes: list[str] = []
+    warnings: list[str] = []
+    images = _list_files(root / "images", warnings)
+    unlabelled = _list_files(root / "unlabelled", warnings) if (root / "unlabelled").is_dir() else {}
+    for stem in images.keys() & unlabelled.keys():
+        raise InputError(
+            f"{unlabelled[stem]}: the same stem as {images[stem]}; stems must be unique; rename or remove one."
+        )
+    if not images and not unlabelled:
+        raise InputError(f"{root / 'images'}: no image found; expected files ending in {' '.join(IMAGE_SUFFIXES)}.")
+    errors: list[str] = []
+    masks = _list_masks(root, images, unlabelled, notes, warnings, errors)
+    known = images | unlabelled
+    table = read_groups(root / "groups.csv", known, warnings)
+    cases = {}
+    for stem in natural_sorted(known):
+        group, volume = table.get(stem, ("", ""))
+        volume = volume or volume_of(stem)
+        cases[stem] = Case(stem, known[stem], masks.get(stem), group or volume, volume)
+    lists = {name: read_list(root / f"{name}.txt", cases, warnings) for name in LISTS}
+    folder = DataFolder(root, cases, lists["train"], lists["val"], lists["test"], notes, warnings, errors)
+    _check_lists(folder, leak_is_error=True)
+    _note_participation(folder)
+    return folder
+
+
+def _scan_ssl4mis(root: Path) -> DataFolder:
+    notes = ["SSL4MIS layout: image and mask are read from the same HDF5 file."]
+    warnings: list[str] = []
+    volumes = _list_files(root / "data", warnings, subfolders_expected=True)
+    has_slices = (root / "data" / "slices").is_dir()
+    slices = _list_files(root / "data" / "slices", warnings) if has_slices else {}
+    for stem in slices.keys() & volumes.keys():
+        raise InputError(f"{slices[stem]}: the same stem as {volumes[stem]}; stems must be unique; rename one.")
+    known = slices | volumes
+    if not known:
+        raise InputError(f"{root / 'data'}: no .h5 file found; expected slices/*.h5 and volumes *.h5.")
+    table = read_groups(root / "groups.csv", known, warnings)
+    cases = {}
+    for stem in natural_sorted(known):
+        group, volume = table.get(stem, ("", ""))
+        # By this layout's convention the first part of a name is the patient.
+        group = group or stem.split("_")[0]
+        cases[stem] = Case(stem, known[stem], known[stem], group, volume or volume_of(stem))
+    train_name = "train_slices" if (root / "train_slices.list").is_file() else "train"
+    train = read_list(root / f"{train_name}.list", cases, warnings)
+    val = read_list(root / "val.list", cases, warnings)
+    test = read_list(root / "test.list", cases, warnings)
+    if train is None and slices:
+        # The volumes hold the same pixels as the slices: they are for validation and test only.
+        train = [stem for stem in cases if stem in slices]
+        if val is not None or test is not None:
+            held = {cases[stem].group for stem in (val or []) + (test or [])}
+            train = [stem for stem in train if cases[stem].group not in held]
+        notes.append(f"No train_slices.list: {len(train)} files of data/slices are used for training.")
+    folder = DataFolder(root, cases, train, val, test, notes, warnings)
+    # Here a group is only guessed from the file name, unless groups.csv states it.
+    _check_lists(folder, leak_is_error=bool(table))
+    _note_participation(folder)
+    return folder
+
+
+def _unknown_layout(root: Path) -> InputError:
+    names = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
+    if not names:
+        return InputError(f"{root}: the folder is empty; {LAYOUT_ADVICE}.")
+    pictures = [name for name in names if file_suffix(name)]
+    if pictures:
+        return InputError(
+            f"{root}: {len(pictures)} images lie directly in the folder ({first_few(pictures, 2)}); "
+            f"{LAYOUT_ADVICE}; move them to images/ and their masks to masks/."
+        )
+    return InputError(f"{root}: no images/ folder found (found: {first_few(names, 5)}); {LAYOUT_ADVICE}.")
+
+
+def _list_files(folder: Path, warnings: list[str], subfolders_expected: bool = False) -> dict[str, Path]:
+    """Stem -> file of every readable image of one folder, not of its subfolders."""
+    files: dict[str, Path] = {}
+    left_aside: list[str] = []
+    subfolders: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):
+                continue
+            if entry.is_dir():
+                subfolders.append(name)
+            elif file_suffix(name) is None:
+                left_aside.append(name)
+            else:
+                stem = file_stem(name)
+                if stem in files:
+                    raise InputError(
+                        f"{folder / name}: the same stem as {files[stem].name}; stems must be unique; rename "
+                        "or remove one."
+                    )
+                files[stem] = folder / name
+    if left_aside:
+        warnings.append(
+            f"{folder}: {len(left_aside)} files are of no known image format and left aside "
+            f"({first_few(sorted(left_aside))})."
+        )
+    if subfolders and not subfolders_expected:
+        warnings.append(f"{folder}: subfolders are not read ({first_few(sorted(subfolders))}).")
+    return files
+
+
+def _list_masks(
+    root: Path,
+    images: dict[str, Path],
+    unlabelled: dict[str, Path],
+    notes: list[str],
+    warnings: list[str],
+    errors: list[str],
+) -> dict[str, Path]:
+    """Stem -> mask file, each of which has an image; the others become one error."""
+    found = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
+    if len(found) == 2:
+        raise InputError(f"{root}: both masks/ and labels/ exist; expected one of them; remove or rename one.")
+    if not found:
+        notes.append(f"{root}: neither masks/ nor labels/: no image is labelled.")
+        return {}
+    masks = _list_files(found[0], warnings)
+    orphans = natural_sorted(masks.keys() - images.keys())
+    if not orphans:
+        return masks
+    first = orphans[0]
+    if first in unlabelled:
+        name = unlabelled[first].name
+        advice = f"its image is in unlabelled/, where images never have masks: move {name} to images/"
+    else:
+        advice = f"add {first} to images/ or remove the mask"
+        for ending in MASK_ENDINGS:
+            if first.lower().endswith(ending) and first[: -len(ending)] in images:
+                advice = f"a mask must have the stem of its image: rename it to {first[: -len(ending)]}"
+    more = f" ({len(orphans)} such masks)" if len(orphans) > 1 else ""
+    errors.append(f"{masks[first]}: a mask for which there is no image in images/{more}; {advice}.")
+    return {stem: path for stem, path in masks.items() if stem in images}
+
+
+def _check_lists(folder: DataFolder, leak_is_error: bool) -> None:
+    """Notes an error for each stem in two lists, and an error or a warning for groups in two lists."""
+    stem_list: dict[str, str] = {}
+    group_list: dict[str, str] = {}
+    leaks: dict[str, tuple[str, str]] = {}
+    for name in LISTS:
+        for stem in getattr(folder, name) or []:
+            if stem in stem_list:
+                first = stem_list[stem]
+                folder.errors.append(f"{folder.root}: {stem} is in the {first} and the {name} list; keep one.")
+                continue
+            stem_list[stem] = name
+            group = folder.cases[stem].group
+            other = group_list.setdefault(group, name)
+            if other != name:
+                leaks.setdefault(group, (other, name))
+    if not leaks:
+        return
+    group, (first, second) = next(iter(leaks.items()))
+    if leak_is_error:
+        folder.errors.append(
+            f"{folder.root}: group {group} is in the {first} and the {second} list, which leaks and makes "
+            f"scores too good; a group must be in one list ({len(leaks)} such groups); move its images, or "
+            "correct groups.csv."
+        )
+        return
+    folder.warnings.append(
+        f"{folder.root}: {len(leaks)} groups are in two lists, such as {group} in {first} and {second}: by "
+        "their names these are images of the same patient, and scores will be too good; if the names "
+        "mislead, state the groups in groups.csv."
+    )
+
+
+def _note_participation(folder: DataFolder) -> None:
+    """Notes which images no list mentions, and validation images that cannot be scored."""
+    listed = {stem for name in LISTS for stem in getattr(folder, name) or []}
+    if folder.train is not None:
+        outside = [s for s in folder.cases if s not in listed and not folder.in_unlabelled_folder(s)]
+        if outside:
+            folder.notes.append(
+                f"{len(outside)} images are in no list and take no part ({first_few(outside)});"
+                " unlabelled/ always does."
+            )
+    held = {folder.cases[s].group for s in (folder.val or []) + (folder.test or [])}
+    shadowed = [
+        stem
+        for stem, case in folder.cases.items()
+        if case.group in held and stem not in listed and (folder.train is None or folder.in_unlabelled_folder(stem))
+    ]
+    if shadowed:
+        folder.notes.append(
+            f"{len(shadowed)} images are left out of training, since their group is in the validation or "
+            f"test list ({first_few(shadowed)})."
+        )
+    maskless = [stem for stem in folder.val or [] if folder.cases[stem].label is None]
+    if maskless:
+        folder.warnings.append(
+            f"{len(maskless)} images of the validation list have no mask and cannot be scored ({first_few(maskless)})."
+        )

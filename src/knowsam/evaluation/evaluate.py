@@ -1,0 +1,272 @@
+"""Score predictions against truth: per case, per class, with every file accounted for.
+
+Files are paired by stem. A 3-D file is one case; 2-D slices of one volume are stacked and are one case, too.
+What is computed, in which unit, and what happens with empty masks: metrics.py and docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from knowsam.data.folder import volume_names
+from knowsam.data.labels import LabelCoding, infer_coding, value_counts
+from knowsam.data.lists import grouped, natural_key, natural_sorted
+from knowsam.errors import InputError
+from knowsam.evaluation.metrics import case_scores, summarise
+from knowsam.evaluation.result import CaseScores, EvaluationResult, write_scores
+from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix, read_label
+from knowsam.io.names import EXTRA_SUFFIXES
+from knowsam.presentation.text import first_few
+from knowsam.types import MedicalLabel
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A prediction file and the truth file of the same stem."""
+
+    stem: str
+    prediction: Path
+    truth: Path
+
+
+def evaluate(
+    predictions: Path | str,
+    truth: Path | str,
+    out: Path | str | None = None,
+    *,
+    classes: Sequence[str] | int | None = None,
+    label_values: Sequence[int] | None = None,
+    ignore_value: int | None = None,
+) -> EvaluationResult:
+    """Scores a folder of predicted label maps, or a single one.
+
+    Args:
+        predictions: A folder, or one file. Label maps hold class indices, or the values of the truth files.
+            What `predict` writes beside them (`EXTRA_SUFFIXES`) is passed over.
+        truth: A folder, or one file.
+        out: Folder for `scores.csv` and `scores.json`; None writes nothing.
+        classes: Names of the classes, the background first, or their number with it; None: as many as the
+            files have.
+        label_values: The truth files' value of each class, in class order; None: decided by
+            `knowsam.data.labels.infer_coding`, as for training.
+        ignore_value: The truth files' value for "do not score"; None: there is none.
+
+    Returns:
+        All scores; distances in mm where the truth file states its spacing, else in px.
+
+    Raises:
+        InputError: Nothing matches, sizes differ, a value is no class, units are mixed, a file is broken.
+    """
+    predictions, truth = Path(predictions), Path(truth)
+    pairs, no_prediction, no_truth = _match(predictions, truth)
+    truth_coding, prediction_coding, notes = _codings(pairs, classes, label_values, ignore_value)
+    if no_prediction or no_truth:
+        notes.append(
+            f"{len(no_prediction)} truth files without a prediction and {len(no_truth)} predictions without "
+            "a truth were not scored."
+        )
+    volumes = volume_names([*(pair.stem for pair in pairs), *no_prediction], truth)
+    groups = grouped(pairs, lambda pair: volumes[pair.stem])
+    for name in groups:
+        absent = [stem for stem in no_prediction if volumes[stem] == name]
+        if absent:
+            notes.append(f"Volume {name} was scored without {first_few(absent)}: no prediction.")
+
+    cases, moved = [], []
+    for name in natural_sorted(groups):
+        case, same_place = _score_case(name, groups[name], truth_coding, prediction_coding)
+        cases.append(case)
+        if not same_place:
+            moved.append(name)
+    if moved:
+        notes.append(
+            f"Prediction and truth have different affines in {first_few(moved)}: scored voxel by voxel, with the "
+            "spacing of the truth."
+        )
+    result = EvaluationResult(
+        tuple(cases),
+        truth_coding.names,
+        common_unit(cases),
+        summarise(score for case in cases for score in case.scores),
+        tuple(no_prediction),
+        tuple(no_truth),
+        tuple(notes),
+    )
+    if out is not None:
+        write_scores(result, Path(out))
+    return result
+
+
+def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list[str]]:
+    """Pairs, stems of truth without prediction, stems of predictions without truth; in natural order."""
+    if predictions.is_file() and truth.is_file():
+        return [_Pair(file_stem(truth), predictions, truth)], [], []
+    truth_files, prediction_files = _label_files(truth), _label_files(predictions)
+    for stem in list(prediction_files):
+        if stem.endswith(EXTRA_SUFFIXES) and stem not in truth_files:
+            del prediction_files[stem]
+    common = natural_sorted(truth_files.keys() & prediction_files.keys())
+    if not common:
+        raise InputError(
+            f"{predictions}: none of its {len(prediction_files)} predictions ({first_few(prediction_files, 2)}) "
+            f"has the name of one of the {len(truth_files)} files in {truth} ({first_few(truth_files, 2)}); "
+            "expected equal names without suffix; rename one side."
+        )
+    return (
+        [_Pair(stem, prediction_files[stem], truth_files[stem]) for stem in common],
+        natural_sorted(truth_files.keys() - prediction_files.keys()),
+        natural_sorted(prediction_files.keys() - truth_files.keys()),
+    )
+
+
+def _label_files(place: Path) -> dict[str, Path]:
+    """Stem -> file, of every readable file of a folder (not of its subfolders), or of one file."""
+    if place.is_file():
+        return {file_stem(place): place}
+    if not place.is_dir():
+        raise InputError(f"{place}: there is no such file or folder; expected label maps.")
+    files: dict[str, Path] = {}
+    for path in sorted(place.iterdir()):
+        if path.name.startswith(".") or not path.is_file() or file_suffix(path) is None:
+            continue
+        stem = file_stem(path)
+        if stem in files:
+            raise InputError(
+                f"{path}: the same stem as {files[stem].name}; expected one label map per case; remove one."
+            )
+        files[stem] = path
+    if not files:
+        raise InputError(
+            f"{place}: no label map lies in this folder; expected files ending in one of "
+            f"{' '.join(IMAGE_SUFFIXES)}; give the folder that holds them."
+        )
+    return files
+
+
+def _codings(
+    pairs: list[_Pair],
+    classes: Sequence[str] | int | None,
+    label_values: Sequence[int] | None,
+    ignore_value: int | None,
+) -> tuple[LabelCoding, LabelCoding, list[str]]:
+    """How file values become class indices: in the truth, in the predictions; and what to say about it.
+
+    Decided once for all files: a single mask that happens to hold only 0 says nothing about the others.
+    """
+    seen = _first_seen(pair.truth for pair in pairs)
+    predicted = _first_seen(pair.prediction for pair in pairs)
+    free = classes is None and label_values is None
+    if free and seen.keys() - {ignore_value} <= {0}:
+        # The truth shows no object, so only the predictions can say which classes there are.
+        seen = predicted | seen
+    coding, notes = infer_coding(seen, classes, label_values, ignore_value)
+    indices = tuple(range(coding.classes))
+    if predicted.keys() <= set(indices):
+        values = indices
+    elif predicted.keys() <= set(coding.values) or (coding.classes == 2 and predicted.keys() <= {0, 255}):
+        values = coding.values if predicted.keys() <= set(coding.values) else (0, 255)
+        notes.append(f"The predictions hold the values {list(values)}: read as classes 0 to {len(values) - 1}.")
+    elif free and coding.values == indices:
+        coding, notes = infer_coding(predicted | seen, None, None, ignore_value)
+        values = coding.values
+        notes.append(f"The predictions hold classes up to {values[-1]}, the truth up to {indices[-1]}.")
+    else:
+        # Holds a value that is no class: encoding it names the file.
+        values = indices
+    return coding, LabelCoding(values, coding.names), notes
+
+
+def _first_seen(paths: Iterable[Path]) -> dict[int, Path]:
+    """Every value that occurs in these label files -> the first file that has it."""
+    first: dict[int, Path] = {}
+    for path in paths:
+        for value in value_counts(read_label(path).array):
+            first.setdefault(value, path)
+    return first
+
+
+def _score_case(
+    name: str, pairs: list[_Pair], truth_coding: LabelCoding, prediction_coding: LabelCoding
+) -> tuple[CaseScores, bool]:
+    """The scores of one file, or of the stacked slices of one volume; and whether the affines agree."""
+    predicted: list[np.ndarray] = []
+    expected: list[np.ndarray] = []
+    same_place = True
+    spacing: tuple[float, ...] | None = None
+    for pair in sorted(pairs, key=lambda pair: natural_key(pair.stem)):
+        prediction, truth = read_label(pair.prediction), read_label(pair.truth)
+        if prediction.array.shape != truth.array.shape:
+            raise InputError(
+                f"{pair.prediction}: the prediction has shape {prediction.array.shape}, but its truth "
+                f"{pair.truth} has {truth.array.shape}; expected the same; predict at native size."
+            )
+        first = expected[0].shape if expected else truth.array.shape
+        if len(pairs) > 1 and (truth.array.ndim != 2 or truth.array.shape != first):
+            raise InputError(
+                f"{pair.truth}: shape {truth.array.shape}, but the first file of volume {name} has {first}; "
+                "expected 2-D slices of one size; correct the file, or the volume column of groups.csv."
+            )
+        same_place = same_place and _same_affine(prediction, truth)
+        spacing = truth.geometry.spacing_mm
+        predicted.append(prediction_coding.encode(prediction))
+        expected.append(truth_coding.encode(truth))
+    return score_arrays(name, predicted, expected, truth_coding.classes, spacing), same_place
+
+
+def score_arrays(
+    name: str,
+    predicted: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    classes: int,
+    spacing: tuple[float, ...] | None,
+) -> CaseScores:
+    """The scores of one case: of a single label map, or of the slices of one volume.
+
+    Args:
+        name: Of the case.
+        predicted: One label map `(H, W)` or `(X, Y, Z)`, or several `(H, W)` of one size; class indices.
+        expected: As `predicted`, or `IGNORE`.
+        classes: K, background included.
+        spacing: Of a single label map in mm, None for px.
+    """
+    if len(expected) == 1:
+        prediction_array, truth_array = predicted[0], expected[0]
+    else:
+        # The distance between slices is stored nowhere; mm in the plane must not be mixed with voxels across.
+        prediction_array, truth_array, spacing = np.stack(predicted), np.stack(expected), None
+    if truth_array.ndim == 3 and 1 in truth_array.shape:
+        # A volume one voxel thick is an image: in 3-D all of its voxels would be border, hence surface.
+        axis = truth_array.shape.index(1)
+        prediction_array, truth_array = prediction_array.squeeze(axis), truth_array.squeeze(axis)
+        spacing = None if spacing is None else spacing[:axis] + spacing[axis + 1 :]
+    scores = case_scores(prediction_array, truth_array, classes, spacing)
+    return CaseScores(name, "px" if spacing is None else "mm", tuple(scores))
+
+
+def _same_affine(prediction: MedicalLabel, truth: MedicalLabel) -> bool:
+    ours, theirs = prediction.geometry.affine, truth.geometry.affine
+    # A thousandth of a mm is what float32 headers lose.
+    return ours is None or theirs is None or bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-3))
+
+
+def common_unit(cases: Sequence[CaseScores]) -> str:
+    """The unit of the distances of all cases.
+
+    Raises:
+        InputError: Some are in mm and some in px.
+    """
+    example = {case.unit: case.case for case in cases}
+    if len(example) > 1:
+        raise InputError(
+            f"{example['mm']} has a spacing in mm and {example['px']} has none; expected one unit, since "
+            "distances in mm and px have no common mean; evaluate them in two folders."
+        )
+    return cases[0].unit

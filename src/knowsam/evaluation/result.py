@@ -1,0 +1,165 @@
+"""What `evaluate` gives: records, CSV and JSON files, a table for a person."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from knowsam.errors import InputError
+from knowsam.evaluation.metrics import METRICS, ClassScore, Spread, Summary
+from knowsam.storage import without_nan, write_csv, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DEFINITIONS = {
+    "dice": "2 |P and T| / (|P| + |T|)",
+    "jaccard": "|P and T| / |P or T|",
+    "surface": "mask minus its erosion by the face-connected cross; voxels at the array border belong to it",
+    "hd95": "95th percentile of the pooled surface distances of both directions, linearly interpolated",
+    "asd": "mean of the two directed mean surface distances",
+    "both_empty": "Dice 1, Jaccard 1, distances 0",
+    "missed": "truth only: Dice 0, Jaccard 0, distances undefined, counted, left out of their mean",
+    "false_alarm": "prediction only: as missed",
+    "mean": "of the per-class means, background left out; undefined where a class has no defined case",
+    "std": "over cases, divided by their number",
+}
+"""What the numbers mean; travels with them in scores.json."""
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """The scores of one case.
+
+    Attributes:
+        case: Stem of the file, or name of the volume whose slices were stacked.
+        unit: `"mm"` or `"px"`, of its distances.
+        scores: One record per foreground class.
+    """
+
+    case: str
+    unit: str
+    scores: tuple[ClassScore, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What `evaluate` found.
+
+    Attributes:
+        cases: The scored cases, in natural order.
+        class_names: One per class, the background first.
+        unit: Unit of all distances, `"mm"` or `"px"`.
+        summary: Per class and over classes.
+        truth_without_prediction: Stems of truth files that were not scored.
+        prediction_without_truth: Stems of predictions that were not scored.
+        notes: Sentences a reader of the scores must know.
+    """
+
+    cases: tuple[CaseScores, ...]
+    class_names: tuple[str, ...]
+    unit: str
+    summary: Summary
+    truth_without_prediction: tuple[str, ...]
+    prediction_without_truth: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def write_scores(result: EvaluationResult, out: Path) -> None:
+    """Writes `scores.csv` and `scores.json`; each appears whole or not at all.
+
+    Args:
+        result: What `evaluate` returned.
+        out: The folder; made if it does not exist. Undefined is an empty field in CSV, null in JSON.
+
+    Raises:
+        InputError: `out` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: this is a file; expected a folder for the scores; give another name.")
+    rows = (
+        {"case": case.case, "class": score.class_index, "name": result.class_names[score.class_index]}
+        | {metric: _six_decimals(getattr(score, metric)) for metric in METRICS}
+        | {"unit": case.unit, "status": score.status}
+        for case in result.cases
+        for score in case.scores
+    )
+    write_csv(out / "scores.csv", ["case", "class", "name", *METRICS, "unit", "status"], rows)
+    write_json(out / "scores.json", scores_json(result))
+
+
+def _six_decimals(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6f}"
+
+
+def scores_json(result: EvaluationResult) -> dict[str, Any]:
+    """The content of scores.json and of `evaluate --json`: plain values, None for undefined.
+
+    Args:
+        result: What `evaluate` returned.
+    """
+    per_class = []
+    for entry in result.summary.classes:
+        record = asdict(entry)
+        per_class.append({"class": record.pop("class_index"), "name": result.class_names[entry.class_index]} | record)
+    values = {
+        "n_cases": len(result.cases),
+        "unit": result.unit,
+        "mean": result.summary.mean,
+        "n_undefined": result.summary.n_undefined,
+        "classes": per_class,
+        "definitions": DEFINITIONS,
+        "notes": list(result.notes),
+        "n_truth_without_prediction": len(result.truth_without_prediction),
+        "n_prediction_without_truth": len(result.prediction_without_truth),
+        "truth_without_prediction": list(result.truth_without_prediction),
+        "prediction_without_truth": list(result.prediction_without_truth),
+    }
+    plain: dict[str, Any] = without_nan(values)
+    return plain
+
+
+def print_table(result: EvaluationResult, console: Console | None = None) -> None:
+    """Prints mean and standard deviation over cases for each class, the mean of the classes, and the notes.
+
+    Args:
+        result: What `evaluate` returned.
+        console: Where to print; None for the terminal.
+    """
+    from rich.box import SIMPLE_HEAVY
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = console or Console()
+    # Without vertical lines and with three digits, the six columns fit into 80 characters.
+    title = f"Mean ± standard deviation; number of cases: {len(result.cases)}"
+    table = Table(title=title, box=SIMPLE_HEAVY, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    # Escaped, or rich would take [mm] for markup and leave the unit out.
+    for heading in ("Dice", "Jaccard", f"HD95 [{result.unit}]", f"ASD [{result.unit}]", "undefined"):
+        table.add_column(escape(heading), justify="right", no_wrap=True)
+    for entry in result.summary.classes:
+        cells = [_cell(metric, getattr(entry, metric)) for metric in METRICS]
+        undefined = f"{entry.hd95.n_undefined} of {entry.n_cases}"
+        table.add_row(escape(result.class_names[entry.class_index]), *cells, undefined)
+    table.add_section()
+    cells = [_number(metric, result.summary.mean[metric]) for metric in METRICS]
+    total = sum(entry.n_cases for entry in result.summary.classes)
+    table.add_row("mean", *cells, f"{result.summary.n_undefined['hd95']} of {total}")
+    console.print(table)
+    for note in result.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def _cell(metric: str, spread: Spread) -> str:
+    mean = _number(metric, spread.mean)
+    return f"{mean} ±{_number(metric, spread.std)}" if spread.n_defined else mean
+
+
+def _number(metric: str, value: float) -> str:
+    if math.isnan(value):
+        return "undefined"
+    return f"{value:.3f}" if metric in ("dice", "jaccard") else f"{value:.2f}"

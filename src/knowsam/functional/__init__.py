@@ -1,0 +1,1 @@
+"""Pure functions of tensors: losses, mixing, schedules, pseudo-labels, probabilities, uncertainty."""

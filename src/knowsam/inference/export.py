@@ -1,0 +1,243 @@
+"""Export: a student as one file that predicts without this package, verified against the network it was made of.
+
+The file takes prepared images `(B, C, H, W)` (in [0, 1], resized; H and W multiples of 16) and gives class
+probabilities of the same size. How an image is prepared stands in its metadata, under the key `knowsam`, as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from knowsam import __version__
+from knowsam.data.preprocess import LUMINANCE, PERCENTILES
+from knowsam.errors import InputError, did_you_mean
+from knowsam.inference.model_card import CARD_NAME, check_card_is_ours, model_card
+from knowsam.inference.onnx import INPUT, INSTALL_EXPORT, OUTPUT, OnnxStudent, import_onnxruntime
+from knowsam.inference.predictor import ONNX_SUFFIX
+from knowsam.inference.verification import Verification, verification_batches, verify
+from knowsam.networks import CoTrainedStudents
+from knowsam.presentation.pictures import class_colour
+from knowsam.runs.folder import RunFolder
+from knowsam.runs.student_file import HEADER_KEY, StudentInfo, find_student, load_student
+from knowsam.storage import whole_file, write_text
+
+PROGRAM_SUFFIX = ".pt2"
+
+OPSET = 18
+"""ONNX operator set of the files: the one torch's exporter writes without converting, read by onnxruntime >= 1.14."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        path: The file.
+        card: The model card beside it.
+        network: Which prediction it gives.
+        parameters: Number of its parameters.
+        info: What belongs to the student.
+        verification: How it compares with the network it was made of.
+    """
+
+    path: Path
+    card: Path
+    network: str
+    parameters: int
+    info: StudentInfo
+    verification: Verification
+
+
+class ProbabilityNetwork(nn.Module):
+    """A student with its softmax: `(B, C, H, W)` images -> `(B, K, H, W)` probabilities, float32.
+
+    Args:
+        student: Images -> logits.
+        channels: C.
+        stride: What H and W are multiples of.
+    """
+
+    def __init__(self, student: nn.Module, channels: int, stride: int) -> None:
+        super().__init__()
+        self.student, self.channels, self.stride = student, channels, stride
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Class probabilities, summing to 1 over the classes."""
+        return self.student(image).softmax(dim=1)
+
+
+def export(run: str | Path, to: str | Path, network: str | None = None, images: str | Path | None = None) -> Exported:
+    """Export a student to ONNX (`.onnx`) or as a `torch.export` program (`.pt2`), and verify the file.
+
+    Args:
+        run: A run folder or a `student.safetensors`.
+        to: The file to write; the suffix says which kind. It appears only once it was verified.
+        network: `"fused"`, `"unet"` or `"vnet"`, as far as the student has them; None for what `predict` uses.
+        images: A file or folder of images to verify with as well; random images are always used.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: If the run, the suffix or the network does not fit, a package is missing, or the file's
+            probabilities differ from the network's.
+    """
+    to = Path(to)
+    formats = {ONNX_SUFFIX: (_write_onnx, _open_onnx), PROGRAM_SUFFIX: (_write_program, _open_program)}
+    if to.suffix.lower() not in formats:
+        raise InputError(
+            f"{to}: a file ending in '{to.suffix}' was asked for, but expected {ONNX_SUFFIX} (ONNX) or"
+            f" {PROGRAM_SUFFIX} (a torch.export program); choose one."
+        )
+    write, open_again = formats[to.suffix.lower()]
+    source = find_student(Path(run))
+    student, info = load_student(source)
+    name, part = select_network(student, info, network, source)
+    height, width = info.preprocessing.size
+    if to.suffix.lower() == PROGRAM_SUFFIX and min(height, width) < 2 * part.stride:
+        raise InputError(
+            f"{source}: a network for images of {height}x{width} pixels was found, but a {PROGRAM_SUFFIX} program"
+            f" expected at least {2 * part.stride} along each axis (torch.export); export to {ONNX_SUFFIX} instead."
+        )
+    card = to.parent / CARD_NAME
+    check_card_is_ours(card, to)
+    exported = ProbabilityNetwork(part, info.preprocessing.channels, part.stride).eval()
+    batches = verification_batches(info.preprocessing, part.stride, images)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(to) as temporary:
+        write(exported, metadata(info, name, part.stride), temporary)
+        verification = verify(open_again(temporary), part, batches, to)
+    parameters = sum(parameter.numel() for parameter in part.parameters())
+    written = Exported(to, card, name, parameters, info, verification)
+    write_text(card, model_card(written, RunFolder(source.parent)))
+    return written
+
+
+def select_network(student: nn.Module, info: StudentInfo, name: str | None, path: Path) -> tuple[str, Any]:
+    """One prediction of a student as a network of its own.
+
+    Args:
+        student: The whole student; not to be used any more where a part of it is returned.
+        info: What belongs to it.
+        name: Which, None for the one `predict` uses.
+        path: The student's file, for messages.
+
+    Returns:
+        Its name, and the network: images -> logits.
+
+    Raises:
+        InputError: If the student has no such network, naming those it has.
+    """
+    parts: dict[str, Any] = {info.network["name"]: student}
+    if isinstance(student, CoTrainedStudents):
+        parts = {"fused": student, "unet": student.unet, "vnet": student.vnet}
+    name = next(iter(parts)) if name is None else name
+    if name not in parts:
+        raise InputError(
+            f"{path}: the network '{name}' was asked for, but expected one this student has:"
+            f" {', '.join(parts)}{did_you_mean(name, parts)}"
+        )
+    part = parts[name]
+    if part is not student:
+        part.standardise = student.standardise  # what the whole does for its parts, the part alone does itself
+    return name, part
+
+
+def metadata(info: StudentInfo, network: str, stride: int) -> dict[str, Any]:
+    """All that using the file needs: the student's header and how its images are prepared, in full."""
+    colours = [[0, 0, 0]] + [list(class_colour(index)) for index in range(1, len(info.class_names))]
+    return info.to_json() | {
+        "preparation": {
+            "percentiles": PERCENTILES,
+            "luminance": LUMINANCE,
+            "resize": "bilinear, half-pixel centres, anti-aliased when shrinking; probabilities back: not anti-aliased",
+        },
+        "class_colours": colours,
+        "exported_network": network,
+        "exported_by": f"knowsam {__version__}",
+        "input": {"name": INPUT, "shape": ["batch", info.preprocessing.channels, "height", "width"],
+                  "range": [0, 1], "height_and_width": f"multiples of {stride}"},
+        "output": {"name": OUTPUT, "shape": ["batch", len(info.class_names), "height", "width"],
+                   "values": "class probabilities"},
+    }  # fmt: skip
+
+
+def _write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
+    import_onnxruntime()  # needed to verify; said before the work, not after it
+    try:
+        import onnx  # noqa: F401 - asked for here, to say how to install it
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{error.name} was not found, but is needed to export to ONNX; install it with {INSTALL_EXPORT}."
+        ) from error
+    with _quiet():
+        program: Any = torch.onnx.export(
+            network, (_example(network),), dynamo=True, opset_version=OPSET, verbose=False, external_data=False,
+            input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes={"image": _dynamic_axes(network)},
+        )  # fmt: skip
+    model = program.model
+    # The exporter notes on every node which line of which file on this machine it came from.
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+    model.metadata_props[HEADER_KEY] = json.dumps(header | {"opset": OPSET}, ensure_ascii=False)
+    model.doc_string = "Segmentation network trained with knowsam; not a medical device."
+    program.save(path, external_data=False)
+
+
+def _write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
+    with _quiet():
+        program = torch.export.export(
+            network, (_example(network),), dynamic_shapes={"image": _dynamic_axes(network)}, strict=False
+        )
+        # As above: nothing of this machine belongs in the file, and torch would name its folders after a path.
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={f"{HEADER_KEY}.json": json.dumps(header)})
+    path.write_bytes(content.getvalue())
+
+
+def _open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    return OnnxStudent(path).probabilities
+
+
+def _open_program(path: Path) -> Callable[[Tensor], Tensor]:
+    with _quiet():
+        return torch.export.load(path).module()
+
+
+def _example(network: ProbabilityNetwork) -> Tensor:
+    """Any image; batch, H and W differ, and none is 1, which the exporter would take for fixed."""
+    return torch.zeros(2, network.channels, 2 * network.stride, 3 * network.stride)
+
+
+def _dynamic_axes(network: ProbabilityNetwork) -> dict[int, Any]:
+    # A program is specialised on a deepest stage of a single row, and refuses it; an ONNX file takes it all the same.
+    height, width = torch.export.Dim("h", min=2), torch.export.Dim("w", min=2)
+    return {0: torch.export.Dim("batch"), 2: network.stride * height, 3: network.stride * width}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No notes of the exporter about itself, about absent torchvision, or deprecations inside torch."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,106 @@
+"""The doctor: opens every file of a data folder and says all that is wrong with it, not only the first.
+
+Unlike training it opens hidden and test masks too, so that they can be relied on later; what is wrong with them is a
+warning. An error is what training would stop at, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from knowsam.data.folder import DataFolder, scan_folder
+from knowsam.data.pairing import check_pair
+from knowsam.data.split import Split, make_split
+from knowsam.errors import InputError
+from knowsam.inspection.examine import examine_all
+from knowsam.inspection.findings import CheckReport, Finding, print_report
+from knowsam.inspection.images import judge_contrast, judge_copies, judge_images
+from knowsam.inspection.masks import LabelSpec, judge_labels
+
+__all__ = ["CheckReport", "Finding", "check_folder", "check_pair", "print_report"]
+
+IF_MEANT = "Nothing to do if that is meant."
+
+
+def check_folder(
+    root: str | Path,
+    labelled: int | float | str | Path | None = None,
+    classes: int | Sequence[str] | None = None,
+    label_values: Sequence[int] | None = None,
+    ignore_value: int | None = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> CheckReport:
+    """Opens every image and mask of a data folder and collects all problems.
+
+    Args:
+        root: The data folder.
+        labelled: As in `make_split`.
+        classes: As in `discover_coding`.
+        label_values: As in `discover_coding`.
+        ignore_value: As in `discover_coding`.
+        val_fraction: As in `make_split`.
+        seed: As in `make_split`.
+        progress: Called with (files done, files in all) after each case.
+
+    Returns:
+        The report. A problem with the data never raises.
+    """
+    report = CheckReport(str(root))
+    try:
+        folder = scan_folder(root, strict=False)
+    except InputError as error:
+        report.add_sentence("error", "folder", str(error))
+        return report
+    for sentence in folder.notes:
+        report.add("note", "folder", sentence)
+    for sentence in folder.warnings:
+        report.add_sentence("warning", "folder", sentence, IF_MEANT)
+    for sentence in folder.errors:
+        report.add_sentence("error", "folder", sentence)
+    try:
+        report.split = make_split(folder, labelled, val_fraction, seed)
+    except InputError as error:
+        report.add_sentence("error", "split", str(error))
+    report.examined = examine_all(list(folder.cases.values()), progress)
+    _count_cases(report, folder, report.split)
+    judge_images(report)
+    judge_contrast(report)
+    judge_copies(report)
+    judge_labels(report, LabelSpec(classes, label_values, ignore_value))
+    return report
+
+
+def _count_cases(report: CheckReport, folder: DataFolder, split: Split | None) -> None:
+    cases = folder.cases
+    report.counts["images"] = len(cases)
+    report.counts["with a mask"] = len(folder.labelled_cases())
+    report.counts["groups"] = len({case.group for case in cases.values()})
+    report.counts["volumes or pictures"] = len({case.volume for case in cases.values()})
+    if split is None:
+        return
+    for name in ("labelled", "unlabelled", "val", "test"):
+        stems = getattr(split, name)
+        report.counts[f"split: {name}"] = {
+            "images": len(stems),
+            "groups": len({cases[stem].group for stem in stems}),
+        }
+    report.counts["masks hidden from training"] = sum(cases[stem].label is not None for stem in split.unlabelled)
+    taking_part = {*split.labelled, *split.unlabelled, *split.val, *split.test}
+    report.counts["images taking no part"] = len(cases) - len(taking_part)
+    if not split.unlabelled:
+        report.add(
+            "note",
+            "no-unlabelled",
+            "No unlabelled image: training will be supervised only.",
+            "Add images without masks to unlabelled/, as many as you have.",
+        )
+    if not split.val:
+        report.add(
+            "warning",
+            "no-validation",
+            "No validation image: the best checkpoint cannot be chosen.",
+            "Annotate a second group, or list images with masks in val.txt.",
+        )

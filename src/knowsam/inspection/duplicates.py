@@ -1,0 +1,206 @@
+"""Which images are the same picture, or nearly the same?
+
+Exact: equal decoded pixels (`CaseFacts.digest`), whatever the file format. Near: in two steps, on small grey
+thumbnails.
+
+1. A difference hash finds candidates: the sign of the step from each cell of a reduced picture to the next. It is one
+   matrix product for all pairs.
+2. The correlation of the *detail* confirms them: what is left of the thumbnail without its surroundings (so that two
+   images of the same anatomy, bright and dark in the same places, are not accused) and without what half of all images
+   share (a scanner's frame, a logo, a ruler).
+
+Images of one group are not compared: neighbouring slices of a patient are alike by nature, and a split keeps them
+together. Where an image is a slice of a volume, half of the slices of the smaller volume must have a twin.
+What the two thresholds were measured on, and what is not found: docs/check.md.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from knowsam.inspection.examine import CaseFacts
+
+HASH_CELL = 4
+"""Thumbnail px per cell of the reduced picture, half of it for a volume: 16 cells a side, or 12."""
+
+FARTHEST_HASH = 0.25
+"""Share of differing hash bits up to which a pair is looked at; true twins have up to 0.1, strangers 0.5 +- 0.1."""
+
+NEAR = 0.8
+"""Least correlation of the detail. Strangers of three real sets reach 0.52, slices of one volume 0.87 (median 0.03)."""
+
+SURROUNDINGS = {2: 9, 3: 7}
+"""Side of the window whose mean is taken off, in thumbnail px, for pictures and volumes."""
+
+FEWEST_FOR_COMMON = 10
+"""From so many images on, what half of them share is taken off; a pair of copies among fewer would be half of them."""
+
+BLOCK = 2048
+"""Images compared at a time, which bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Two groups of which one has images of the other.
+
+    Attributes:
+        groups: The two groups.
+        pairs: Stems (of the first group, of the second) that show the same.
+        similarity: Of the most similar pair: 1 for equal pixels, else the correlation of the detail.
+    """
+
+    groups: tuple[str, str]
+    pairs: tuple[tuple[str, str], ...]
+    similarity: float
+
+    @property
+    def stems(self) -> set[str]:
+        """All images concerned."""
+        return {stem for pair in self.pairs for stem in pair}
+
+
+def exact_sets(examined: Sequence[CaseFacts]) -> list[list[CaseFacts]]:
+    """Images with equal pixels, two or more in each set; constant images are left out.
+
+    Args:
+        examined: All cases.
+    """
+    by_digest: dict[str, list[CaseFacts]] = defaultdict(list)
+    for one in examined:
+        if one.digest and not one.constant:
+            by_digest[one.digest].append(one)
+    return [same for same in by_digest.values() if len(same) > 1]
+
+
+def exact_duplicates(examined: Sequence[CaseFacts]) -> list[Duplicates]:
+    """Groups that share equal images.
+
+    Args:
+        examined: All cases.
+    """
+    pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for same in exact_sets(examined):
+        first = same[0].case
+        for other in (one.case for one in same[1:]):
+            if other.group != first.group:
+                pairs[first.group, other.group].append((first.stem, other.stem))
+    return [Duplicates(groups, tuple(listed), 1.0) for groups, listed in pairs.items()]
+
+
+def near_duplicates(examined: Sequence[CaseFacts]) -> list[Duplicates]:
+    """Groups that share nearly equal images, those with an equal one left out.
+
+    Args:
+        examined: All cases.
+
+    Returns:
+        Most similar first.
+    """
+    known = {_unordered(one, other) for same in exact_sets(examined) for one in same for other in same}
+    found: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    best: dict[tuple[str, str], float] = defaultdict(float)
+    for axes in SURROUNDINGS:
+        shown = [one for one in examined if one.thumbnail is not None and one.thumbnail.ndim == axes]
+        for first, second, similarity in _of_whole_volumes(shown):
+            key = _unordered(first, second)
+            if key not in known:
+                in_order = (first, second) if first.case.group == key[0] else (second, first)
+                found[key].append((in_order[0].case.stem, in_order[1].case.stem))
+                best[key] = max(best[key], similarity)
+    return [Duplicates(key, tuple(found[key]), best[key]) for key in sorted(found, key=lambda key: -best[key])]
+
+
+def near_pairs(thumbnails: np.ndarray, groups: Sequence[str]) -> Iterator[tuple[int, int, float]]:
+    """Pairs of different groups that look the same.
+
+    Args:
+        thumbnails: `(N, *grid)` in [0, 1].
+        groups: Of each image.
+
+    Yields:
+        (index, larger index, correlation of the detail).
+    """
+    if len(thumbnails) < 2:
+        return
+    numbers = np.unique(np.asarray(groups), return_inverse=True)[1]
+    hashes, detail = difference_hash(thumbnails), _detail(thumbnails)
+    bits = hashes.shape[1]
+    for start in range(0, len(hashes), BLOCK):
+        for beside in range(start, len(hashes), BLOCK):
+            # The product of +1 and -1 sums to (equal bits - differing bits).
+            agreement = hashes[start : start + BLOCK] @ hashes[beside : beside + BLOCK].T
+            rows, columns = np.nonzero(agreement >= bits * (1 - 2 * FARTHEST_HASH))
+            rows, columns = rows + start, columns + beside
+            wanted = (rows < columns) & (numbers[rows] != numbers[columns])
+            for first, second in zip(rows[wanted].tolist(), columns[wanted].tolist(), strict=True):
+                similarity = float(detail[first] @ detail[second])
+                if similarity >= NEAR:
+                    yield first, second, similarity
+
+
+def difference_hash(thumbnails: np.ndarray) -> np.ndarray:
+    """`(N, bits)` float32 of +1 and -1: does the picture grow brighter from one cell to the next?
+
+    Args:
+        thumbnails: `(N, *grid)`, each grid length a multiple of the cell.
+    """
+    small = thumbnails.astype(np.float32)
+    cell = HASH_CELL if small.ndim == 3 else HASH_CELL // 2
+    for axis in range(1, small.ndim):
+        shape = (*small.shape[:axis], small.shape[axis] // cell, cell, *small.shape[axis + 1 :])
+        small = small.reshape(shape).mean(axis=axis + 1)
+    steps = [np.diff(small, axis=axis).reshape(len(small), -1) for axis in range(1, small.ndim)]
+    return np.where(np.concatenate(steps, axis=1) > 0, np.float32(1), np.float32(-1))
+
+
+def _detail(thumbnails: np.ndarray) -> np.ndarray:
+    """`(N, cells)` float32 of length 1 (0 where there is no detail): the thumbnail without what is wide or common."""
+    from scipy.ndimage import uniform_filter
+
+    axes = tuple(range(1, thumbnails.ndim))
+    window = SURROUNDINGS[len(axes)]
+    values = thumbnails.astype(np.float32)
+    values -= uniform_filter(values, size=(0, *[window] * len(axes)), mode="nearest")
+    values = _unit(values.reshape(len(values), -1))
+    if len(values) >= FEWEST_FOR_COMMON:
+        values = _unit(values - np.median(values, axis=0))
+    return values
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    values = values - values.mean(axis=1, keepdims=True)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
+
+
+def _of_whole_volumes(shown: list[CaseFacts]) -> list[tuple[CaseFacts, CaseFacts, float]]:
+    """Near pairs, without those of volumes of which less than half agrees."""
+    if not shown:
+        return []
+    thumbnails = np.stack([one.thumbnail for one in shown if one.thumbnail is not None])
+    pairs = list(near_pairs(thumbnails, [one.case.group for one in shown]))
+    depth: dict[str, int] = defaultdict(int)
+    for one in shown:
+        depth[one.case.volume] += 1
+    matched: dict[tuple[str, str], tuple[set[int], set[int]]] = defaultdict(lambda: (set(), set()))
+    for first, second, _ in pairs:
+        sides = matched[shown[first].case.volume, shown[second].case.volume]
+        sides[0].add(first)
+        sides[1].add(second)
+    agreeing = {
+        key for key, sides in matched.items()
+        if 2 * min(len(sides[0]), len(sides[1])) >= min(depth[key[0]], depth[key[1]])
+    }  # fmt: skip
+    return [
+        (shown[first], shown[second], similarity)
+        for first, second, similarity in pairs
+        if (shown[first].case.volume, shown[second].case.volume) in agreeing
+    ]
+
+
+def _unordered(first: CaseFacts, second: CaseFacts) -> tuple[str, str]:
+    one, other = sorted((first.case.group, second.case.group))
+    return one, other

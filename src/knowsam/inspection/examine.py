@@ -1,0 +1,161 @@
+"""Opens one case of a data folder and keeps what a check of the whole needs; the arrays are let go of."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from knowsam.data.folder import Case
+from knowsam.data.labels import value_counts
+from knowsam.data.pairing import check_pair
+from knowsam.errors import InputError
+from knowsam.io import RASTER, READERS, file_suffix, raster, read_image, read_label
+from knowsam.types import MedicalImage, MedicalLabel
+
+LUMINANCE = np.array((0.299, 0.587, 0.114), np.float32)
+PICTURE_GRID = (64, 64)
+VOLUME_GRID = (24, 24, 24)
+"""Sizes of thumbnails, in px; fine enough for texture, which tells copies from look-alikes."""
+
+
+@dataclass
+class CaseFacts:
+    """What one case turned out to be.
+
+    Attributes:
+        case: Its files.
+        image_error: Why the image cannot be read, one sentence.
+        label_error: Why the mask cannot be read, or does not fit its image.
+        size: Spatial shape of the image; None where it cannot be read.
+        channels: 1 or 3.
+        dtype: NumPy name of the image's type.
+        spacing_mm: Voxel distances, None where the file has none.
+        constant: One value everywhere.
+        orientation: EXIF orientation tag; 1 is as stored.
+        digest: Hash of the decoded pixels; equal for equal pixels, whatever the file format or compression.
+        label_digest: The same of the mask.
+        values: Pixels of each mask value.
+        displaced: Image and mask lie in different places by their affines.
+        thumbnail: Grey, `(64, 64)` or `(24, 24, 24)` float16 in [0, 1]; None for a constant image.
+    """
+
+    case: Case
+    image_error: str | None = None
+    label_error: str | None = None
+    size: tuple[int, ...] | None = None
+    channels: int = 0
+    dtype: str = ""
+    spacing_mm: tuple[float, ...] | None = None
+    constant: bool = False
+    orientation: int = 1
+    digest: str = ""
+    label_digest: str = ""
+    values: dict[int, int] | None = None
+    displaced: bool = False
+    thumbnail: np.ndarray | None = None
+
+
+def examine_all(cases: Sequence[Case], progress: Callable[[int, int], None] | None = None) -> list[CaseFacts]:
+    """Opens every image and mask, in threads.
+
+    Args:
+        cases: What to open.
+        progress: Called with (cases done, cases in all) after each.
+    """
+    examined = []
+    # Decoding releases the interpreter lock; more threads than this only compete for memory.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for one in pool.map(examine, cases):
+            examined.append(one)
+            if progress is not None:
+                progress(len(examined), len(cases))
+    return examined
+
+
+def examine(case: Case) -> CaseFacts:
+    """Opens one image and its mask, if it has one; what cannot be read is recorded, not raised."""
+    found = CaseFacts(case)
+    image: MedicalImage | None = None
+    try:
+        image = read_image(case.image)
+        array = image.array
+        found.size, found.channels, found.dtype = array.shape[:-1], array.shape[-1], str(array.dtype)
+        found.spacing_mm = image.geometry.spacing_mm
+        found.constant = bool((array == array.flat[0]).all())
+        found.digest = _digest(_without_equal_channels(array))
+        found.thumbnail = None if found.constant else thumbnail(array)
+        if READERS[file_suffix(case.image) or ""] is RASTER:
+            found.orientation = raster.exif_orientation(case.image)
+    except InputError as error:
+        found.image_error = str(error)
+    if case.label is None:
+        return found
+    try:
+        label = read_label(case.label)
+        found.values = value_counts(label.array)
+        found.label_digest = _digest(label.array)
+        if image is not None:
+            check_pair(image, label)
+            found.displaced = _displaced(image, label)
+    except InputError as error:
+        found.label_error = str(error)
+    return found
+
+
+def thumbnail(array: np.ndarray) -> np.ndarray | None:
+    """A small grey picture of an image, its values stretched to [0, 1].
+
+    Each grid cell is the mean of what it covers, so that noise and interpolation matter little.
+
+    Args:
+        array: `(H, W, C)` or `(X, Y, Z, C)`, any type.
+
+    Returns:
+        `PICTURE_GRID` or `VOLUME_GRID` float16, or None if all cells have the same value.
+    """
+    values = array.astype(np.float32, copy=False)
+    grey = values @ LUMINANCE if array.shape[-1] == 3 else values[..., 0]
+    for axis, cells in enumerate(PICTURE_GRID if grey.ndim == 2 else VOLUME_GRID):
+        means = np.tensordot(_cell_weights(cells, grey.shape[axis]), grey, axes=(1, axis))
+        grey = np.moveaxis(means, 0, axis)
+    low, high = float(grey.min()), float(grey.max())
+    # Means of equal values differ by rounding, which must not be stretched into a picture.
+    if high - low <= 1e-5 * max(abs(low), abs(high)):
+        return None
+    return ((grey - low) / (high - low)).astype(np.float16)
+
+
+def _cell_weights(cells: int, length: int) -> np.ndarray:
+    """`(cells, length)` float32: the share of each pixel in each of `cells` equal parts of a line; rows sum to 1."""
+    edges = np.linspace(0, length, cells + 1)
+    pixels = np.arange(length)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    overlap = np.clip(overlap, 0, None)
+    return (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _without_equal_channels(array: np.ndarray) -> np.ndarray:
+    """One channel of a colour picture that is grey, so that it equals the same picture saved as grey."""
+    equal = array.shape[-1] == 3 and (array == array[..., :1]).all()
+    return array[..., :1] if equal else array
+
+
+def _digest(array: np.ndarray) -> str:
+    hashed = hashlib.blake2b(f"{array.shape}{array.dtype}".encode(), digest_size=16)
+    hashed.update(np.ascontiguousarray(array).data)
+    return hashed.hexdigest()
+
+
+def _displaced(image: MedicalImage, label: MedicalLabel) -> bool:
+    """True where both files have an affine and a mask voxel lies off its image voxel by 0.1 mm or more."""
+    first, second = image.geometry.affine, label.geometry.affine
+    if first is None or second is None:
+        return False
+    corners = np.array(list(np.ndindex(*(2,) * 3))) * (np.array((*image.spatial_shape, 1)[:3]) - 1)
+    apart = (first - second)[:3] @ np.c_[corners, np.ones(len(corners))].T
+    return bool((np.linalg.norm(apart, axis=0) >= 0.1).any())

@@ -1,0 +1,232 @@
+"""What a check of a data folder says: findings and counts, as a record, as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from knowsam.data.labels import LabelCoding
+from knowsam.data.split import Split
+from knowsam.inspection.examine import CaseFacts
+from knowsam.presentation.text import count_text, first_few, share_text
+
+Severity = Literal["error", "warning", "note"]
+
+SHOWN_DETAILS = 5
+"""So many files of a finding are named in the text; JSON has all."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know about the data.
+
+    Attributes:
+        severity: `"error"`: training would not start; `"warning"`: probably not meant; `"note"`: how the data was
+            understood.
+        kind: What it is about, one word for programs, such as `"near-copies"`.
+        sentence: What was found.
+        suggestion: What to do about it.
+        files: Stems of the images concerned.
+        details: One sentence per file, where each has its own.
+        twins: Pairs of stems that show the same picture.
+    """
+
+    severity: Severity
+    kind: str
+    sentence: str
+    suggestion: str = ""
+    files: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    twins: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def named(self) -> list[str]:
+        """The first few files, or what is said of them, and how many more there are."""
+        if self.details:
+            rest = len(self.details) - SHOWN_DETAILS
+            return [*self.details[:SHOWN_DETAILS], *([f"... and {rest} more"] if rest > 0 else [])]
+        if self.twins:
+            sign = "~" if self.kind.startswith("near") else "="
+            return [first_few((f"{one} {sign} {other}" for one, other in self.twins), SHOWN_DETAILS)]
+        return [first_few(self.files, SHOWN_DETAILS)] if self.files else []
+
+    def __str__(self) -> str:
+        return " ".join([self.sentence, *self.named])
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How much there is of one class.
+
+    Attributes:
+        name: Its name.
+        value: Its value in mask files.
+        pixel_share: Share of the labelled training pixels, ignored ones left out.
+        images: Labelled training images that show it.
+        groups: Labelled training groups that show it.
+        val_images: Validation images that show it.
+    """
+
+    name: str
+    value: int
+    pixel_share: float
+    images: int
+    groups: int
+    val_images: int
+
+
+@dataclass
+class CheckReport:
+    """What `check_folder` found.
+
+    Attributes:
+        data: The folder, as it was given.
+        findings: In the order they were made.
+        counts: Numbers by name: JSON-able, in the order they are printed.
+        classes: The background first; empty where the masks give no classes.
+        examined: The cases, for pictures of them.
+        split: Who would train, None where there can be no split.
+        coding: What mask values mean, None where it cannot be told.
+    """
+
+    data: str = ""
+    findings: list[Finding] = field(default_factory=list)
+    counts: dict[str, Any] = field(default_factory=dict)
+    classes: list[ClassCount] = field(default_factory=list)
+    examined: list[CaseFacts] = field(default_factory=list, repr=False)
+    split: Split | None = field(default=None, repr=False)
+    coding: LabelCoding | None = None
+
+    def add(
+        self,
+        severity: Severity,
+        kind: str,
+        sentence: str,
+        suggestion: str = "",
+        files: Iterable[str] = (),
+        details: Iterable[str] = (),
+        twins: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Appends a finding."""
+        self.findings.append(Finding(severity, kind, sentence, suggestion, tuple(files), tuple(details), tuple(twins)))
+
+    def add_sentence(self, severity: Severity, kind: str, sentence: str, otherwise: str = "") -> None:
+        """Appends a finding from a sentence that ends with what to do, as those of `InputError` do.
+
+        Args:
+            severity: As in `Finding`.
+            kind: As in `Finding`.
+            sentence: "file: found; expected; advice."
+            otherwise: The suggestion where the sentence has no advice.
+        """
+        said, _, advice = sentence.rpartition("; ")
+        if said:
+            self.add(severity, kind, said + ".", advice[:1].upper() + advice[1:])
+        else:
+            self.add(severity, kind, sentence, otherwise)
+
+    def of(self, severity: Severity) -> list[Finding]:
+        """The findings of one severity."""
+        return [finding for finding in self.findings if finding.severity == severity]
+
+    @property
+    def errors(self) -> list[str]:
+        """What training would stop at."""
+        return [str(finding) for finding in self.of("error")]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is probably not meant."""
+        return [str(finding) for finding in self.of("warning")]
+
+    @property
+    def notes(self) -> list[str]:
+        """How the data was understood."""
+        return [str(finding) for finding in self.of("note")]
+
+    @property
+    def ok(self) -> bool:
+        """True where training can start."""
+        return not self.of("error")
+
+    @property
+    def verdict(self) -> str:
+        """The last sentence."""
+        errors = len(self.of("error"))
+        return "Ready to train." if self.ok else f"{count_text(errors, 'error')} to correct before training."
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole result as plain values, every file named."""
+        return {
+            "data": self.data,
+            "ok": self.ok,
+            "counts": self.counts,
+            "classes": [asdict(one) for one in self.classes],
+            "findings": [
+                {
+                    "severity": one.severity,
+                    "kind": one.kind,
+                    "sentence": one.sentence,
+                    "suggestion": one.suggestion,
+                    "n_files": len(one.files),
+                    "files": list(one.files),
+                    "details": list(one.details),
+                    "twins": [list(pair) for pair in one.twins],
+                }
+                for one in self.findings
+            ],
+        }
+
+
+def print_report(report: CheckReport, console: Any = None) -> None:
+    """Prints a report for a person, the worst last, where it is read first.
+
+    Args:
+        report: The report.
+        console: A `rich.console.Console`, by default one on standard output.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = console or Console()
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in report.counts.items():
+        table.add_row(escape(name), escape(counts_line(value)))
+    console.print(table)
+    if report.classes:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("class")
+        for heading in ("mask value", "pixels", "images", "groups", "val images"):
+            table.add_column(heading, justify="right")
+        for one in report.classes:
+            numbers = (one.value, share_text(one.pixel_share), one.images, one.groups, one.val_images)
+            table.add_row(escape(one.name), *map(str, numbers))
+        console.print()
+        console.print(table)
+    console.print()
+    severities: tuple[tuple[Severity, str], ...] = (("note", "cyan"), ("warning", "yellow"), ("error", "red"))
+    for severity, style in severities:
+        for finding in report.of(severity):
+            lines = [f"[{style}]{severity.capitalize()}:[/] {escape(finding.sentence)}", *map(escape, finding.named)]
+            if finding.suggestion:
+                lines.append(f"-> {escape(finding.suggestion)}")
+            console.print("\n    ".join(lines), soft_wrap=True, highlight=False)
+    console.print(f"[{'green' if report.ok else 'red'}]{report.verdict}[/]", highlight=False)
+
+
+def spacing_summary(spacings: Sequence[tuple[float, ...]]) -> str:
+    """Smallest and largest spacing over all axes and images, in mm."""
+    values = np.array([(min(spacing), max(spacing)) for spacing in spacings])
+    smallest, largest = values[:, 0].min(), values[:, 1].max()
+    return f"{smallest:.4g} mm" if smallest == largest else f"{smallest:.4g} to {largest:.4g} mm"
+
+
+def counts_line(value: Any) -> str:
+    """A value of `CheckReport.counts` on one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {one}" for key, one in value.items())
+    return str(value)

@@ -1,0 +1,235 @@
+"""What a check says of the images: readable, of one kind, upright, and each of them there once."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+
+from knowsam.inspection.duplicates import Duplicates, exact_duplicates, exact_sets, near_duplicates
+from knowsam.inspection.examine import CaseFacts
+from knowsam.inspection.findings import CheckReport, spacing_summary
+from knowsam.inspection.inverted import inverted
+from knowsam.io import file_suffix
+from knowsam.presentation.text import count_text, size_summary
+
+SMALLEST_SIDE = 16
+"""px; the students halve an image four times, so anything smaller is a thumbnail or a mistake."""
+
+FEW = 0.1
+"""Up to this share of inverted images they are exceptions, above it a second kind of image."""
+
+TYPE_NAMES = {
+    "uint8": "8 bit",
+    "uint16": "16 bit",
+    "bool": "1 bit",
+    "float32": "32-bit float",
+    "float64": "64-bit float",
+}
+
+
+def judge_images(report: CheckReport) -> None:
+    """Unreadable files; formats, sizes, channels, bit depths and spacings; constant, tiny and turned images."""
+    examined, split = report.examined, report.split
+    opened = {one.case.stem for one in examined}
+    if split is not None:
+        opened = {*split.labelled, *split.unlabelled, *split.val}
+    broken = [one for one in examined if one.image_error]
+    _unreadable(report, [one for one in broken if one.case.stem in opened], True)
+    _unreadable(report, [one for one in broken if one.case.stem not in opened], False)
+    read = [one for one in examined if one.size is not None]
+    formats = Counter(file_suffix(one.case.image) or "" for one in examined)
+    report.counts["formats"] = dict(formats.most_common())
+    if not read:
+        return
+    report.counts["sizes"] = size_summary([one.size for one in read if one.size is not None])
+    report.counts["channels"] = dict(sorted(Counter(one.channels for one in read).items()))
+    depths = Counter(TYPE_NAMES.get(one.dtype, one.dtype) for one in read)
+    report.counts["bit depth"] = dict(depths.most_common())
+    _judge_spacing(report, read)
+    _judge_mixtures(report, read)
+    _warn(
+        report, "constant", (one for one in read if one.constant), ("is constant", "are constant"),
+        ", one value everywhere.", "Export them again, or remove them: nothing can be learned from them.",
+    )  # fmt: skip
+    _warn(
+        report, "tiny",
+        (one for one in read if one.size is not None and len(one.size) == 2 and min(one.size) < SMALLEST_SIDE),
+        ("has", "have"), f" a side below {SMALLEST_SIDE} px.", "Make sure that these are no thumbnails.",
+    )  # fmt: skip
+    _warn(
+        report, "exif", (one for one in read if one.orientation != 1), ("carries", "carry"),
+        " an EXIF orientation, which is not applied: pixels are used as stored.",
+        "Make sure that their masks were drawn on the stored pixels, or save the images without the tag.",
+    )  # fmt: skip
+
+
+def judge_contrast(report: CheckReport) -> None:
+    """Images that look like negatives of the others, pictures and volumes apart."""
+    for axes in (2, 3):
+        shown = [one for one in report.examined if one.thumbnail is not None and one.thumbnail.ndim == axes]
+        marks = inverted(np.array([one.thumbnail for one in shown]))
+        stems = [one.case.stem for one, is_inverted in zip(shown, marks, strict=True) if is_inverted]
+        if not stems:
+            continue
+        looks = "looks" if len(stems) == 1 else "look"
+        if len(stems) <= FEW * len(shown):
+            report.add(
+                "warning", "inverted",
+                f"{count_text(len(stems), 'image')} {looks} inverted, dark where the others are bright.",
+                "Look at them; invert those that are negatives (255 - value), keep what is meant.",
+                stems,
+            )  # fmt: skip
+        else:
+            labelled = set() if report.split is None else {*report.split.labelled} & {*stems}
+            report.add(
+                "warning", "inverted",
+                f"{count_text(len(stems), 'image')} of {len(shown)} {looks} inverted against the others: the folder"
+                f" holds two kinds of images, and {len(labelled)} of the smaller kind "
+                f"{'is' if len(labelled) == 1 else 'are'} labelled.",
+                "Make sure that images of both kinds are labelled and in validation, or train on each kind by itself.",
+                stems,
+            )  # fmt: skip
+
+
+def judge_copies(report: CheckReport) -> None:
+    """The same picture, exactly or nearly, in several groups or several times; worst where it crosses the split."""
+    for twins, exactly in ((exact_duplicates(report.examined), True), (near_duplicates(report.examined), False)):
+        across, within = _by_sides(report, twins)
+        kind = "exact" if exactly else "near"
+        alike = "pixel for pixel" if exactly else "nearly the same"
+        advice = "Give the copies one group in groups.csv, so that no split parts them"
+        advice += "." if exactly else ", if they are the same."
+        harm = ": scores on validation or test will be too good"
+        for found, name, where in (
+            (across, "leak", f"on both sides of the split, {alike}{harm}"),
+            (within, "copies", f"in another group, {alike}"),
+        ):
+            if found:
+                stems, groups = _stems(found), {group for one in found for group in one.groups}
+                occur = "occurs" if len(stems) == 1 else "occur"
+                text = f"{count_text(len(stems), 'image')} of {count_text(len(groups), 'group')} {occur} {where}."
+                report.add("warning", f"{kind}-{name}", text, advice, sorted(stems), twins=_pairs(found))
+    _judge_repeated(report)
+
+
+def _judge_repeated(report: CheckReport) -> None:
+    """Equal images of one group, and equal images with different masks."""
+    repeated, contradicting = [], []
+    for same in exact_sets(report.examined):
+        by_group: dict[str, list[str]] = defaultdict(list)
+        for one in same:
+            by_group[one.case.group].append(one.case.stem)
+        repeated += [(stems[0], other) for stems in by_group.values() for other in stems[1:]]
+        masked = [one for one in same if one.label_digest]
+        contradicting += [
+            (masked[0].case.stem, one.case.stem) for one in masked[1:] if one.label_digest != masked[0].label_digest
+        ]
+    if repeated:
+        report.add(
+            "note", "repeated",
+            f"{count_text(len(repeated), 'image')} repeat{'s' if len(repeated) == 1 else ''} another of the same"
+            " group, pixel for pixel: it counts double.",
+            "Remove the copies.", [stem for pair in repeated for stem in pair], twins=repeated,
+        )  # fmt: skip
+    if contradicting:
+        report.add(
+            "warning", "contradicting-masks",
+            f"{count_text(len(contradicting), 'pair')} of equal images {'has' if len(contradicting) == 1 else 'have'} "
+            "different masks.",
+            "Keep the mask that is right, for both or for one of them.",
+            [stem for pair in contradicting for stem in pair], twins=contradicting,
+        )  # fmt: skip
+
+
+def _by_sides(report: CheckReport, twins: Iterable[Duplicates]) -> tuple[list[Duplicates], list[Duplicates]]:
+    """Duplicates of which a pair lies on two sides of the split, and the rest."""
+    side: dict[str, str] = {}
+    if report.split is not None:
+        for name, stems in (
+            ("training", report.split.labelled), ("training", report.split.unlabelled),
+            ("val", report.split.val), ("test", report.split.test),
+        ):  # fmt: skip
+            side.update(dict.fromkeys(stems, name))
+    across: list[Duplicates] = []
+    within: list[Duplicates] = []
+    for one in twins:
+        sides = [{side.get(stem) for stem in pair} - {None} for pair in one.pairs]
+        (across if any(len(both) > 1 for both in sides) else within).append(one)
+    return across, within
+
+
+def _stems(twins: Iterable[Duplicates]) -> set[str]:
+    return {stem for one in twins for stem in one.stems}
+
+
+def _pairs(twins: Iterable[Duplicates]) -> list[tuple[str, str]]:
+    """One pair of each two groups first, so that those shown differ; then the others."""
+    listed = list(twins)
+    return [one.pairs[0] for one in listed] + [pair for one in listed for pair in one.pairs[1:]]
+
+
+def _unreadable(report: CheckReport, broken: list[CaseFacts], opened_in_training: bool) -> None:
+    if not broken:
+        return
+    aside = "" if opened_in_training else ", but training does not open them"
+    report.add(
+        "error" if opened_in_training else "warning", "unreadable-image",
+        f"{count_text(len(broken), 'image')} cannot be read{aside}.",
+        "Export or copy them again, or remove them.",
+        [one.case.stem for one in broken], [one.image_error or "" for one in broken],
+    )  # fmt: skip
+
+
+def _judge_spacing(report: CheckReport, read: list[CaseFacts]) -> None:
+    spacings = [one.spacing_mm for one in read if one.spacing_mm is not None]
+    report.counts["spacing"] = spacing_summary(spacings) if spacings else "unknown: distances in px"
+    if 0 < len(spacings) < len(read):
+        report.add(
+            "warning", "spacing",
+            f"{len(read) - len(spacings)} of {len(read)} images have no known spacing: their distances are in px, the "
+            "others' in mm.",
+            "Store all images in a format with spacing, or evaluate the two kinds in folders of their own.",
+            [one.case.stem for one in read if one.spacing_mm is None],
+        )  # fmt: skip
+
+
+def _judge_mixtures(report: CheckReport, read: list[CaseFacts]) -> None:
+    if len({one.channels for one in read}) > 1:
+        report.add(
+            "note", "channels", "Grey and colour images are mixed.",
+            "One labelled colour image makes all of them RGB; data.channels=1 makes all grey.",
+        )  # fmt: skip
+    # Volumes are mapped by percentiles whatever their type, see `to_unit_range`.
+    if len({one.dtype == "uint8" for one in read if one.size is not None and len(one.size) == 2}) > 1:
+        report.add(
+            "warning", "bit-depth",
+            "8-bit pictures are mixed with others: the former are divided by 255, the latter mapped by percentiles.",
+            "data.normalise=percentile treats all of them alike.",
+        )  # fmt: skip
+    if len({len(one.size) for one in read if one.size is not None}) > 1:
+        report.add("note", "dimensions", "Volumes and single slices are mixed.", "Nothing to do if that is meant.")
+    sizes: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    for one in read:
+        if one.size is not None and len(one.size) == 2:
+            sizes[one.case.volume].add(one.size)
+    uneven = {volume for volume, found in sizes.items() if len(found) > 1}
+    if uneven:
+        report.add(
+            "warning", "uneven-volumes",
+            f"{count_text(len(uneven), 'volume')} {'has' if len(uneven) == 1 else 'have'} slices of different sizes,"
+            " which `evaluate` cannot stack.",
+            "If they are no slices of one scan, give each a volume of its own in groups.csv (stem,group,volume).",
+            [one.case.stem for one in read if one.case.volume in uneven],
+        )  # fmt: skip
+
+
+def _warn(
+    report: CheckReport, kind: str, found: Iterable[CaseFacts], verb: tuple[str, str], rest: str, suggestion: str
+) -> None:
+    stems = [one.case.stem for one in found]
+    if stems:
+        report.add(
+            "warning", kind, f"{count_text(len(stems), 'image')} {verb[len(stems) > 1]}{rest}", suggestion, stems
+        )  # fmt: skip

@@ -1,0 +1,91 @@
+"""The table of methods: names of this package, of installed packages, of a user's own file."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from pydantic import BaseModel
+
+from knowsam.errors import InputError, did_you_mean
+from knowsam.methods.base import Method
+from knowsam.plugins import entry_point_names, load_entry_point, load_from_file, names_file
+
+METHODS: dict[str, str | type[Method]] = {
+    "supervised": "knowsam.methods.supervised:Supervised",
+    "mean_teacher": "knowsam.methods.mean_teacher:MeanTeacher",
+    "ua_mt": "knowsam.methods.ua_mt:UncertaintyAwareMeanTeacher",
+    "cps": "knowsam.methods.cps:CrossPseudoSupervision",
+    "urpc": "knowsam.methods.urpc:PyramidConsistency",
+    "bcp": "knowsam.methods.bcp:BidirectionalCopyPaste",
+    "unimatch": "knowsam.methods.unimatch:UniMatch",
+    "knowsam": "knowsam.methods.knowsam:KnowSAM",
+}
+"""Name in a configuration -> class, or where to find it; imported when asked for."""
+
+
+ENTRY_POINTS = "knowsam.methods"
+"""Group under which an installed package names its methods."""
+
+
+def load_method(name: str) -> type[Method]:
+    """The class of a method.
+
+    Args:
+        name: A key of `METHODS`; a name that an installed package gives in the entry points `knowsam.methods`; or
+            `PATH.py:CLASS`, a class in a file of one's own, which is run. The first that knows it counts.
+
+    Raises:
+        InputError: For an unknown name, with the nearest known one; if a package or file cannot be loaded; if what is
+            there is no method.
+    """
+    if name in METHODS:
+        entry = METHODS[name]
+        if isinstance(entry, str):
+            module, attribute = entry.split(":")
+            entry = getattr(importlib.import_module(module), attribute)
+        return entry
+    found = load_from_file(name) if names_file(name) else load_entry_point(ENTRY_POINTS, name)
+    if found is None:
+        known = list(dict.fromkeys([*METHODS, *entry_point_names(ENTRY_POINTS)]))
+        raise InputError(
+            f"method: '{name}' was found, but expected one of {', '.join(known)}, or FILE.py:CLASS"
+            f"{did_you_mean(name, known)}"
+        )
+    return _require_method(name, found)
+
+
+def is_known(name: str) -> bool:
+    """Whether `load_method` would find a name without running a file of the user's."""
+    return name in METHODS or name in entry_point_names(ENTRY_POINTS)
+
+
+def register_method(name: str, method: type[Method]) -> None:
+    """Make a method of one's own known to `train` and `compare` under `name`, in this process.
+
+    Raises:
+        InputError: If it is no method, or the name reads as a file.
+    """
+    if names_file(name):
+        raise InputError(f"register_method: '{name}' was given, but expected a name, not a file; choose another.")
+    METHODS[name] = _require_method(name, method)
+
+
+def _require_method(name: str, found: Any) -> type[Method]:
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise InputError(
+            f"method: {found!r} was found under '{name}', but expected a class that inherits from"
+            " knowsam.methods.Method or StudentMethod; correct it."
+        )
+    options = getattr(found, "Options", None)
+    if not (isinstance(options, type) and issubclass(options, BaseModel)):
+        raise InputError(
+            f"method: {found.__name__} under '{name}' has no Options, but expected a pydantic model of its settings;"
+            " add `Options = StudentOptions` where it has none of its own."
+        )
+    if found.unlabelled_view not in ("strong", "weak"):
+        raise InputError(
+            f"method: {found.__name__} under '{name}' has unlabelled_view {found.unlabelled_view!r}, but expected"
+            " 'strong' or 'weak'; correct it."
+        )
+    return found

@@ -1,0 +1,168 @@
+"""The two students and the head that fuses them (KnowSAM, section 1: multi-view co-training)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from knowsam.functional.losses import entropy_map
+from knowsam.functional.probabilities import most_probable_class
+from knowsam.networks.input import prepare_image
+from knowsam.networks.unet import UNet
+from knowsam.networks.vnet import VNet
+
+
+class FusionHead(nn.Module):
+    """Fuse two students' logits, knowing where they disagree and where they are uncertain.
+
+    The paper's hybrid aggregation module. Each input has its own stem, the results are concatenated (64
+    channels) and two more convolutions give the fused logits. Gradients flow into both students.
+
+    Args:
+        classes: K of the logits, background included.
+        residual: Learn a correction to the students' mean logits that starts at zero, so that the fused map is their
+            ensemble from step 0. The paper's head (False) has to learn to pass them on, and its last batch-norm bounds
+            its logits; both take thousands of steps.
+    """
+
+    def __init__(self, classes: int, residual: bool = False) -> None:
+        super().__init__()
+        self.classes = classes
+        self.residual = residual
+        self.ambiguity = _stem(classes, 16, 16)
+        self.uncertainty = _stem(2, 16, 16)
+        self.logits = _stem(2 * classes, 16, 32)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(64, 64, 3, padding=1, bias=False),
+            nn.BatchNorm2d(64),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(64, classes, 3, padding=1, bias=residual),
+        )
+        if residual:
+            for parameter in self.fuse[3].parameters():
+                nn.init.zeros_(parameter)
+        else:
+            self.fuse.extend([nn.BatchNorm2d(classes), nn.LeakyReLU(0.2, inplace=True)])
+
+    def forward(self, unet_logits: Tensor, vnet_logits: Tensor) -> Tensor:
+        """Fused logits.
+
+        Args:
+            unet_logits: `(B, K, H, W)`.
+            vnet_logits: `(B, K, H, W)`.
+
+        Returns:
+            `(B, K, H, W)` logits.
+        """
+        agreement = agreement_map(unet_logits, vnet_logits)
+        certainty = torch.stack([certainty_map(unet_logits), certainty_map(vnet_logits)], dim=1)
+        features = [
+            self.ambiguity(agreement.to(unet_logits.dtype)),
+            self.uncertainty(certainty.to(unet_logits.dtype)),
+            self.logits(torch.cat([unet_logits, vnet_logits], dim=1)),
+        ]
+        fused = self.fuse(torch.cat(features, dim=1))
+        return fused + (unet_logits + vnet_logits) / 2 if self.residual else fused
+
+
+class CoTrainedStudents(nn.Module):
+    """U-Net, V-Net and fusion head: trained together, used together, without SAM (KnowSAM, section 1).
+
+    Attributes:
+        stride: Height and width of the input must be divisible by it.
+
+    Args:
+        in_channels: C of the image.
+        classes: K of the logits, background included.
+        vnet_normalisation: Normalisation of the V-Net, see `VNet`.
+        standardise: Remove each image's own brightness and contrast before both networks, see
+            `standardise_image`.
+        residual_fusion: See `FusionHead`.
+    """
+
+    stride: int = 16
+
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        vnet_normalisation: Literal["none", "batch"] = "none",
+        standardise: bool = False,
+        residual_fusion: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.classes = classes
+        self.standardise = standardise
+        self.unet = UNet(in_channels, classes)
+        self.vnet = VNet(in_channels, classes, normalisation=vnet_normalisation)
+        self.fusion = FusionHead(classes, residual_fusion)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Fused logits `(B, K, H, W)` of images `(B, C, H, W)`: the prediction used at test time."""
+        return self.outputs(image)["fused"]
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        """All three predictions.
+
+        Args:
+            image: `(B, C, H, W)` float.
+
+        Returns:
+            Logits `(B, K, H, W)` under `"fused"`, `"unet"` and `"vnet"`.
+
+        Raises:
+            InputError: If C, H or W does not fit.
+        """
+        image = prepare_image(image, self.in_channels, self.stride, self.standardise)
+        unet_logits = self.unet(image)
+        vnet_logits = self.vnet(image)
+        return {"fused": self.fusion(unet_logits, vnet_logits), "unet": unet_logits, "vnet": vnet_logits}
+
+
+def agreement_map(unet_logits: Tensor, vnet_logits: Tensor) -> Tensor:
+    """Per class, whether both students choose it or neither does: 1 - (one_hot_u XOR one_hot_v).
+
+    The paper compares `p > .5`. At K = 2 that is the same, except where a student's two probabilities are
+    equal to the last bit; for K > 2 it is blind wherever no class passes .5, so we compare the most probable
+    classes.
+
+    Args:
+        unet_logits: `(B, K, H, W)`.
+        vnet_logits: `(B, K, H, W)`.
+
+    Returns:
+        `(B, K, H, W)` bool, True where they agree; no gradient.
+    """
+    classes = torch.arange(unet_logits.shape[1], device=unet_logits.device).view(1, -1, 1, 1)
+    chosen_by_unet = most_probable_class(unet_logits).unsqueeze(1) == classes
+    chosen_by_vnet = most_probable_class(vnet_logits).unsqueeze(1) == classes
+    return chosen_by_unet == chosen_by_vnet
+
+
+def certainty_map(logits: Tensor) -> Tensor:
+    """One minus the entropy in nats, scaled by log 2 / log K so that its range is that of two classes.
+
+    At K = 2 the scale is 1 and the entropy is the paper's.
+
+    Args:
+        logits: `(B, K, H, W)`.
+
+    Returns:
+        `(B, H, W)` float32 from 1 - log 2 = .31 (all classes alike) to 1 (certain).
+    """
+    return 1 - entropy_map(logits) * (math.log(2) / math.log(logits.shape[1]))
+
+
+def _stem(in_channels: int, middle: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, middle, 3, padding=1, bias=False),
+        nn.BatchNorm2d(middle),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(middle, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.LeakyReLU(0.2, inplace=True),
+    )

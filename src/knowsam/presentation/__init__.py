@@ -1,0 +1,1 @@
+"""What a person sees: pictures, orientation of slices, numbers in words, tables, progress bars."""

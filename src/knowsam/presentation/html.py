@@ -1,0 +1,36 @@
+"""Pages: every page of this package is one self-contained file made from a template by the one environment here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from knowsam.presentation.text import (
+    count_text,
+    dice_text,
+    duration_text,
+    points_text,
+    share_text,
+)
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this package.
+
+    Args:
+        template: Its path below the package, such as `"reporting/page.html.j2"`.
+        **values: What it shows. Text is escaped; a name the template uses and nobody gave is an error.
+    """
+    # Late, because jinja2 takes a while and most commands draw no page.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("knowsam", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        dice=dice_text, points=points_text, count=count_text, share=share_text, duration=duration_text
+    )
+    return environment.get_template(template).render(**values)

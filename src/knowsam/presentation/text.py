@@ -1,0 +1,69 @@
+"""Numbers and counts as text for a person."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from math import prod
+
+
+def dice_text(value: float) -> str:
+    """Three decimals; a dash where there is no number."""
+    return "\N{EN DASH}" if math.isnan(value) else f"{value:.3f}"
+
+
+def points_text(difference: float) -> str:
+    """A difference of Dice in points of a hundred, with its sign: `"+2.4"`."""
+    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def count_text(number: int, noun: str) -> str:
+    """`"1 volume"`, `"1,176 images"`, `"2 classes"`."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def duration_text(seconds: float) -> str:
+    """`"45 s"`, `"12 min"`, `"3 h 20 min"`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def share_text(share: float) -> str:
+    """A share as percent, with as many digits as a small one needs: `"0.07 %"`, `"0.0015 %"`."""
+    percent = 100 * share
+    if percent == 0:
+        return "0 %"
+    if percent < 1e-4:
+        return "< 0.0001 %"
+    if percent < 0.01:
+        return f"{percent:.{1 - math.floor(math.log10(percent))}f}".rstrip("0") + " %"
+    return f"{percent:.{0 if percent >= 99.95 else 1 if percent >= 1 else 2}f} %"
+
+
+def first_few(names: Iterable[str], most: int = 3) -> str:
+    """The first few names for a message: `"a, b, c and 7 more"`."""
+    listed = list(names)
+    rest = len(listed) - most
+    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def size_text(shape: tuple[int, ...]) -> str:
+    """`"256x216"` for `(256, 216)`."""
+    return "x".join(str(length) for length in shape)
+
+
+def size_summary(sizes: Sequence[tuple[int, ...]]) -> str:
+    """Range and most frequent of several sizes, in px."""
+    counted = Counter(sizes).most_common()
+    if len(counted) == 1:
+        return f"all {size_text(counted[0][0])}"
+    ordered = sorted(counted, key=lambda item: prod(item[0]))
+    smallest, largest = ordered[0][0], ordered[-1][0]
+    return (
+        f"{len(counted)} different, {size_text(smallest)} to {size_text(largest)}, most often "
+        f"{size_text(counted[0][0])} ({counted[0][1]} times)"
+    )

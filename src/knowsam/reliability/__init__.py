@@ -1,0 +1,1 @@
+"""How sure, how good, what to label next."""

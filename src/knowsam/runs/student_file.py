@@ -1,0 +1,133 @@
+"""Two kinds of file: `checkpoint.pt` continues a run exactly, `student.safetensors` predicts, without SAM or method."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from knowsam.data.preprocess import Preprocessing
+from knowsam.errors import InputError
+from knowsam.networks.registry import build_network
+from knowsam.storage import write_safetensors
+
+STUDENT_FORMAT = 1
+HEADER_KEY = "knowsam"
+"""Where a file's metadata hold the JSON of `StudentInfo`."""
+
+
+@dataclass(frozen=True)
+class StudentInfo:
+    """What travels with a student's weights, in the header of its file.
+
+    Attributes:
+        network: Name and arguments for `build_network`.
+        preprocessing: How an image becomes network input.
+        class_names: Names of the K classes, background first.
+        step: Number of training steps the weights have seen.
+        validation: Validation Dice at that step, empty without validation.
+        version: The knowsam version that wrote the file.
+    """
+
+    network: dict[str, Any]
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    step: int
+    validation: dict[str, Any]
+    version: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a file header."""
+        return {
+            "format": STUDENT_FORMAT,
+            "network": self.network,
+            "preprocessing": self.preprocessing.to_json(),
+            "class_names": list(self.class_names),
+            "step": self.step,
+            "validation": self.validation,
+            "version": self.version,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], path: Path) -> StudentInfo:
+        """Inverse of `to_json`; `path` is the file, for messages, and what else the header holds is passed over.
+
+        Raises:
+            InputError: If another format of header was written.
+        """
+        if values["format"] != STUDENT_FORMAT:
+            raise InputError(
+                f"{path}: format {values['format']} was found, but this knowsam reads format {STUDENT_FORMAT}; use the"
+                f" knowsam version that wrote it ({values['version']})."
+            )
+        return cls(
+            values["network"], Preprocessing.from_json(values["preprocessing"]), tuple(values["class_names"]),
+            values["step"], values["validation"], values["version"],
+        )  # fmt: skip
+
+
+def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:
+    """Write weights and everything prediction needs into one safetensors file, atomically."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_safetensors(path, weights, {HEADER_KEY: json.dumps(info.to_json())})
+
+
+def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Module, StudentInfo]:
+    """Open a student file: the network in evaluation mode, and what belongs to it.
+
+    Raises:
+        InputError: If the file is missing, truncated or not a student file, or its network is not known here.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER_KEY)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: could not be opened ({error}), but expected a student.safetensors written by `knowsam train`;"
+            " check the path or train again."
+        ) from error
+    if header is None:
+        raise InputError(
+            f"{path}: weights without a knowsam header were found, but expected a student.safetensors written by"
+            " `knowsam train`; give that file or its run folder."
+        )
+    info = StudentInfo.from_json(json.loads(header), path)
+    try:
+        student = build_network(**info.network)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    try:
+        student.load_state_dict(weights)
+    except RuntimeError as error:  # torch's list of every tensor that does not fit
+        raise InputError(
+            f"{path}: weights were found that do not fit the network '{info.network['name']}' as it is known here;"
+            " register the class it was trained with, or use the same version of its package."
+        ) from error
+    return student.to(device).eval(), info
+
+
+STUDENT_FILE = "student.safetensors"
+
+
+def find_student(path: Path) -> Path:
+    """The file to predict with: the path itself, or a run folder's student.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if path.is_dir():
+        path = path / STUDENT_FILE
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such file was found, but expected a run folder or a {STUDENT_FILE}; check the path, or"
+            " wait for the run's first validation (without validation: its first checkpoint)."
+        )
+    return path

@@ -1,0 +1,1 @@
+"""A SAM by name: sizes, the hub, directories, original checkpoints, another input size."""

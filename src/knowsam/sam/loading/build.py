@@ -1,0 +1,127 @@
+"""A SAM by name: sizes of the paper, a tiny one for two cores, or a path."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from knowsam.errors import InputError, did_you_mean
+from knowsam.sam.loading.hub import load_folder, load_hub
+from knowsam.sam.loading.original import load_original
+from knowsam.sam.loading.report import LoadReport, report_of
+from knowsam.sam.loading.resize import resize_input
+from knowsam.sam.loading.sizes import SIZES
+
+NAMES = ("none", "tiny", *SIZES)
+RANDOM = "random weights"
+TINY = Path(__file__).parents[1] / "weights"
+"""The small SAM that comes with the package, as `knowsam sam pretrain` wrote it (docs/sam-tiny.md)."""
+TINY_SHA256 = "70910743f3b7dfb7718bdd54f5b8cf26c3139d9515cfd37a6151b140896edd1c"
+
+
+def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -> tuple[nn.Module, LoadReport]:
+    """Build a promptable SAM whose encoder takes images of `image_size`.
+
+    Args:
+        name: `"tiny"` (2.8 M parameters, patch 8, bundled with the package), `"vit_b"`, `"vit_l"`, `"vit_h"`, the path
+            of a Hugging Face directory (`SamModel`, `SamHQModel`), or the path of an original checkpoint (`.pth`).
+        image_size: `(H, W)` in pixels, multiples of the patch size.
+        pretrained: For the names: load the weights (bundled ones, or published ones from the local cache or the hub);
+            False builds the size with random weights, for measurements.
+
+    Returns:
+        The `transformers` model in training mode, and what was loaded (`LoadReport.pretrained` is False for random
+        weights).
+
+    Raises:
+        InputError: For a name that is neither known nor a path, weights that cannot be had or are no SAM's, or a size
+            that SAM cannot be resized to.
+    """
+    path = Path(name).expanduser()
+    sam: Any
+    if name == "tiny" and not pretrained:
+        # Not above: it imports transformers, which a run without SAM never needs.
+        from knowsam.sam.backbone.tiny import read_config, tiny_sam
+
+        sam = tiny_sam(read_config(TINY))
+        report = report_of(sam, name, RANDOM, None)
+    elif name == "tiny":
+        sam, report = _load_tiny()
+    elif name in SIZES and not pretrained:
+        sam = _random_sam(_size_config(name, max(image_size)))
+        report = report_of(sam, name, RANDOM, None)
+    elif name in SIZES:
+        sam, report = load_hub(name)
+    elif path.is_dir():
+        sam, report = load_folder(path, name)
+    elif path.is_file():
+        sam, report = load_original(path, name)
+    else:
+        raise _unknown(name)
+    return sam.train(), dataclasses.replace(report, resized=resize_input(sam, image_size))
+
+
+def check_sam_name(name: str) -> None:
+    """Whether a name can mean a SAM at all; its weights are not looked at.
+
+    Raises:
+        InputError: If it is neither known nor a path that exists.
+    """
+    if name not in NAMES and not Path(name).expanduser().exists():
+        raise _unknown(name)
+
+
+def absolute_name(name: str) -> str:
+    """The same SAM under a name that holds from any directory: paths that exist become absolute."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name not in NAMES and path.exists() else name
+
+
+def _unknown(name: str) -> InputError:
+    if {"/", "\\", "~", "."} & set(name):
+        return InputError(
+            f"sam: '{name}' was found, but there is no such file or directory; expected a Hugging Face directory of a"
+            " SamModel or an original checkpoint (.pth); check the path, and correct sam.name in config.yaml if the"
+            " weights of a run were moved."
+        )
+    return InputError(
+        f"sam: '{name}' was found, but expected one of {', '.join(NAMES)}, a Hugging Face directory or a .pth file"
+        f"{did_you_mean(name, NAMES)}"
+    )
+
+
+def _load_tiny() -> tuple[nn.Module, LoadReport]:
+    """The bundled SAM, as it was shipped and no other."""
+    sam, report = load_folder(TINY, "tiny", "bundled with knowsam")
+    if report.sha256 != TINY_SHA256:
+        raise InputError(
+            f"{TINY / 'model.safetensors'}: weights of sha256 {report.sha256} were found, but expected {TINY_SHA256} as"
+            " shipped; install knowsam again, or give a directory of your own weights as sam.name."
+        )
+    return sam, report
+
+
+def _size_config(name: str, image_size: int) -> Any:
+    from transformers import SamConfig, SamPromptEncoderConfig, SamVisionConfig
+
+    return SamConfig(
+        vision_config=SamVisionConfig(image_size=image_size, **SIZES[name]),
+        prompt_encoder_config=SamPromptEncoderConfig(image_size=image_size),
+    )
+
+
+def _random_sam(config: Any) -> Any:
+    """Random weights that a signal gets through; transformers' own (standard deviation 1e-10) leave it dead."""
+    from transformers import SamModel
+
+    sam: Any = SamModel(config)
+    for module in sam.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.trunc_normal_(sam.vision_encoder.pos_embed, std=0.02)
+    return sam.train()

@@ -1,0 +1,165 @@
+"""A SAM from a Hugging Face directory, or from the hub's cache on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from knowsam.errors import InputError
+from knowsam.sam.loading.report import LoadReport, report_of, require_known_keys, weights_sha256
+
+HUB_NAMES = {
+    "vit_b": "facebook/sam-vit-base",
+    "vit_l": "facebook/sam-vit-large",
+    "vit_h": "facebook/sam-vit-huge",
+}
+CONFIG = "config.json"
+# In transformers' order. A file of shards is listed by its index.
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+HUB_FILES = (CONFIG, "model.safetensors")
+
+
+def load_hub(name: str) -> tuple[nn.Module, LoadReport]:
+    """Load published weights by their short name: from the cache if they are in it, else from the hub.
+
+    Args:
+        name: A key of `HUB_NAMES`.
+
+    Returns:
+        As `load_folder`.
+
+    Raises:
+        InputError: If they are not in the cache and cannot be fetched, with what to do without a network.
+    """
+    repository = HUB_NAMES[name]
+    folder = _cached(repository)
+    if folder is None:
+        folder = _fetched(repository, name)
+    return load_folder(folder, name, repository)
+
+
+def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.Module, LoadReport]:
+    """Load a directory made by `save_pretrained` or downloaded from the hub; the network is never asked.
+
+    Args:
+        folder: Holds `config.json` and the weights of a `SamModel` or `SamHQModel`.
+        name: The name it goes by, for the report.
+        source: Where it came from, for the report; the folder by default.
+
+    Returns:
+        The model in evaluation mode, in single precision, and what was loaded.
+
+    Raises:
+        InputError: If it is no SAM, broken, or has a key too many or too few.
+    """
+    from safetensors import SafetensorError
+
+    model_class = _model_class(folder)
+    files = _weight_files(folder)
+    try:
+        with silent_transformers():
+            sam, info = model_class.from_pretrained(
+                folder, output_loading_info=True, dtype=torch.float32, local_files_only=True, weights_only=True,
+                ignore_mismatched_sizes=True,  # told below, with all other keys
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{folder}: could not be loaded ({first_line}), but expected the whole files of a Hugging Face SamModel or"
+            " SamHQModel; copy or download them again."
+        ) from error
+    mismatched = {
+        str(key): f"{list(found)} instead of {list(expected)}" for key, found, expected in info["mismatched_keys"]
+    }
+    require_known_keys(folder, list(info["missing_keys"]), list(info["unexpected_keys"]), mismatched)
+    report = report_of(sam, name, source or str(folder), weights_sha256(files))
+    return sam.eval(), report
+
+
+@contextmanager
+def silent_transformers() -> Iterator[None]:
+    """No bar, and no table of keys: they are told in our own words."""
+    from transformers.utils import logging
+
+    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _model_class(folder: Path) -> Any:
+    from transformers import SamHQModel, SamModel
+
+    from knowsam.sam.backbone.tiny import MODEL_TYPE, TinySam
+
+    kinds = {"sam": SamModel, "sam_hq": SamHQModel, MODEL_TYPE: TinySam}
+    path = folder / CONFIG
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{folder}: no {CONFIG} was found, but expected a Hugging Face directory of a SamModel or SamHQModel; give"
+            " the folder that holds it, or the file of an original checkpoint (.pth)."
+        ) from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path}: it could not be read as JSON ({error}), but expected the configuration of a SamModel; copy or"
+            " download it again."
+        ) from error
+    if kind not in kinds:
+        raise InputError(
+            f"{path}: a model of type '{kind}' was found, but expected one of {', '.join(kinds)}; give the folder of a"
+            " SamModel or SamHQModel."
+        )
+    return kinds[kind]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that hold a directory's weights."""
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise InputError(
+            f"{folder}: no weights were found, but expected {WEIGHTS[0]} beside {CONFIG}; copy or download them again."
+        )
+    if found.suffix != ".json":
+        return [found]
+    try:
+        shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{found}: no list of weight files could be read; copy or download it again.") from error
+    absent = [name for name in shards if not (folder / name).is_file()]
+    if absent:
+        raise InputError(f"{found}: it lists {absent[0]}, which is not there; copy or download it again.")
+    return [folder / name for name in shards]
+
+
+def _cached(repository: str) -> Path | None:
+    """The cache's folder of a repository if it is complete; asks nobody."""
+    from huggingface_hub import try_to_load_from_cache
+
+    files = [try_to_load_from_cache(repository, name) for name in HUB_FILES]
+    return Path(files[0]).parent if all(isinstance(file, str) for file in files) else None  # type: ignore[arg-type]
+
+
+def _fetched(repository: str, name: str) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # the hub's errors, the network's and the disk's: all end the same way for a user
+        raise InputError(
+            f"sam: '{name}' ({repository}) was not found in the cache {constants.HF_HUB_CACHE} and could not be"
+            f" downloaded ({type(error).__name__}); connect this machine once, copy that cache or the model's folder"
+            " here and give its path, or use sam=tiny."
+        ) from error

@@ -1,0 +1,104 @@
+"""Make a SAM's encoder accept images of another size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from knowsam.errors import InputError
+from knowsam.sam.loading.report import Resized
+
+SMALLEST_GRID = 4
+"""Tokens per side: the learnable prompts halve the grid twice."""
+
+
+def resize_input(sam: Any, image_size: tuple[int, int]) -> Resized:
+    """Make an encoder accept images of another size, in place.
+
+    The absolute positional embedding and the relative ones of the global layers are resized to the new token grid
+    (bicubic and linear); the relative ones of the windowed layers belong to the window and stay. A square SAM remains
+    promptable by points and boxes; transformers has no points in images that are not square.
+
+    Args:
+        sam: A `SamModel` or `SamHQModel` without adapters.
+        image_size: `(H, W)` in pixels.
+
+    Returns:
+        What was resized.
+
+    Raises:
+        InputError: If the size is no multiple of the patch size, too small, or odd where a layer needs it even.
+    """
+    encoder = sam.vision_encoder
+    grid = _grid(sam, image_size)
+    resized: Resized = {}
+
+    def replace(owner: Any, name: str, key: str, table: nn.Parameter) -> None:
+        before = getattr(owner, name)
+        if before.shape != table.shape:
+            resized[key] = (list(before.shape), list(table.shape))
+            setattr(owner, name, table)
+
+    if encoder.pos_embed is not None:
+        table = nn.Parameter(resize_grid(encoder.pos_embed.detach(), grid))
+        replace(encoder, "pos_embed", "vision_encoder.pos_embed", table)
+    for index, layer in enumerate(encoder.layers):
+        if layer.window_size == 0 and layer.attn.use_rel_pos:
+            for name, length in (("rel_pos_h", 2 * grid[0] - 1), ("rel_pos_w", 2 * grid[1] - 1)):
+                table = _resize_relative(getattr(layer.attn, name), length)
+                replace(layer.attn, name, f"vision_encoder.layers.{index}.attn.{name}", table)
+    encoder.patch_embed.image_size = image_size
+    _resize_prompts(sam, image_size, grid)
+    return resized
+
+
+def _grid(sam: Any, image_size: tuple[int, int]) -> tuple[int, int]:
+    patch = sam.config.vision_config.patch_size
+    height, width = image_size
+    found = f"sam: image size {height}x{width} was found, but this SAM cuts images into patches of {patch} px"
+    if height % patch or width % patch:
+        raise InputError(f"{found}; choose a data.size whose sides are multiples of {patch}.")
+    grid = (height // patch, width // patch)
+    if min(grid) < SMALLEST_GRID:
+        raise InputError(
+            f"{found} and needs {SMALLEST_GRID} of them along each side; choose a data.size of at least"
+            f" {SMALLEST_GRID * patch}x{SMALLEST_GRID * patch}."
+        )
+    if getattr(sam, "needs_even_grid", False) and (grid[0] % 2 or grid[1] % 2):
+        raise InputError(
+            f"{found} and, having the adapters of SAM-Med2D, needs an even number of them; choose a data.size whose"
+            f" sides are multiples of {2 * patch}."
+        )
+    return grid
+
+
+def resize_grid(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A table of positions `(1, h, w, dim)` for another token grid, bicubically: `(1, g_h, g_w, dim)`."""
+    if tuple(table.shape[1:3]) == grid:
+        return table
+    resized = F.interpolate(table.permute(0, 3, 1, 2), size=grid, mode="bicubic", align_corners=False, antialias=False)
+    return resized.permute(0, 2, 3, 1).contiguous()
+
+
+def _resize_relative(table: nn.Parameter, length: int) -> nn.Parameter:
+    if table.shape[0] == length:
+        return table
+    resized = F.interpolate(table.detach().T[None], size=length, mode="linear", align_corners=False)
+    return nn.Parameter(resized[0].T.contiguous())
+
+
+def _resize_prompts(sam: Any, image_size: tuple[int, int], grid: tuple[int, int]) -> None:
+    """Points and boxes come in pixels of the input, and an absent mask is a grid of one token repeated."""
+    sam.prompt_encoder.image_embedding_size = grid
+    if image_size[0] == image_size[1]:
+        side = image_size[0]
+        sam.prompt_encoder.input_image_size = side
+        sam.config.vision_config.image_size = sam.config.prompt_encoder_config.image_size = side
+        sam.config.prompt_encoder_config.image_embedding_size = grid[0]
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits at another size, bilinearly."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,143 @@
+"""What a person sees while a run reads, trains and validates."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from knowsam.config import Config
+from knowsam.evaluation.scoring import ValidationScores
+from knowsam.runs.folder import RunFolder
+from knowsam.runs.next_steps import next_commands
+from knowsam.sam.loading.report import LoadReport
+from knowsam.training.data import RunData
+
+SHOWN_TERMS = 5  # beside the total, where the line has room for them; metrics.jsonl has them all
+BAR_WIDTH, NARROW_BAR_WIDTH, NARROW_CONSOLE = 24, 8, 120
+# "step 12000/30000", "0.62 steps/s", elapsed, "left", remaining, and the spaces between them.
+WIDTH_WITHOUT_BAR_AND_TERMS = 56
+
+
+class TrainingDisplay:
+    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    @contextmanager
+    def reading(self, description: str = "reading") -> Iterator[Callable[[int], Callable[[], None]]]:
+        """A bar over files; yields what `load_data` and `write_report` want for `progress`."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as bar:
+
+            def start(total: int) -> Callable[[], None]:
+                task = bar.add_task(description, total=total)
+                return lambda: bar.advance(task)
+
+            yield start
+
+    def data(self, config: Config, data: RunData) -> None:
+        """Say what was found."""
+        split = data.split
+        unlabelled = 0 if data.unlabelled is None else len(data.unlabelled)
+        self.console.print(
+            f"{config.data.path}: {len(data.labelled)} labelled and {unlabelled} unlabelled images,"
+            f" {len(data.validation)} validation volumes ({len(split.val)} files), classes"
+            f" {', '.join(data.coding.names)}"
+        )
+        for note in data.notes:
+            self.console.print(f"[yellow]note:[/yellow] {note}")
+
+    def sam(self, base: LoadReport, learning: int) -> None:
+        """Say which SAM was loaded, how, and how much of the teacher learns.
+
+        Args:
+            base: What was loaded.
+            learning: Number of weights that learn, adapters and prompts included.
+        """
+        for line in base.lines():
+            self.console.print(line, markup=False)
+        self.console.print(f"sam: {learning / 1e6:.1f} M weights learn, adapters and prompts included")
+
+    @contextmanager
+    def training(self, total: int, done: int) -> Iterator[None]:
+        """The bar of the training loop."""
+        columns = (
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(self._bar_width()), TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[terms]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=self.console) as bar:
+            self._bar, self._task = bar, bar.add_task("step", total=total, completed=done, rate="", terms="")
+            yield
+        self._bar = None
+
+    def _bar_width(self) -> int:
+        return NARROW_BAR_WIDTH if self.console.width < NARROW_CONSOLE else BAR_WIDTH
+
+    def step(self, step: int, terms: dict[str, float]) -> None:
+        """Advance the bar."""
+        if self._bar is None:
+            return
+        room = self.console.width - WIDTH_WITHOUT_BAR_AND_TERMS - self._bar_width()
+        words = [f"{name} {value:.3f}" for name, value in list(terms.items())[: SHOWN_TERMS + 1]]
+        # A longer line would make rich cut the step and the bar.
+        while len(words) > 1 and len(" ".join(words)) > room:
+            words.pop()
+        shown = " ".join(words)
+        speed = self._bar.tasks[0].speed
+        rate = f"{speed:.2f} steps/s" if speed else ""
+        self._bar.update(self._task, completed=step, terms=shown, rate=rate)
+
+    def validated(self, step: int, scores: ValidationScores) -> None:
+        """One line per validation."""
+        parts = [f"{name} {scores.mean(name):.3f}" for name in scores.per_volume]
+        self.console.print(f"step {step}: validation Dice {', '.join(parts)}")
+
+    def finished(
+        self, config: Config, folder: RunFolder, step: int, best: float | None, report: str | None, unlabelled: bool
+    ) -> None:
+        """Where everything is, and what to type next.
+
+        Args:
+            config: The run's configuration.
+            folder: The run's folder.
+            step: Steps done.
+            best: Best validation Dice.
+            report: Where the report is, or why there is none; None if none was asked for.
+            unlabelled: Whether there are images without a mask.
+        """
+        total = config.train.steps
+        if step < total:
+            self.console.print(
+                f"stopped after step {step} of {total}; continue with: knowsam train --resume {folder.path}"
+                f"\nwhat it learned so far: knowsam report {folder.path}"
+            )
+            return
+        score = "" if best is None else f", best validation Dice {best:.3f}"
+        self.console.print(f"done: {step} steps{score}")
+        if report is not None:
+            self.console.print(f"report:   {report}", markup=False)
+        self.console.print(f"network:  {folder.student}")
+        self.console.print(f"measured: {folder.metrics}")
+        if config.train.tensorboard:
+            self.console.print(f"curves:   tensorboard --logdir {shlex.quote(str(folder.tensorboard))}")
+        self.console.print("next:")
+        commands = next_commands(folder.path, config.data.path, total, unlabelled)
+        width = max(len(one.purpose) for one in commands)
+        for purpose, command in commands:
+            self.console.print(f"  [dim]{purpose:<{width}}[/dim]  {escape(command)}")

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from knowsam.inspection.check import CheckReport, check_folder
+from knowsam.inspection.duplicates import NEAR, difference_hash, near_pairs
+from knowsam.inspection.examine import thumbnail
+from knowsam.inspection.inverted import inverted
+from support.folders import make_folder, make_label, save_nifti, save_picture
+
+
+def scene(seed: int, size: tuple[int, int] = (160, 200)) -> np.ndarray:
+    """A smooth random picture with structure of many sizes, uint8 `size`."""
+    random = np.random.default_rng(seed)
+    total = np.zeros(size)
+    for cells, weight in ((4, 60.0), (12, 40.0), (40, 40.0)):
+        small = Image.fromarray(random.uniform(-1, 1, (cells, cells)).astype(np.float32))
+        total += weight * np.asarray(small.resize(size[::-1], Image.Resampling.BICUBIC))
+    return np.clip(110 + total, 0, 255).astype(np.uint8)
+
+
+def folder_of_scenes(root: Path, number: int = 12, groups: list[str] | None = None) -> Path:
+    make_folder(root, n_images=number, n_masks=number, size=(160, 200), groups=groups)
+    for i in range(number):
+        save_picture(root / "images" / f"case_{i}.png", scene(i))
+    return root
+
+
+def finding(report: CheckReport, kind: str) -> tuple[str, ...]:
+    """The files of the one finding of this kind, () where there is none."""
+    found = [one for one in report.findings if one.kind == kind]
+    assert len(found) <= 1
+    return found[0].files if found else ()
+
+
+def copy_kinds(report: CheckReport) -> set[str]:
+    return {one.kind for one in report.findings if "cop" in one.kind or "leak" in one.kind or one.kind == "repeated"}
+
+
+def as_jpeg(picture: np.ndarray) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=60)
+    return np.asarray(Image.open(buffer))
+
+
+def brighter(picture: np.ndarray) -> np.ndarray:
+    return np.clip(picture * 0.8 + 40, 0, 255).astype(np.uint8)
+
+
+def squeezed(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((128, 128), Image.Resampling.BILINEAR))
+
+
+def noisy(picture: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(5).normal(0, 6, picture.shape)
+    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+
+
+def test_thumbnail_cells_are_means() -> None:
+    array = np.arange(128 * 128, dtype=np.uint16).reshape(128, 128, 1)
+    means = array[..., 0].reshape(64, 2, 64, 2).mean(axis=(1, 3))
+    expected = (means - means.min()) / (means.max() - means.min())
+    small = thumbnail(array)
+    assert small is not None
+    np.testing.assert_allclose(small.astype(float), expected, atol=1e-3)
+    assert thumbnail(np.full((20, 20, 1), 7, np.uint8)) is None
+
+
+def test_difference_hash_of_a_ramp() -> None:
+    rows, columns = np.mgrid[:64, :64] / 63.0
+    bits = difference_hash(np.stack([rows, 1 - rows, columns]))
+    # 15 x 16 steps along each of the two axes: first down, then across. A step of 0 counts as "not brighter".
+    assert bits.shape == (3, 2 * 240)
+    assert bits.sum(axis=1).tolist() == [0, -480, 0]
+    assert (bits[0, :240] == 1).all()
+    assert (bits[2, 240:] == 1).all()
+
+
+def test_exact_copies_are_found_whatever_the_file_format(tmp_path: Path) -> None:
+    data = folder_of_scenes(tmp_path)
+    (data / "images" / "case_3.png").unlink()
+    save_picture(data / "images" / "case_3.bmp", scene(0))
+    save_picture(data / "images" / "case_4.png", np.repeat(scene(0)[..., None], 3, axis=2))
+    (data / "val.txt").write_text("case_11\n")
+    report = check_folder(data)
+    assert copy_kinds(report) == {"exact-copies"}
+    assert finding(report, "exact-copies") == ("case_0", "case_3", "case_4")
+
+
+def test_copies_across_the_split_are_a_leak(tmp_path: Path) -> None:
+    data = folder_of_scenes(tmp_path)
+    save_picture(data / "unlabelled" / "extra.png", scene(0))
+    save_picture(data / "unlabelled" / "other.png", as_jpeg(scene(1)))
+    (data / "val.txt").write_text("case_0\n")
+    (data / "test.txt").write_text("case_1\n")
+    report = check_folder(data)
+    assert copy_kinds(report) == {"exact-leak", "near-leak"}
+    assert finding(report, "exact-leak") == ("case_0", "extra")
+    assert finding(report, "near-leak") == ("case_1", "other")
+    assert report.ok
+
+
+def test_copies_between_validation_and_test_are_a_leak(tmp_path: Path) -> None:
+    data = folder_of_scenes(tmp_path)
+    save_picture(data / "images" / "case_1.png", scene(0))
+    (data / "val.txt").write_text("case_0\n")
+    (data / "test.txt").write_text("case_1\n")
+    assert copy_kinds(check_folder(data)) == {"exact-leak"}
+
+
+@pytest.mark.parametrize("change", [as_jpeg, brighter, squeezed, noisy])
+def test_near_copies_are_found(change, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    thumbnails = [thumbnail(scene(i)[..., None]) for i in range(12)]
+    thumbnails.append(thumbnail(change(scene(3))[..., None]))
+    pairs = list(near_pairs(np.stack(thumbnails), [str(i) for i in range(13)]))
+    assert [(first, second) for first, second, _ in pairs] == [(3, 12)]
+    assert pairs[0][2] >= NEAR
+
+
+def test_same_wide_brightness_with_other_detail_is_no_copy() -> None:
+    # All images bright and dark in the same places, as in pictures of one anatomy: correlation of the whole above 0.9.
+    base = scene(100).astype(float)
+    images = [np.clip(base + 0.25 * (scene(i).astype(float) - 110), 0, 255) for i in range(12)]
+    thumbnails = np.stack([thumbnail(image[..., None]) for image in images])
+    flat = thumbnails.reshape(12, -1).astype(float)
+    assert np.corrcoef(flat)[0, 1:].min() > 0.9
+    assert list(near_pairs(thumbnails, [str(i) for i in range(12)])) == []
+
+
+def test_common_frame_is_no_copy() -> None:
+    images = [scene(i) for i in range(12)]
+    for image in images:
+        image[:16] = 0
+        image[4:12:2, 10:150] = 255
+        image[20::8, 185:197] = 255
+    assert list(near_pairs(np.stack([thumbnail(one[..., None]) for one in images]), list(map(str, range(12))))) == []
+
+
+def test_slices_of_one_group_are_not_compared(tmp_path: Path) -> None:
+    data = folder_of_scenes(tmp_path)
+    for z in range(3):
+        save_picture(data / "unlabelled" / f"p1_slice_{z}.png", noisy(scene(50 + z // 2)))
+        save_picture(data / "unlabelled" / f"p1_slice_{z}.png", scene(50) if z else as_jpeg(scene(50)))
+    report = check_folder(data)
+    assert copy_kinds(report) == {"repeated"}  # slices 1 and 2 are equal to the pixel, 0 is nearly so
+    assert finding(report, "repeated") == ("p1_slice_1", "p1_slice_2")
+
+
+@pytest.mark.parametrize(("alike", "found"), [(1, False), (2, True), (4, True)])
+def test_volumes_of_slices_need_half_of_them(alike: int, found: bool, tmp_path: Path) -> None:
+    data = folder_of_scenes(tmp_path)
+    for z in range(4):
+        save_picture(data / "unlabelled" / f"p1_slice_{z}.png", scene(50 + z))
+        other = as_jpeg(scene(50 + z)) if z < alike else scene(70 + z)
+        save_picture(data / "unlabelled" / f"p2_slice_{z}.png", other)
+    assert (copy_kinds(check_folder(data)) == {"near-copies"}) is found
+
+
+def test_near_copies_of_volume_files(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    volumes = random.uniform(0, 1000, (5, 24, 24, 24)).repeat(2, axis=3).astype(np.float32)
+    for i, volume in enumerate([*volumes, volumes[1] + random.normal(0, 30, volumes[1].shape)]):
+        save_nifti(tmp_path / "images" / f"v{i}.nii.gz", volume.astype(np.float32))
+        save_nifti(tmp_path / "labels" / f"v{i}.nii.gz", make_label((24, 24, 48)))
+    report = check_folder(tmp_path)
+    found = {kind: finding(report, kind) for kind in copy_kinds(report)}
+    assert list(found.values()) == [("v1", "v5")]
+    assert next(iter(found)).startswith("near-")
+
+
+def test_equal_images_with_different_masks(tmp_path: Path) -> None:
+    data = folder_of_scenes(tmp_path, groups=["g"] * 2 + [f"g{i}" for i in range(10)])
+    save_picture(data / "images" / "case_1.png", scene(0))
+    report = check_folder(data)
+    assert copy_kinds(report) == {"repeated"}
+    assert finding(report, "contradicting-masks") == ()
+    save_picture(data / "masks" / "case_1.png", make_label((160, 200))[::-1])
+    assert finding(check_folder(data), "contradicting-masks") == ("case_0", "case_1")
+
+
+def fluorescence(seed: int) -> np.ndarray:
+    """Bright discs on a dark ground, (64, 64) in [0, 1]."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:64, :64]
+    picture = random.normal(0.1, 0.02, (64, 64))
+    for y, x in random.integers(5, 59, (6, 2)):
+        picture[(rows - y) ** 2 + (columns - x) ** 2 < 25] = 0.9
+    return np.clip(picture, 0, 1)
+
+
+def test_inverted_images_are_found() -> None:
+    thumbnails = np.stack([fluorescence(i) for i in range(20)])
+    assert not inverted(thumbnails).any()
+    thumbnails[[3, 7]] = 1 - thumbnails[[3, 7]]
+    assert np.flatnonzero(inverted(thumbnails)).tolist() == [3, 7]
+    assert not inverted(thumbnails[:9]).any()
+
+
+def test_set_without_a_typical_histogram_has_no_inverted_images() -> None:
+    random = np.random.default_rng(0)
+    thumbnails = np.stack([random.beta(*random.uniform(0.5, 5, 2), (64, 64)) for _ in range(40)])
+    assert not inverted(thumbnails).any()
+
+
+def test_inverted_images_in_the_report(tmp_path: Path) -> None:
+    make_folder(tmp_path, n_images=20, n_masks=4, size=(64, 64))
+    for i in range(20):
+        picture = fluorescence(i) if i != 9 else 1 - fluorescence(i)
+        save_picture(tmp_path / "images" / f"case_{i}.png", (255 * picture).astype(np.uint8))
+    assert finding(check_folder(tmp_path), "inverted") == ("case_9",)
+
+
+def test_real_sets(shared_data: Path) -> None:
+    busi = check_folder(shared_data / "busi")
+    near = {*finding(busi, "near-copies"), *finding(busi, "near-leak")}
+    assert {"benign_231", "benign_295"} <= near
+    assert len(near) == 26
+    assert finding(busi, "inverted") == ()
+    hippocampus = check_folder(shared_data / "hippocampus")
+    assert copy_kinds(hippocampus) == set()
+    assert finding(hippocampus, "inverted") == ()
+
+
+def test_real_inverted_contrast(shared_data: Path) -> None:
+    import csv
+
+    with (shared_data / "dsb2018" / "images.csv").open() as file:
+        kind = {row["stem"]: row["type"] for row in csv.DictReader(file)}
+    found = finding(check_folder(shared_data / "dsb2018"), "inverted")
+    assert {kind[stem] for stem in found} == {"stained_rgb", "grey_bright"}
+    assert len(found) / sum(value != "fluorescence" for value in kind.values()) > 0.9

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from knowsam.config import resolve_config
+from knowsam.errors import InputError
+from knowsam.runs.environment import describe_environment
+from knowsam.runs.folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "runs" / "a")
+
+
+def test_create_writes_configuration_and_environment(folder: RunFolder) -> None:
+    config = resolve_config({"train": {"steps": 3}})
+    folder.create(config)
+    assert folder.read_config() == config
+    environment = json.loads(folder.environment.read_text())
+    assert environment["packages"]["torch"]
+    assert "git_revision" in environment
+
+
+def test_create_takes_an_empty_folder(folder: RunFolder) -> None:
+    folder.path.mkdir(parents=True)
+    folder.create(resolve_config())
+
+
+def test_create_refuses_a_folder_with_a_run_and_says_how_to_continue_it(folder: RunFolder) -> None:
+    folder.create(resolve_config())
+    with pytest.raises(InputError, match=f"another run was found.*--resume {folder.path}"):
+        folder.create(resolve_config())
+
+
+def test_create_refuses_a_folder_with_other_files(folder: RunFolder) -> None:
+    folder.path.mkdir(parents=True)
+    (folder.path / "thesis.txt").write_text("do not overwrite")
+    with pytest.raises(InputError, match="other files were found"):
+        folder.create(resolve_config())
+    assert not folder.config.exists()
+
+
+def test_create_refuses_a_file(folder: RunFolder) -> None:
+    folder.path.parent.mkdir(parents=True)
+    folder.path.write_text("")
+    with pytest.raises(InputError, match=str(folder.path)):
+        folder.create(resolve_config())
+
+
+def test_read_config_of_a_folder_without_run_names_it(folder: RunFolder) -> None:
+    with pytest.raises(InputError, match=f"{folder.path}: no run was found"):
+        folder.read_config()
+
+
+def test_forget_after_drops_later_steps_and_half_a_line(folder: RunFolder) -> None:
+    folder.create(resolve_config())
+    for step in (1, 2, 3, 4):
+        folder.append({"step": step})
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 2, "te')  # the process was killed while it wrote
+    folder.forget_after(2)
+    assert folder.read_metrics() == [{"step": 1}, {"step": 2}]
+    folder.append({"step": 3})
+    assert [record["step"] for record in folder.read_metrics()] == [1, 2, 3]
+
+
+def test_forget_after_without_any_measurement_does_nothing(folder: RunFolder) -> None:
+    folder.forget_after(3)
+    assert not folder.metrics.exists()
+
+
+def test_environment_is_plain_json() -> None:
+    json.dumps(describe_environment(), allow_nan=False)

@@ -1,0 +1,1 @@
+"""What several tests need: small data, runs, files, a browser."""
