@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the grey value of a pixel (ITU-R BT.601)."""
+
 IGNORE = -1
 """Label value of pixels without ground truth: no loss, no metric looks at them. Never a value in a file."""
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from knowsam.errors import InputError
-from knowsam.inspection.check import CheckReport, check_folder
+from knowsam.inspection.check import check_folder
+from knowsam.inspection.findings import CheckReport
 from knowsam.inspection.page import LABELLED_SHOWN, page, write_page
 from knowsam.presentation.pictures import class_colour
 from support.folders import make_folder, make_image, make_nifti_folder, save_picture

@@ -7,15 +7,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from typing import TYPE_CHECKING, Any
 
 from knowsam.comparison.grid import Cell
 from knowsam.comparison.outcome import Outcome
+from knowsam.presentation.console import make_bar, make_console
 from knowsam.presentation.text import count_text, duration_text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 TAIL_BYTES = 4096
 EARLY = 0.05
@@ -80,7 +80,7 @@ class GridDisplay:
     """A bar on a terminal, a line per run elsewhere, nothing when quiet; on stderr, since tables go to stdout."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = make_console(stderr=True, quiet=quiet)
         self._bar: Progress | None = None
         self._task: Any = None
 
@@ -94,11 +94,10 @@ class GridDisplay:
         """While one run is at work."""
         if not self.console.is_terminal:
             self.console.print(f"[{number}/{cells}] {cell}", markup=False)
-        columns = (
-            TextColumn("{task.description}"), TextColumn("step"), MofNCompleteColumn(), BarColumn(16),
-            TextColumn("{task.fields[left]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+        from rich.markup import escape
+
+        columns = ("{task.description}", "step", "count", "bar", "{task.fields[left]}")
+        with make_bar(self.console, *columns, width=16, transient=True) as bar:
             self._bar = bar
             self._task = bar.add_task(escape(f"[{number}/{cells}] {cell}"), total=steps, left="")
             yield

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from knowsam.comparison.figure import draw_figure
 from knowsam.comparison.results import MEAN, SHOWN_METRICS, Results
 from knowsam.comparison.tables import TextTable, all_tables, footnotes
+from knowsam.presentation.console import make_console, make_table
 from knowsam.storage import write_csv, write_json, write_text
 
 if TYPE_CHECKING:
@@ -126,27 +127,15 @@ def print_tables(results: Results, console: Console | None = None) -> None:
         results: The comparison.
         console: Where to print; None for the terminal.
     """
-    from rich.box import SIMPLE_HEAVY
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = console or Console()
+    console = console or make_console()
     if not any(row.done for row in results.rows):
-        console.print(
-            f"no run of {results.folder.path} is done yet, so there is no table", markup=False, soft_wrap=True
-        )
+        console.print(f"no run of {results.folder.path} is done yet, so there is no table", markup=False)
         return
     shortened = False
     for text in all_tables(results):
         if _width(text) > console.width:
             text, shortened = _without_detail(text), True
-        table = Table(title=escape(text.title), title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
-        for number, heading in enumerate(text.headings):
-            table.add_column(escape(heading), justify="left" if number < text.left else "right", overflow="fold")
-        for row in text.rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
+        console.print(make_table(text.headings, text.rows, text.title, names=range(text.left), fold=True))
     for note in footnotes(results):
         console.print(f"- {note}", markup=False, highlight=False)
     if shortened and results.class_names:

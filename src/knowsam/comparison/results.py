@@ -190,7 +190,7 @@ def summarise_rows(grid: Grid, done: Mapping[Cell, Outcome], scores: Mapping[Cel
 
 
 def _rank(names: Iterable[str]) -> Callable[[str], int]:
-    """CellJob of first appearance."""
+    """Position of each name in order of first appearance."""
     return list(dict.fromkeys(names)).index
 
 
@@ -261,7 +261,7 @@ def _by_class(summaries: Mapping[int, Summary], metric: str, names: Sequence[str
     for seed, summary in summaries.items():
         values.setdefault(MEAN, {})[seed] = summary.mean[metric]
         for name, entry in zip(names, summary.classes, strict=True):
-            values.setdefault(name, {})[seed] = getattr(entry, metric).mean
+            values.setdefault(name, {})[seed] = entry[metric].mean
     return values
 
 

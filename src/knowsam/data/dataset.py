@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from knowsam.data.pairing import check_pair
 from knowsam.data.preprocess import Preprocessing, resize_label
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label
+from knowsam.presentation.console import Advance
 from knowsam.types import Batch
 
 
@@ -76,7 +77,7 @@ class SliceStore:
     _bytes: int = 0
     _index: list[tuple[int, int]] = field(default_factory=list, repr=False)
 
-    def fill(self, advance: Callable[[], None] | None = None) -> None:
+    def fill(self, advance: Advance | None = None) -> None:
         """Decode every case once: finds broken files before training starts and counts the slices.
 
         Args:
@@ -226,7 +227,7 @@ def load_scoring_volumes(
     cases: Sequence[Case],
     preprocessing: Preprocessing,
     coding: LabelCoding,
-    advance: Callable[[], None] | None = None,
+    advance: Advance | None = None,
 ) -> list[ScoringVolume]:
     """Read the validation cases; slices that belong to one volume are gathered into it."""
     volumes: dict[str, tuple[list[Tensor], list[Tensor]]] = {}

@@ -20,20 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knowsam.data.lists import natural_key, natural_sorted, read_groups, read_list
+from knowsam.data.lists import natural_sorted, read_groups, read_list
 from knowsam.errors import InputError
 from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix
 from knowsam.presentation.text import first_few
-
-__all__ = [
-    "Case",
-    "DataFolder",
-    "natural_key",
-    "natural_sorted",
-    "scan_folder",
-    "volume_names",
-    "volume_of",
-]
 
 SLICE_NUMBER = re.compile(r"[_-](slice|sl|z)[_-]?\d+$", re.IGNORECASE)
 MASK_ENDINGS = ("_mask", "-mask", "_seg", "_segmentation", "_label", "_labels", "_gt", "_annotation")

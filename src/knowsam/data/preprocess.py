@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from knowsam.errors import InputError
-from knowsam.types import MedicalImage
+from knowsam.types import LUMINANCE, MedicalImage
 
 # A picture of 8 bit was given its window by somebody. All else, volumes of 8 bit included, has no common scale: each is
 # mapped by its own percentiles.
 PERCENTILES = (0.5, 99.5)
-LUMINANCE = (0.299, 0.587, 0.114)
 
 Normalisation = Literal["auto", "range", "percentile"]
 

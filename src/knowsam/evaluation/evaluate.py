@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,9 +22,6 @@ from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix, read_label
 from knowsam.io.names import EXTRA_SUFFIXES
 from knowsam.presentation.text import first_few
 from knowsam.types import MedicalLabel
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ def evaluate(
     label_values: Sequence[int] | None = None,
     ignore_value: int | None = None,
 ) -> EvaluationResult:
-    """Scores a folder of predicted label maps, or a single one.
+    """Score a folder of predicted label maps, or a single one.
 
     Args:
         predictions: A folder, or one file. Label maps hold class indices, or the values of the truth files.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from knowsam.data.labels import LabelCoding
 from knowsam.data.split import Split
 from knowsam.inspection.examine import CaseFacts
+from knowsam.presentation.console import make_console, make_table
 from knowsam.presentation.text import count_text, first_few, share_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Severity = Literal["error", "warning", "note"]
 
@@ -181,41 +185,33 @@ class CheckReport:
         }
 
 
-def print_report(report: CheckReport, console: Any = None) -> None:
-    """Prints a report for a person, the worst last, where it is read first.
+def print_report(report: CheckReport, console: Console | None = None) -> None:
+    """Print a report for a person, the worst last, where it is read first.
 
     Args:
         report: The report.
-        console: A `rich.console.Console`, by default one on standard output.
+        console: Where to print; None for the terminal.
     """
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    console = console or Console()
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in report.counts.items():
-        table.add_row(escape(name), escape(counts_line(value)))
-    console.print(table)
+    console = console or make_console()
+    console.print(make_table((), [(name, counts_line(value)) for name, value in report.counts.items()]))
     if report.classes:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        table.add_column("class")
-        for heading in ("mask value", "pixels", "images", "groups", "val images"):
-            table.add_column(heading, justify="right")
+        rows = []
         for one in report.classes:
             numbers = (one.value, share_text(one.pixel_share), one.images, one.groups, one.val_images)
-            table.add_row(escape(one.name), *map(str, numbers))
+            rows.append((one.name, *map(str, numbers)))
+        console.print(make_table(("class", "mask value", "pixels", "images", "groups", "val images"), rows))
+    else:
         console.print()
-        console.print(table)
-    console.print()
     severities: tuple[tuple[Severity, str], ...] = (("note", "cyan"), ("warning", "yellow"), ("error", "red"))
     for severity, style in severities:
         for finding in report.of(severity):
             lines = [f"[{style}]{severity.capitalize()}:[/] {escape(finding.sentence)}", *map(escape, finding.named)]
             if finding.suggestion:
                 lines.append(f"-> {escape(finding.suggestion)}")
-            console.print("\n    ".join(lines), soft_wrap=True, highlight=False)
-    console.print(f"[{'green' if report.ok else 'red'}]{report.verdict}[/]", highlight=False)
+            console.print("\n    ".join(lines), soft_wrap=True)
+    console.print(f"[{'green' if report.ok else 'red'}]{report.verdict}[/]")
 
 
 def spacing_summary(spacings: Sequence[tuple[float, ...]]) -> str:

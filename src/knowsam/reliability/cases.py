@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +16,13 @@ from knowsam.data.folder import volume_names
 from knowsam.functional.uncertainty import CaseSums
 from knowsam.inference.files import PredictedFile
 from knowsam.io import file_stem
+from knowsam.presentation.console import make_console, make_table
 from knowsam.reliability.calibration import Estimate, estimate_without_calibration
 from knowsam.reliability.of_run import CalibrationStatus
 from knowsam.storage import without_nan, write_csv
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 CASES_FILE = "cases.csv"
 CASE_COLUMNS = (
@@ -122,26 +126,17 @@ def write_cases(cases: Sequence[CaseQuality], class_names: Sequence[str], path: 
 
 
 def print_worst(
-    cases: Sequence[CaseQuality], class_names: Sequence[str], trust: CalibrationStatus, console: Any = None
+    cases: Sequence[CaseQuality], class_names: Sequence[str], trust: CalibrationStatus, console: Console | None = None
 ) -> None:
     """Print the worst cases, what their estimates rest on, and what in them cannot be relied upon."""
-    from rich.box import SIMPLE_HEAVY
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = console or Console()
-    some = "" if len(cases) <= SHOWN else f", {SHOWN} worst of {len(cases)}"
-    table = Table(title=f"Estimated Dice{some}", box=SIMPLE_HEAVY, pad_edge=False)
-    table.add_column("case", overflow="fold")
-    for heading in ("mean", "worst class", "Dice", "interval"):
-        table.add_column(heading, justify="left" if heading == "worst class" else "right", no_wrap=True)
+    console = console or make_console()
+    rows = []
     for case in cases[:SHOWN]:
         k, worst = min(enumerate(case.estimates, start=1), key=lambda pair: pair[1].dice)
-        table.add_row(
-            escape(case.case), f"{case.dice:.2f}", escape(class_names[k]), f"{worst.dice:.2f}", interval_text(worst)
-        )
-    console.print(table)
+        rows.append((case.case, f"{case.dice:.2f}", class_names[k], f"{worst.dice:.2f}", interval_text(worst)))
+    headings = ("case", "mean", "worst class", "Dice", "interval")
+    extent = "" if len(cases) <= SHOWN else f", {SHOWN} worst of {len(cases)}"
+    console.print(make_table(headings, rows, f"Estimated Dice{extent}", names=(0, 2)))
     console.print(trust.sentence(), markup=False, highlight=False, soft_wrap=True)
     for status, words in (
         ("extrapolated", "less sure than any validation case: their estimates are extrapolated"),

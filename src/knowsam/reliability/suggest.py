@@ -12,7 +12,7 @@ volume, volumes of a patient) the candidate is the whole group, since groups are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -33,6 +33,7 @@ from knowsam.functional.uncertainty import CaseSums
 from knowsam.inference.files import list_inputs
 from knowsam.inference.predictor import Predictor
 from knowsam.io import file_stem, read_image
+from knowsam.presentation.console import Advance, ProgressStart, start_progress
 from knowsam.reliability.cases import estimate_case
 from knowsam.reliability.of_run import CalibrationStatus, load_calibration
 from knowsam.runs.folder import RunFolder
@@ -89,7 +90,7 @@ def suggest(
     data: str | Path,
     n: int = 10,
     rule: Rule = "both",
-    advance: Callable[[int, int], None] | None = None,
+    progress: ProgressStart | None = None,
 ) -> list[Suggestion]:
     """Choose what to label next.
 
@@ -99,7 +100,7 @@ def suggest(
             candidate; or another data folder, or a plain folder of images: then every image without a mask is.
         n: How many images or groups.
         rule: `"both"` as above; `"uncertainty"` or `"diversity"` alone, for comparison.
-        advance: Called with (files read, files in all).
+        progress: Called with the number of files to read; returns what to call after each.
 
     Returns:
         At most n, most useful first.
@@ -110,19 +111,11 @@ def suggest(
     if n < 1:
         raise InputError(f"-n: {n} was found, but expected at least 1; correct it.")
     unlabelled, labelled = find_candidates(predictor.path.parent, Path(data))
-    trust, total = load_calibration(predictor.path), len(unlabelled) + len(labelled)
+    trust, advance = load_calibration(predictor.path), start_progress(progress, len(unlabelled) + len(labelled))
     measured: list[list[Candidate]] = []
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if advance is not None:
-            advance(done, total)
-
     for cases in (unlabelled, labelled):
         groups = grouped(cases, lambda case: case.group)
-        measured.append([measure_candidate(predictor, groups[name], trust, step) for name in natural_sorted(groups)])
+        measured.append([measure_candidate(predictor, groups[name], trust, advance) for name in natural_sorted(groups)])
     candidates, known = measured
     scale = _feature_scale([one.features for one in candidates + known])
     features = np.stack([one.features for one in candidates]) / scale
@@ -236,7 +229,7 @@ def find_candidates(run: Path, data: Path) -> tuple[list[Case], list[Case]]:
 
 
 def measure_candidate(
-    predictor: Predictor, cases: Sequence[Case], trust: CalibrationStatus, advance: Callable[[], None]
+    predictor: Predictor, cases: Sequence[Case], trust: CalibrationStatus, advance: Advance
 ) -> Candidate:
     """Predict all files of a group and put together what the network says of them."""
     by_volume: dict[str, list[CaseSums]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +13,15 @@ from knowsam.data.preprocess import to_unit_range
 from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image
 from knowsam.presentation import html
+from knowsam.presentation.console import make_console, make_table
 from knowsam.presentation.orientation import view_of
 from knowsam.presentation.pictures import class_colour, contact_sheet, css_colour, data_uri, heat, overlay, write_png
 from knowsam.reliability.suggest import Candidate, Suggestion
 from knowsam.storage import without_nan, write_csv, write_json, write_text
 from knowsam.types import MedicalImage
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SUGGESTION_SLICES = 6
 PICTURE_COLUMNS = ("image", "prediction", "entropy", "disagreement")
@@ -123,18 +127,11 @@ def _most_uncertain(slices: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
     return [slices[index] for index in sorted(np.argsort(total)[::-1][:SUGGESTION_SLICES].tolist())]
 
 
-def print_suggestions(suggestions: Sequence[Suggestion], console: Any = None) -> None:
+def print_suggestions(suggestions: Sequence[Suggestion], console: Console | None = None) -> None:
     """Print what to label next, and why."""
-    from rich.box import SIMPLE_HEAVY
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title="Label next", box=SIMPLE_HEAVY, pad_edge=False)
-    table.add_column("", justify="right")
-    table.add_column("name", overflow="fold")
-    table.add_column("files", justify="right")
-    table.add_column("why", overflow="fold")
-    for rank, item in enumerate(suggestions, start=1):
-        table.add_row(str(rank), escape(item.candidate.group), str(len(item.candidate.cases)), escape(item.reason))
-    (console or Console()).print(table)
+    rows = [
+        (str(rank), item.candidate.group, str(len(item.candidate.cases)), item.reason)
+        for rank, item in enumerate(suggestions, start=1)
+    ]
+    table = make_table(("", "name", "files", "why"), rows, "Label next", names=(1, 3))
+    (console or make_console()).print(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +12,19 @@ import torch
 from knowsam.data.folder import Case, DataFolder, scan_folder
 from knowsam.data.labels import LabelCoding, discover_coding
 from knowsam.data.lists import grouped
+from knowsam.data.pairing import check_pair
 from knowsam.data.preprocess import to_unit_range
 from knowsam.errors import InputError
 from knowsam.evaluation.metrics import confusion_counts, dice_from_counts
 from knowsam.functional.probabilities import probabilities_at
 from knowsam.functional.uncertainty import entropy_share
 from knowsam.inference.predictor import Predictor
-from knowsam.inspection.check import check_pair
 from knowsam.io import read_image, read_label
+from knowsam.presentation.console import ProgressStart
 from knowsam.presentation.orientation import view_of
 from knowsam.presentation.text import size_summary
 from knowsam.runs.record import RunRecord
 from knowsam.types import IGNORE
-
-ProgressStart = Callable[[int], Callable[[], None]]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from knowsam.errors import InputError
 from knowsam.inference.predictor import Predictor
+from knowsam.presentation.console import ProgressStart
 from knowsam.reporting.baseline import find_baseline, given_baseline
-from knowsam.reporting.cases import DataRecord, ProgressStart, read_data
+from knowsam.reporting.cases import DataRecord, read_data
 from knowsam.reporting.page import render
 from knowsam.runs.record import read_run
 from knowsam.storage import write_text

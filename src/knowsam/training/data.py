@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from knowsam.data.labels import LabelCoding, discover_coding
 from knowsam.data.preprocess import Preprocessing
 from knowsam.data.split import Split, make_split, parse_labelled
 from knowsam.io import read_image
+from knowsam.presentation.console import ProgressStart
 
 
 @dataclass
@@ -51,7 +51,7 @@ def load_data(
     folder: DataFolder,
     split: Split,
     use_unlabelled: bool = True,
-    progress: Callable[[int], Callable[[], None]] | None = None,
+    progress: ProgressStart | None = None,
 ) -> RunData:
     """Decode what the run needs. A mask of an unlabelled or hidden case is never opened.
 
