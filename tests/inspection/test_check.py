@@ -166,7 +166,7 @@ def test_report_is_printed_whole_and_literally() -> None:
     out = io.StringIO()
     report = CheckReport(counts={"images": 3, "x": {"a": 1}})
     report.add("note", "k", "n")
-    report.add("warning", "near-copies", "w", "Do [this].", files=("a", "b"), twins=[("a", "b")])
+    report.add("warning", "near-copies", "w", "Do [this].", files=("a", "b"), pairs=[("a", "b")])
     report.add("error", "k", "2 are bad.", details=[f"a[{i}].png: bad" for i in range(7)])
     print_report(report, Console(file=out, width=60))
     text = out.getvalue()

@@ -91,8 +91,8 @@ def test_findings_come_first_worst_first_with_pictures(tmp_path: Path) -> None:
     ]
     assert order == sorted(order)
     assert "1 error to correct before training." in shown.text
-    twins = text[text.index('class="twins"') :]
-    assert twins.index("case_2") < twins.index("case_3") < twins.index("</article>")
+    pair = text[text.index('class="pair"') :]
+    assert pair.index("case_2") < pair.index("case_3") < pair.index("</article>")
 
 
 def test_text_of_the_data_is_escaped(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class DecodedCase:
 
 
 def decode_case(case: Case, preprocessing: Preprocessing, coding: LabelCoding | None) -> DecodedCase:
-    """Read one file, and its mask only if `coding` is given.
+    """Read one file, and its mask if `coding` is given.
 
     Args:
         case: The files.
@@ -78,7 +78,7 @@ class SliceStore:
     _index: list[tuple[int, int]] = field(default_factory=list, repr=False)
 
     def fill(self, advance: Advance | None = None) -> None:
-        """Decode every case once: finds broken files before training starts and counts the slices.
+        """Decode every case once, which finds broken files before training starts and counts the slices.
 
         Args:
             advance: Called after each case, for a progress bar.
@@ -113,7 +113,7 @@ class SliceStore:
 
 
 class IndexStream:
-    """An endless shuffled stream over `n` items, addressed by position: no state to save, none to lose.
+    """An endless shuffled stream over `n` items, addressed by position, so that it has no state to save.
 
     Every epoch is a permutation of its own, so that after `k` epochs each item was drawn exactly `k` times.
     """
@@ -129,7 +129,7 @@ class IndexStream:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._permutations:
-            if len(self._permutations) > 2:  # a batch spans at most a few epochs; older ones are never asked again
+            if len(self._permutations) > 2:  # a batch spans at most a few epochs; older ones are not needed again
                 self._permutations.clear()
             self._permutations[epoch] = np.random.default_rng([*self.key, epoch]).permutation(self.n)
         return self._permutations[epoch]
@@ -149,7 +149,8 @@ class StepDataset(Dataset[Batch]):
         seed: Seed of the shuffling.
         rank: Index of this process.
         world: Number of processes; divides both batch sizes.
-        labelled_only_steps: So many first steps hold labelled images alone, as many as both halves together.
+        labelled_only_steps: Number of first steps whose batch holds labelled images alone, as many as both halves
+            together.
     """
 
     def __init__(
@@ -167,8 +168,7 @@ class StepDataset(Dataset[Batch]):
             if size % world:
                 raise InputError(
                     f"batch: {size} {kind} images per step were asked for on {world} processes, but expected a"
-                    " multiple of"
-                    f" {world}; the batch is the total over all processes."
+                    f" multiple of {world}; the batch is the total over all processes."
                 )
         # A batch of 4+0 is a batch without unlabelled half, whatever the folder holds.
         self.labelled, self.unlabelled = labelled, unlabelled if batch[1] else None
@@ -211,10 +211,10 @@ class ScoringVolume:
     """One validation case: everything that is scored together, at native size.
 
     Attributes:
-        name: The volume's name.
+        name: Of the volume.
         images: `(N, C, H, W)` float16 at network size.
         labels: One `(h, w)` int64 native label map per slice.
-        group: What it shares with other volumes: usually the patient.
+        group: Name shared by the volumes that belong together, usually those of a patient.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What `evaluate` gives: records, CSV and JSON files, a table for a person."""
+"""The result of an evaluation: records, CSV and JSON files, a table on the terminal."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class EvaluationResult:
         summary: Per class and over classes.
         truth_without_prediction: Stems of truth files that were not scored.
         prediction_without_truth: Stems of predictions that were not scored.
-        notes: Sentences a reader of the scores must know.
+        notes: Sentences that a reader of the scores must know.
     """
 
     cases: tuple[CaseScores, ...]
@@ -72,7 +72,7 @@ class EvaluationResult:
 
 
 def write_scores(result: EvaluationResult, out: Path) -> None:
-    """Writes `scores.csv` and `scores.json`; each appears whole or not at all.
+    """Write `scores.csv` and `scores.json`; each appears whole or not at all.
 
     Args:
         result: What `evaluate` returned.

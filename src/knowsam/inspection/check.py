@@ -1,7 +1,7 @@
-"""The doctor: opens every file of a data folder and says all that is wrong with it, not only the first.
+"""The check of a data folder: every file is opened, and every problem is reported, not only the first.
 
-Unlike training it opens hidden and test masks too, so that they can be relied on later; what is wrong with them is a
-warning. An error is what training would stop at, nothing else.
+Unlike training, the check opens hidden masks and test masks too, so that they can be relied on later; a problem with
+them is a warning. An error is what training would stop at, nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def check_folder(
     seed: int = 0,
     progress: ProgressStart | None = None,
 ) -> CheckReport:
-    """Opens every image and mask of a data folder and collects all problems.
+    """Open every image and mask of a data folder and collect all problems.
 
     Args:
         root: The data folder.

@@ -1,4 +1,4 @@
-"""Opens one case of a data folder and keeps what a check of the whole needs; the arrays are let go of."""
+"""One case of a data folder: what the check of the whole folder needs of it, without keeping its arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VOLUME_GRID = (24, 24, 24)
 
 @dataclass
 class CaseFacts:
-    """What one case turned out to be.
+    """What one case is: its image, its mask, or why they cannot be read.
 
     Attributes:
         case: Its files.
@@ -35,12 +35,12 @@ class CaseFacts:
         channels: 1 or 3.
         dtype: NumPy name of the image's type.
         spacing_mm: Voxel distances, None where the file has none.
-        constant: One value everywhere.
+        constant: Whether all pixels have the same value.
         orientation: EXIF orientation tag; 1 is as stored.
         digest: Hash of the decoded pixels; equal for equal pixels, whatever the file format or compression.
-        label_digest: The same of the mask.
+        label_digest: The same for the mask.
         values: Pixels of each mask value.
-        displaced: Image and mask lie in different places by their affines.
+        displaced: Whether image and mask lie in different places by their affines.
         thumbnail: Grey, `(64, 64)` or `(24, 24, 24)` float16 in [0, 1]; None for a constant image.
     """
 
@@ -61,7 +61,7 @@ class CaseFacts:
 
 
 def examine_all(cases: Sequence[Case], progress: ProgressStart | None = None) -> list[CaseFacts]:
-    """Opens every image and mask, in threads.
+    """Open every image and mask, in threads.
 
     Args:
         cases: What to open.
@@ -78,7 +78,7 @@ def examine_all(cases: Sequence[Case], progress: ProgressStart | None = None) ->
 
 
 def examine(case: Case) -> CaseFacts:
-    """Opens one image and its mask, if it has one; what cannot be read is recorded, not raised."""
+    """Open one image and its mask, if it has one; an error is recorded, not raised."""
     found = CaseFacts(case)
     image: MedicalImage | None = None
     try:

@@ -1,4 +1,4 @@
-"""What a check of a data folder says: findings and counts, as a record, as text and as JSON."""
+"""The result of a check: findings and counts, as a record, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning", "note"]
 
 SHOWN_DETAILS = 5
-"""So many files of a finding are named in the text; JSON has all."""
+"""Number of files of a finding that the text names; JSON has all."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Finding:
     """One thing to know about the data.
 
     Attributes:
-        severity: `"error"`: training would not start; `"warning"`: probably not meant; `"note"`: how the data was
+        severity: `"error"`: training would not start; `"warning"`: probably a mistake; `"note"`: how the data was
             understood.
-        kind: What it is about, one word for programs, such as `"near-copies"`.
+        kind: What it is about, for programs, such as `"near-copies"`.
         sentence: What was found.
         suggestion: What to do about it.
         files: Stems of the images concerned.
         details: One sentence per file, where each has its own.
-        twins: Pairs of stems that show the same picture.
+        pairs: Pairs of stems that show the same picture.
     """
 
     severity: Severity
@@ -44,7 +44,7 @@ class Finding:
     suggestion: str = ""
     files: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
-    twins: tuple[tuple[str, str], ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
 
     @property
     def named(self) -> list[str]:
@@ -52,9 +52,9 @@ class Finding:
         if self.details:
             rest = len(self.details) - SHOWN_DETAILS
             return [*self.details[:SHOWN_DETAILS], *([f"... and {rest} more"] if rest > 0 else [])]
-        if self.twins:
+        if self.pairs:
             sign = "~" if self.kind.startswith("near") else "="
-            return [first_few((f"{one} {sign} {other}" for one, other in self.twins), SHOWN_DETAILS)]
+            return [first_few((f"{one} {sign} {other}" for one, other in self.pairs), SHOWN_DETAILS)]
         return [first_few(self.files, SHOWN_DETAILS)] if self.files else []
 
     def __str__(self) -> str:
@@ -92,8 +92,8 @@ class CheckReport:
         counts: Numbers by name: JSON-able, in the order they are printed.
         classes: The background first; empty where the masks give no classes.
         examined: The cases, for pictures of them.
-        split: Who would train, None where there can be no split.
-        coding: What mask values mean, None where it cannot be told.
+        split: Which images would be used for what; None where there can be no split.
+        coding: What mask values mean; None where that is not known.
     """
 
     data: str = ""
@@ -112,13 +112,13 @@ class CheckReport:
         suggestion: str = "",
         files: Iterable[str] = (),
         details: Iterable[str] = (),
-        twins: Iterable[tuple[str, str]] = (),
+        pairs: Iterable[tuple[str, str]] = (),
     ) -> None:
-        """Appends a finding."""
-        self.findings.append(Finding(severity, kind, sentence, suggestion, tuple(files), tuple(details), tuple(twins)))
+        """Append a finding."""
+        self.findings.append(Finding(severity, kind, sentence, suggestion, tuple(files), tuple(details), tuple(pairs)))
 
     def add_sentence(self, severity: Severity, kind: str, sentence: str, otherwise: str = "") -> None:
-        """Appends a finding from a sentence that ends with what to do, as those of `InputError` do.
+        """Append a finding from a sentence that ends with what to do, as those of `InputError` do.
 
         Args:
             severity: As in `Finding`.
@@ -143,7 +143,7 @@ class CheckReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What is probably not meant."""
+        """What is probably a mistake."""
         return [str(finding) for finding in self.of("warning")]
 
     @property
@@ -158,7 +158,7 @@ class CheckReport:
 
     @property
     def verdict(self) -> str:
-        """The last sentence."""
+        """The result in one sentence."""
         errors = len(self.of("error"))
         return "Ready to train." if self.ok else f"{count_text(errors, 'error')} to correct before training."
 
@@ -178,7 +178,7 @@ class CheckReport:
                     "n_files": len(one.files),
                     "files": list(one.files),
                     "details": list(one.details),
-                    "twins": [list(pair) for pair in one.twins],
+                    "twins": [list(pair) for pair in one.pairs],
                 }
                 for one in self.findings
             ],

@@ -1,4 +1,4 @@
-"""What a check says of the images: readable, of one kind, upright, and each of them there once."""
+"""The findings about images: unreadable, mixed, constant, turned, inverted or duplicated ones."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def judge_images(report: CheckReport) -> None:
 
 
 def judge_contrast(report: CheckReport) -> None:
-    """Images that look like negatives of the others, pictures and volumes apart."""
+    """Images that look like negatives of the others; pictures and volumes are compared apart."""
     for axes in (2, 3):
         shown = [one for one in report.examined if one.thumbnail is not None and one.thumbnail.ndim == axes]
         marks = inverted(np.array([one.thumbnail for one in shown]))
@@ -95,8 +95,8 @@ def judge_contrast(report: CheckReport) -> None:
 
 def judge_copies(report: CheckReport) -> None:
     """The same picture, exactly or nearly, in several groups or several times; worst where it crosses the split."""
-    for twins, exactly in ((exact_duplicates(report.examined), True), (near_duplicates(report.examined), False)):
-        across, within = _by_sides(report, twins)
+    for duplicates, exactly in ((exact_duplicates(report.examined), True), (near_duplicates(report.examined), False)):
+        across, within = _by_sides(report, duplicates)
         kind = "exact" if exactly else "near"
         alike = "pixel for pixel" if exactly else "nearly the same"
         advice = "Give the copies one group in groups.csv, so that no split parts them"
@@ -110,7 +110,7 @@ def judge_copies(report: CheckReport) -> None:
                 stems, groups = _stems(found), {group for one in found for group in one.groups}
                 occur = "occurs" if len(stems) == 1 else "occur"
                 text = f"{count_text(len(stems), 'image')} of {count_text(len(groups), 'group')} {occur} {where}."
-                report.add("warning", f"{kind}-{name}", text, advice, sorted(stems), twins=_pairs(found))
+                report.add("warning", f"{kind}-{name}", text, advice, sorted(stems), pairs=_pairs(found))
     _judge_repeated(report)
 
 
@@ -131,7 +131,7 @@ def _judge_repeated(report: CheckReport) -> None:
             "note", "repeated",
             f"{count_text(len(repeated), 'image')} repeat{'s' if len(repeated) == 1 else ''} another of the same"
             " group, pixel for pixel: it counts double.",
-            "Remove the copies.", [stem for pair in repeated for stem in pair], twins=repeated,
+            "Remove the copies.", [stem for pair in repeated for stem in pair], pairs=repeated,
         )  # fmt: skip
     if contradicting:
         report.add(
@@ -139,11 +139,11 @@ def _judge_repeated(report: CheckReport) -> None:
             f"{count_text(len(contradicting), 'pair')} of equal images {'has' if len(contradicting) == 1 else 'have'} "
             "different masks.",
             "Keep the mask that is right, for both or for one of them.",
-            [stem for pair in contradicting for stem in pair], twins=contradicting,
+            [stem for pair in contradicting for stem in pair], pairs=contradicting,
         )  # fmt: skip
 
 
-def _by_sides(report: CheckReport, twins: Iterable[Duplicates]) -> tuple[list[Duplicates], list[Duplicates]]:
+def _by_sides(report: CheckReport, duplicates: Iterable[Duplicates]) -> tuple[list[Duplicates], list[Duplicates]]:
     """Duplicates of which a pair lies on two sides of the split, and the rest."""
     side: dict[str, str] = {}
     if report.split is not None:
@@ -154,19 +154,19 @@ def _by_sides(report: CheckReport, twins: Iterable[Duplicates]) -> tuple[list[Du
             side.update(dict.fromkeys(stems, name))
     across: list[Duplicates] = []
     within: list[Duplicates] = []
-    for one in twins:
+    for one in duplicates:
         sides = [{side.get(stem) for stem in pair} - {None} for pair in one.pairs]
         (across if any(len(both) > 1 for both in sides) else within).append(one)
     return across, within
 
 
-def _stems(twins: Iterable[Duplicates]) -> set[str]:
-    return {stem for one in twins for stem in one.stems}
+def _stems(duplicates: Iterable[Duplicates]) -> set[str]:
+    return {stem for one in duplicates for stem in one.stems}
 
 
-def _pairs(twins: Iterable[Duplicates]) -> list[tuple[str, str]]:
+def _pairs(duplicates: Iterable[Duplicates]) -> list[tuple[str, str]]:
     """One pair of each two groups first, so that those shown differ; then the others."""
-    listed = list(twins)
+    listed = list(duplicates)
     return [one.pairs[0] for one in listed] + [pair for one in listed for pair in one.pairs[1:]]
 
 

@@ -1,4 +1,4 @@
-"""What a check says of the masks: readable, on their images, of known values, and with something to learn."""
+"""The findings about masks: unreadable, of another size or place, of unknown values, empty; rare and absent classes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from knowsam.inspection.findings import CheckReport, ClassCount
 from knowsam.presentation.text import count_text, share_text
 
 RARE_GROUPS = 3
-"""A class in fewer labelled groups than this is learned from single patients."""
+"""A class in fewer labelled groups than this depends on single patients."""
 
 RARE_SHARE = 1e-4
-"""A class below this share of the labelled pixels is 6 px of a 256 x 256 image."""
+"""A class is small below this share of the labelled pixels: 6 px of a 256 x 256 image."""
 
 NOT_OPENED = "(Training does not open this mask.)"
 
@@ -29,7 +29,7 @@ class LabelSpec(NamedTuple):
     ignore_value: int | None
 
 
-def judge_labels(report: CheckReport, wish: LabelSpec) -> None:
+def judge_labels(report: CheckReport, spec: LabelSpec) -> None:
     """Masks that cannot be read or do not fit; values that are no class; empty masks; rare and absent classes."""
     split = report.split
     opened = {one.case.stem for one in report.examined}
@@ -56,7 +56,7 @@ def judge_labels(report: CheckReport, wish: LabelSpec) -> None:
     if not readable or split is None:
         return
     learned, validated = set(split.labelled), set(split.val)
-    coding = _infer(report, [one for one in readable if one.case.stem in learned | validated], wish)
+    coding = _infer(report, [one for one in readable if one.case.stem in learned | validated], spec)
     if coding is None:
         return
     report.coding = coding
@@ -100,7 +100,7 @@ def _faulty_masks(
         )  # fmt: skip
 
 
-def _infer(report: CheckReport, examined: list[CaseFacts], wish: LabelSpec) -> LabelCoding | None:
+def _infer(report: CheckReport, examined: list[CaseFacts], spec: LabelSpec) -> LabelCoding | None:
     """The coding training would find; where it finds none, the error is reported and None returned."""
     first_seen: dict[int, Path] = {}
     for one in examined:
@@ -110,23 +110,23 @@ def _infer(report: CheckReport, examined: list[CaseFacts], wish: LabelSpec) -> L
     if not first_seen:
         return None
     try:
-        coding, notes = infer_coding(first_seen, *wish)
+        coding, notes = infer_coding(first_seen, *spec)
     except InputError as error:
-        as_wished = None if wish.classes is None and wish.label_values is None else _coding_of_spec(wish)
-        if as_wished is None:
+        given = None if spec.classes is None and spec.label_values is None else _coding_of_spec(spec)
+        if given is None:
             report.add_sentence("error", "classes", str(error))
-        return as_wished
+        return given
     for note in notes:
         report.add("note", "classes", note)
     return coding
 
 
-def _coding_of_spec(wish: LabelSpec) -> LabelCoding | None:
-    """The coding the given settings mean by themselves: with it every mask that breaks it can be named."""
+def _coding_of_spec(spec: LabelSpec) -> LabelCoding | None:
+    """The coding that the settings alone give: with it every mask that does not fit can be named."""
     try:
-        return infer_coding({}, *wish)[0]
+        return infer_coding({}, *spec)[0]
     except InputError:
-        return None  # The settings contradict each other, which is what the caller's error says.
+        return None  # The settings contradict each other; the caller reports that error.
 
 
 def _count_classes(coding: LabelCoding, training: list[CaseFacts], validation: list[CaseFacts]) -> list[ClassCount]:
