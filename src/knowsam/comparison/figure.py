@@ -48,9 +48,15 @@ def draw_figure(results: Results, folder: Path) -> str:
                     place = methods.index(row.method) * (len(teachers) + 1) + teachers.index(row.sam)
                     values = list(row.by_seed["dice"].values())
                     axes.scatter(
-                        values, [place] * len(values), s=26, marker=MARKERS[teachers.index(row.sam) % len(MARKERS)],
-                        color=_colour(row.sam, teachers), alpha=0.8, linewidths=0, zorder=3,
-                    )  # fmt: skip
+                        values,
+                        [place] * len(values),
+                        s=26,
+                        marker=MARKERS[teachers.index(row.sam) % len(MARKERS)],
+                        color=_colour(row.sam, teachers),
+                        alpha=0.8,
+                        linewidths=0,
+                        zorder=3,
+                    )
                     if len(values) > 1:
                         mean = row.scores["dice"][MEAN].mean
                         axes.plot([mean] * 2, [place - 0.38, place + 0.38], color="black", linewidth=1.4, zorder=4)
@@ -63,10 +69,16 @@ def draw_figure(results: Results, folder: Path) -> str:
         panels[0].set_yticks([number * (len(teachers) + 1) + middle for number in range(len(methods))], methods)
         panels[0].set_ylim(len(methods) * (len(teachers) + 1) - 1.4, -0.6)
         handles = [
-            Line2D([], [], linestyle="", marker=MARKERS[number % len(MARKERS)], color=_colour(sam, teachers),
-                   label="without SAM" if sam == "none" else f"with SAM {short_name(sam)}")
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                marker=MARKERS[number % len(MARKERS)],
+                color=_colour(sam, teachers),
+                label="without SAM" if sam == "none" else f"with SAM {short_name(sam)}",
+            )
             for number, sam in enumerate(teachers)
-        ]  # fmt: skip
+        ]
         if any(len(row.done) > 1 for row in rows):
             handles.append(
                 Line2D([], [], linestyle="", marker="|", markersize=10, color="black", label="mean over seeds")

@@ -17,9 +17,14 @@ from knowsam.storage import write_json
 
 FORMAT = 1
 HARMLESS = (
-    "data.path", "data.cache_mb", "data.workers", "train.report", "train.tensorboard", "train.log_every",
+    "data.path",
+    "data.cache_mb",
+    "data.workers",
+    "train.report",
+    "train.tensorboard",
+    "train.log_every",
     "train.checkpoint_every",
-)  # fmt: skip
+)
 """Settings that change no score, so that a comparison may go on with others."""
 
 
@@ -70,9 +75,8 @@ class CompareFolder:
         """Keep the grid."""
         settings = {name: config.model_dump(mode="json") for name, config in grid.settings.items()}
         cells = [asdict(cell) for cell in grid.cells]
-        write_json(self.grid, {"format": FORMAT, "cells": cells, "settings": settings} | {
-            "own": grid.own, "footnotes": grid.footnotes,
-        })  # fmt: skip
+        values = {"format": FORMAT, "cells": cells, "settings": settings, "own": grid.own, "footnotes": grid.footnotes}
+        write_json(self.grid, values)
 
 
 def _footnotes(methods: Iterable[str]) -> dict[str, str]:
@@ -128,9 +132,12 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
         )
     cells = tuple(dict.fromkeys([*there.cells, *asked.cells]))
     return replace(
-        asked, cells=cells, settings=there.settings | asked.settings, own=there.own | asked.own,
+        asked,
+        cells=cells,
+        settings=there.settings | asked.settings,
+        own=there.own | asked.own,
         footnotes=there.footnotes | asked.footnotes,
-    )  # fmt: skip
+    )
 
 
 def _demands(config: Config, key: str) -> bool:

@@ -21,9 +21,12 @@ ALL = "all"
 BASE = {"train": {"report": False}}
 """Under whatever the user sets: a page for each of many runs would take a validation pass each."""
 VARIED = {
-    ("method",): "--methods", ("sam", "name"): "--sam", ("data", "labelled"): "--labelled",
-    ("train", "seed"): "--seeds", ("data", "path"): "DATA",
-}  # fmt: skip
+    ("method",): "--methods",
+    ("sam", "name"): "--sam",
+    ("data", "labelled"): "--labelled",
+    ("train", "seed"): "--seeds",
+    ("data", "path"): "DATA",
+}
 """Settings that cells differ in, and what gives them."""
 
 

@@ -176,9 +176,13 @@ def _do_cells(
             started, first = time.monotonic(), last_step(metrics) / steps
 
             def on_poll(
-                cell: Cell = cell, later: Sequence[Cell] = later, steps: int = steps, metrics: Path = metrics,
-                started: float = started, first: float = first,
-            ) -> None:  # fmt: skip
+                cell: Cell = cell,
+                later: Sequence[Cell] = later,
+                steps: int = steps,
+                metrics: Path = metrics,
+                started: float = started,
+                first: float = first,
+            ) -> None:
                 step, elapsed = last_step(metrics), time.monotonic() - started
                 display.step(step, seconds_left(cell, later, took, elapsed, step / steps, first))
 

@@ -46,8 +46,12 @@ def _write_csv(results: Results) -> None:
 
 def _record(row: Any, class_names: Sequence[str]) -> dict[str, Any]:
     record: dict[str, Any] = {
-        "method": row.method, "sam": row.sam, "labelled": row.labelled, "seeds": len(row.seeds), "done": len(row.done),
-    }  # fmt: skip
+        "method": row.method,
+        "sam": row.sam,
+        "labelled": row.labelled,
+        "seeds": len(row.seeds),
+        "done": len(row.done),
+    }
     for metric in SHOWN_METRICS:
         for name in (MEAN, *class_names):
             value = row.scores[metric].get(name)
@@ -102,15 +106,10 @@ def to_latex(tables: Sequence[TextTable], notes: Sequence[str]) -> str:
     for table in tables:
         columns = "l" * table.left + "r" * (len(table.headings) - table.left)
         lines = [" & ".join(escape_latex(cell) for cell in line) + r" \\" for line in (table.headings, *table.rows)]
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(table.title)}}}",
-                    rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule",
-                    r"\end{tabular}", r"\end{table}",
-                ]
-            )
-        )  # fmt: skip
+        head, *body = lines
+        opening = [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(table.title)}}}"]
+        rows = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+        parts.append("\n".join([*opening, *rows, r"\end{tabular}", r"\end{table}"]))
     parts.append("{\\footnotesize\n" + "\n\n".join(escape_latex(note) for note in notes) + "\n}")
     return "\n\n".join(parts) + "\n"
 

@@ -26,9 +26,22 @@ if TYPE_CHECKING:
 
 CASES_FILE = "cases.csv"
 CASE_COLUMNS = (
-    "case", "files", "case_dice", "class", "name", "dice", "low", "high", "status", "confidence",
-    "expected_dice", "consensus_dice", "mean_entropy", "uncertain_share", "predicted_px",
-)  # fmt: skip
+    "case",
+    "files",
+    "case_dice",
+    "class",
+    "name",
+    "dice",
+    "low",
+    "high",
+    "status",
+    "confidence",
+    "expected_dice",
+    "consensus_dice",
+    "mean_entropy",
+    "uncertain_share",
+    "predicted_px",
+)
 SHOWN = 5
 
 
@@ -93,20 +106,28 @@ def case_rows(cases: Sequence[CaseQuality], class_names: Sequence[str]) -> list[
     for case in cases:
         sums = case.sums
         measured = {
-            "confidence": sums.confidence(), "expected_dice": sums.expected_dice(),
-            "consensus_dice": sums.consensus_dice(), "mean_entropy": sums.mean_entropy(),
+            "confidence": sums.confidence(),
+            "expected_dice": sums.expected_dice(),
+            "consensus_dice": sums.consensus_dice(),
+            "mean_entropy": sums.mean_entropy(),
             "uncertain_share": sums.uncertain_share(),
-        }  # fmt: skip
+        }
         for k, estimate in enumerate(case.estimates, start=1):
             rows.append(
                 {
-                    "case": case.case, "files": case.files, "case_dice": round(case.dice, 4), "class": k,
-                    "name": class_names[k], "dice": round(estimate.dice, 4), "low": round(estimate.low, 4),
-                    "high": round(estimate.high, 4), "status": estimate.status,
+                    "case": case.case,
+                    "files": case.files,
+                    "case_dice": round(case.dice, 4),
+                    "class": k,
+                    "name": class_names[k],
+                    "dice": round(estimate.dice, 4),
+                    "low": round(estimate.low, 4),
+                    "high": round(estimate.high, 4),
+                    "status": estimate.status,
                     **{name: round(float(values[k]), 4) for name, values in measured.items()},
                     "predicted_px": int(sums.predicted_px[k]),
                 }
-            )  # fmt: skip
+            )
     return without_nan(rows)
 
 

@@ -65,9 +65,13 @@ class StudentInfo:
                 f" knowsam version that wrote it ({values['version']})."
             )
         return cls(
-            values["network"], Preprocessing.from_json(values["preprocessing"]), tuple(values["class_names"]),
-            values["step"], values["validation"], values["version"],
-        )  # fmt: skip
+            values["network"],
+            Preprocessing.from_json(values["preprocessing"]),
+            tuple(values["class_names"]),
+            values["step"],
+            values["validation"],
+            values["version"],
+        )
 
 
 def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:
