@@ -1,4 +1,4 @@
-"""What a person sees while the grid runs: which cell of how many, its step, and how long all of it will take."""
+"""The terminal while the grid runs: the current run, its step, and the time left for all of them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 TAIL_BYTES = 4096
 EARLY = 0.05
-"""Below this share of a run its own speed says less than that of runs like it."""
+"""Share of a run up to which the time of similar runs predicts better than its own speed."""
 
 
 def expected_seconds(cell: Cell, took: Mapping[Cell, float]) -> float | None:
-    """How long a run will take: as those of the same method and SAM, else of the same SAM, else as all; None at first.
+    """How long a run will take: the mean of runs of the same method and SAM, else of the same SAM, else of all.
 
     Args:
         cell: The run.
         took: Seconds of finished runs.
+
+    Returns:
+        Seconds; None as long as no run is finished.
     """
     alike = (
         [seconds for other, seconds in took.items() if (other.method, other.sam) == (cell.method, cell.sam)],
@@ -40,7 +43,7 @@ def expected_seconds(cell: Cell, took: Mapping[Cell, float]) -> float | None:
 def seconds_left(
     cell: Cell, later: Sequence[Cell], took: Mapping[Cell, float], elapsed: float, share: float, began: float = 0.0
 ) -> float | None:
-    """How long the rest of the grid will take; None as long as nothing is known.
+    """Seconds until the grid is done; None as long as nothing is known.
 
     Args:
         cell: The current run.
@@ -48,7 +51,7 @@ def seconds_left(
         took: Seconds of finished runs.
         elapsed: Seconds since the current run was started (or continued).
         share: Of the current run's steps that are done, in [0, 1].
-        began: That share when it was continued.
+        began: Share that was done when the run was continued; 0 for a new one.
     """
     known = expected_seconds(cell, took)
     measured = elapsed / (share - began) if share - began > EARLY else None
@@ -85,13 +88,13 @@ class GridDisplay:
         self._task: Any = None
 
     def start(self, cells: int, done: int) -> None:
-        """Say what is to do."""
+        """Say how many runs there are."""
         before = f", {done} of them done before" if done else ""
         self.console.print(f"{count_text(cells, 'run')}{before}")
 
     @contextmanager
     def running(self, number: int, cells: int, cell: Cell, steps: int) -> Iterator[None]:
-        """While one run is at work."""
+        """The bar of one run, within the block."""
         if not self.console.is_terminal:
             self.console.print(f"[{number}/{cells}] {cell}", markup=False)
         from rich.markup import escape

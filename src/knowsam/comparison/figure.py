@@ -13,7 +13,7 @@ from knowsam.storage import whole_file
 WITHOUT_SAM = "#555555"
 MARKERS = ("o", "D", "s", "^", "v", "P", "X")
 LINE_HEIGHT, PANEL_WIDTH, MARGIN = 0.24, 4.2, 1.15
-"""Inches: of one method with one SAM, of a panel, of title and axis."""
+"""In inches: the height of one method with one SAM, the width of a panel, the height of title and axis."""
 DPI = 200
 METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
@@ -23,7 +23,7 @@ def draw_figure(results: Results, folder: Path) -> str:
 
     Args:
         results: The comparison.
-        folder: Where to.
+        folder: Where to write.
 
     Returns:
         The alternative text; empty where there is nothing to draw yet, and then no file is written.
@@ -91,7 +91,7 @@ def draw_figure(results: Results, folder: Path) -> str:
 
 
 def _colour(sam: str, teachers: list[str]) -> str:
-    """Grey without SAM, so that what SAM adds is what has colour."""
+    """Grey without SAM, so that colour stands for SAM."""
     if sam == "none":
         return WITHOUT_SAM
     others = [teacher for teacher in teachers if teacher != "none"]

@@ -1,4 +1,4 @@
-"""Writes a comparison: `table.csv`, `.json`, `.md`, `.tex`, the figure, and the table on screen."""
+"""The output of a comparison: `table.csv`, `.json`, `.md`, `.tex`, the figure, and the tables on the terminal."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def print_tables(results: Results, console: Console | None = None) -> None:
 
 
 def _width(table: TextTable) -> int:
-    """Of a rich table with two spaces between columns."""
+    """Width of the printed table, with two spaces between columns."""
     columns = zip(table.headings, *table.rows, strict=True)
     return sum(max(len(cell) for cell in column) + 2 for column in columns)
 

@@ -1,4 +1,4 @@
-"""What `knowsam suggest` leaves behind and prints: a table as CSV and JSON, a picture of each, and all on one page."""
+"""The output of `knowsam suggest`: a table as CSV and JSON, a picture of each suggestion, all on one page."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 SUGGESTION_SLICES = 6
 PICTURE_COLUMNS = ("image", "prediction", "entropy", "disagreement")
 PICTURE_SIDE = 160
-"""Slices of a sheet are enlarged by whole factors to about so many pixels."""
+"""In px; slices of a sheet are enlarged by whole factors to about this side."""
 
 
 def to_records(suggestions: Sequence[Suggestion]) -> list[dict[str, Any]]:
-    """Plain values, best suggestion first; not known is None."""
+    """Plain values, best suggestion first; None for unknown."""
     return without_nan(
         [
             {
@@ -59,7 +59,7 @@ def write_suggestions(suggestions: Sequence[Suggestion], predictor: Predictor, o
     write_csv(out / "suggest.csv", columns, ({key: record[key] for key in columns} for record in records))
     pictures = [draw_candidate(item.candidate, predictor) for item in suggestions]
     for rank, (item, picture) in enumerate(zip(suggestions, pictures, strict=True), start=1):
-        # A group's name comes from a table and may hold what a file name cannot.
+        # A group's name comes from a table and may hold characters that a file name cannot.
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in item.candidate.group)
         write_png(out / f"{rank:02d}_{name}.png", picture)
     write_text(out / "suggest.html", page(suggestions, pictures, predictor))

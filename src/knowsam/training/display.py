@@ -1,4 +1,4 @@
-"""What a person sees while a run reads, trains and validates."""
+"""The terminal while a run reads, trains and validates."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TrainingDisplay:
         return progress_bar(description, self.console)
 
     def data(self, config: Config, data: RunData) -> None:
-        """Say what was found."""
+        """Print what was found in the data folder."""
         split = data.split
         unlabelled = 0 if data.unlabelled is None else len(data.unlabelled)
         self.console.print(
