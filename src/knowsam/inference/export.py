@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from knowsam import __version__
-from knowsam.data.preprocess import LUMINANCE, PERCENTILES
+from knowsam.data.preprocess import PERCENTILES
 from knowsam.errors import InputError, did_you_mean
 from knowsam.inference.model_card import CARD_NAME, check_card_is_ours, model_card
 from knowsam.inference.onnx import INPUT, INSTALL_EXPORT, OUTPUT, OnnxStudent, import_onnxruntime
@@ -31,6 +31,7 @@ from knowsam.presentation.pictures import class_colour
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import HEADER_KEY, StudentInfo, find_student, load_student
 from knowsam.storage import whole_file, write_text
+from knowsam.types import LUMINANCE
 
 PROGRAM_SUFFIX = ".pt2"
 
