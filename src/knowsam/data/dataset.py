@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 
 from knowsam.data.folder import Case
 from knowsam.data.labels import LabelCoding
-from knowsam.data.pairing import check_pair
+from knowsam.data.pairing import read_pair
 from knowsam.data.preprocess import Preprocessing, resize_label
 from knowsam.errors import InputError
-from knowsam.io import read_image, read_label
+from knowsam.io import read_image
 from knowsam.presentation.console import Advance
 from knowsam.types import Batch
 
@@ -46,14 +46,12 @@ def decode_case(case: Case, preprocessing: Preprocessing, coding: LabelCoding | 
     Raises:
         InputError: For an unreadable file, a mask of another size or with unknown values.
     """
-    image = read_image(case.image)
-    images = preprocessing.slices(image).to(torch.float16)
     if coding is None:
-        return DecodedCase(case.stem, images, None)
+        return DecodedCase(case.stem, preprocessing.slices(read_image(case.image)).to(torch.float16), None)
     if case.label is None:
         raise InputError(f"{case.image}: no mask was found, but expected one for a labelled case; add it or unlist it.")
-    label = read_label(case.label)
-    check_pair(image, label)
+    image, label = read_pair(case.image, case.label)
+    images = preprocessing.slices(image).to(torch.float16)
     native = preprocessing.label_slices(coding.encode(label), image)
     return DecodedCase(case.stem, images, resize_label(native, preprocessing.size).to(torch.int16))
 
@@ -237,8 +235,7 @@ def load_scoring_volumes(
                 f"{case.image}: no mask was found, but expected one for a validation case; add it or take it"
                 " off val.txt."
             )
-        image, label = read_image(case.image), read_label(case.label)
-        check_pair(image, label)
+        image, label = read_pair(case.image, case.label)
         images, labels = volumes.setdefault(case.volume, ([], []))
         images.append(preprocessing.slices(image).to(torch.float16))
         labels.extend(preprocessing.label_slices(coding.encode(label), image))
