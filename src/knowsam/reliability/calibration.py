@@ -38,7 +38,7 @@ FEWEST_GROUPS = 5
 """With fewer validation groups there is no calibration: the quantile needs at least four residuals, and each of them a
 line that was fitted to several other groups."""
 MOST_FOLDS = 20
-"""Groups are left out one by one up to this number; more are left out in so many parts of equal size."""
+"""Groups are left out one by one up to this number; more groups are left out in this many parts of equal size."""
 
 EstimateStatus = Literal["estimated", "extrapolated", "not_predicted", "uncalibrated"]
 

@@ -80,7 +80,7 @@ def page(suggestions: Sequence[Suggestion], pictures: Sequence[np.ndarray], pred
     Args:
         suggestions: In order.
         pictures: What `draw_candidate` drew of each.
-        predictor: The student that suggests; it knows the names of the classes.
+        predictor: The student that suggests, with the names of the classes.
     """
     shown = [
         {"record": record, "uri": data_uri(picture), "width": picture.shape[1], "height": picture.shape[0]}
