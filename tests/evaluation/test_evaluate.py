@@ -14,7 +14,7 @@ from rich.console import Console
 
 from knowsam.errors import InputError
 from knowsam.evaluation.evaluate import evaluate
-from knowsam.evaluation.metrics import asd, dice_score, hd95
+from knowsam.evaluation.metrics import METRICS, Metric, asd, dice_score, hd95
 from knowsam.evaluation.result import print_table
 
 
@@ -364,3 +364,19 @@ def test_table_of_a_class_never_found(folders):
     stream = io.StringIO()
     print_table(evaluate(predictions, truth), Console(file=stream, width=120))
     assert "undefined" in stream.getvalue()
+
+
+def test_a_new_metric_is_one_entry(folders, tmp_path, monkeypatch):
+    predictions, truth = folders
+    save_png(predictions, "a", square(side=2))
+    save_png(truth, "a", square(side=4))
+    ratio = Metric("Size", "share", lambda pair: pair.prediction_size / pair.truth_size, "|P| / |T|")
+    monkeypatch.setitem(METRICS, "size_ratio", ratio)
+    result = evaluate(predictions, truth, tmp_path / "out")
+    assert [row["size_ratio"] for row in rows(tmp_path / "out")] == ["0.250000"]
+    content = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert content["classes"][0]["size_ratio"]["mean"] == content["mean"]["size_ratio"] == 0.25
+    assert content["definitions"]["size_ratio"] == "|P| / |T|"
+    stream = io.StringIO()
+    print_table(result, Console(file=stream, width=120))
+    assert "Size" in stream.getvalue()

@@ -17,7 +17,7 @@ from knowsam.errors import InputError
 def settings(config: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
     """File, `key=value` and flags as one nested mapping, later ones winning, without the data folder."""
     merged = merge_layers({} if config is None else load_yaml(config), parse_overrides(overrides), flags)
-    # The folder is an argument of its own; whatever a file says of it gives way, as in `train`.
+    # The folder is an argument of its own, which overrides the one of a file, as in `train`.
     merged["data"].pop("path")
     return merged
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from knowsam.comparison.figure import draw_figure
-from knowsam.comparison.results import MEAN, SHOWN_METRICS, Results
+from knowsam.comparison.results import MEAN, SHOWN_METRICS, Results, Row
 from knowsam.comparison.tables import TextTable, all_tables, footnotes
 from knowsam.presentation.console import make_console, make_table
 from knowsam.storage import write_csv, write_json, write_text
@@ -44,7 +44,7 @@ def _write_csv(results: Results) -> None:
     write_csv(results.folder.path / "table.csv", columns, records)
 
 
-def _record(row: Any, class_names: Sequence[str]) -> dict[str, Any]:
+def _record(row: Row, class_names: Sequence[str]) -> dict[str, Any]:
     record: dict[str, Any] = {
         "method": row.method,
         "sam": row.sam,

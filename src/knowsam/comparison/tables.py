@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from knowsam.comparison.grid import ALL, short_name
 from knowsam.comparison.results import MEAN, Results, Row
 from knowsam.comparison.statistics import CONFIDENCE_LEVEL, DRAWS, Interval, OverSeeds
+from knowsam.evaluation.metrics import METRICS
 from knowsam.presentation.text import count_text, duration_text
 
 NOTHING = "\N{EN DASH}"
 UNDEFINED = "undefined"
-DIGITS = {"dice": 3, "hd95": 2}
-NAMES = {"dice": "Dice", "hd95": "HD95"}
 DIFFERENCE = "SAM's difference"
 MINUS = "\N{MINUS SIGN}"
 
@@ -51,7 +50,6 @@ def score_table(results: Results, metric: str) -> TextTable:
         metric: `"dice"` or `"hd95"`.
     """
     names = results.class_names
-    unit = "" if metric == "dice" else f" [{results.unit}]"
     headings = ["method", "SAM", "labelled", "seeds", "mean", *names]
     if metric == "hd95":
         headings.append(UNDEFINED)
@@ -63,7 +61,7 @@ def score_table(results: Results, metric: str) -> TextTable:
             cells.append(f"{row.undefined} of {row.scored}" if row.done else NOTHING)
         rows.append((*cells, difference_text(row.difference.get(metric, {}).get(MEAN), metric)))
     return TextTable(
-        f"{NAMES[metric]}{unit}, mean ± SD over seeds",
+        f"{METRICS[metric].title(results.unit)}, mean ± SD over seeds",
         (*headings, f"{DIFFERENCE} [{CONFIDENCE_LEVEL:.0%}]"),
         tuple(rows),
         3,
@@ -101,7 +99,7 @@ def spread_text(value: OverSeeds | None, metric: str) -> str:
         return NOTHING
     if math.isnan(value.mean):
         return NOTHING if metric == "dice" else UNDEFINED
-    digits = DIGITS[metric]
+    digits = METRICS[metric].digits
     return f"{value.mean:.{digits}f}" + ("" if math.isnan(value.sd) else f" ± {value.sd:.{digits}f}")
 
 
@@ -111,7 +109,7 @@ def difference_text(value: Interval | None, metric: str) -> str:
         return NOTHING
     if math.isnan(value.mean):
         return UNDEFINED
-    mean, low, high = (_signed(number, DIGITS[metric]) for number in (value.mean, value.low, value.high))
+    mean, low, high = (_signed(number, METRICS[metric].digits) for number in (value.mean, value.low, value.high))
     return f"{mean} [{low}, {high}]" if not math.isnan(value.low) else mean
 
 

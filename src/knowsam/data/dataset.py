@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 from knowsam.data.folder import Case
 from knowsam.data.labels import LabelCoding
 from knowsam.data.lists import grouped
-from knowsam.data.pairing import check_pair
+from knowsam.data.pairing import read_pair
 from knowsam.data.preprocess import Preprocessing, resize_label
 from knowsam.errors import InputError
-from knowsam.io import read_image, read_label
+from knowsam.io import read_image
 from knowsam.presentation.console import Advance
 from knowsam.types import Batch
 
@@ -47,14 +47,12 @@ def decode_case(case: Case, preprocessing: Preprocessing, coding: LabelCoding | 
     Raises:
         InputError: For an unreadable file, a mask of another size or with unknown values.
     """
-    image = read_image(case.image)
-    images = preprocessing.slices(image).to(torch.float16)
     if coding is None:
-        return DecodedCase(case.stem, images, None)
+        return DecodedCase(case.stem, preprocessing.slices(read_image(case.image)).to(torch.float16), None)
     if case.label is None:
         raise InputError(f"{case.image}: no mask was found, but expected one for a labelled case; add it or unlist it.")
-    label = read_label(case.label)
-    check_pair(image, label)
+    image, label = read_pair(case.image, case.label)
+    images = preprocessing.slices(image).to(torch.float16)
     native = preprocessing.label_slices(coding.encode(label), image)
     return DecodedCase(case.stem, images, resize_label(native, preprocessing.size).to(torch.int16))
 
@@ -265,13 +263,7 @@ def scoring_volumes(
         axis: int | None = None
         spacing: tuple[float, ...] | None = None
         for case in files:
-            if case.label is None:
-                raise InputError(
-                    f"{case.image}: no mask was found, but expected one for a validation case; add it or take it off"
-                    " val.txt."
-                )
-            image, label = read_image(case.image), read_label(case.label)
-            check_pair(image, label)
+            image, label = read_pair(case.image, case.label)
             images.append(preprocessing.slices(image).to(dtype))
             found = preprocessing.label_slices(coding.encode(label), image)
             labels.extend(found)

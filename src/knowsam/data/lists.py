@@ -1,6 +1,6 @@
 """The text files of a data folder (`groups.csv`, lists of stems); sorting and grouping by name.
 
-Names are compared as they are; a known image suffix at the end of a listed name is tolerated.
+Names are compared as they are; a known image suffix at the end of a listed name is allowed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def read_groups(path: Path, known: Collection[str], warnings: list[str]) -> dict
     if not path.is_file():
         return {}
     table: dict[str, tuple[str, str]] = {}
-    strangers: list[str] = []
+    without_image: list[str] = []
     for number, row in _csv_rows(path):
         stem, group = file_stem(row["stem"].strip()), row["group"].strip()
         if not stem or not group:
@@ -51,9 +51,9 @@ def read_groups(path: Path, known: Collection[str], warnings: list[str]) -> dict
         if table.setdefault(stem, value) != value:
             raise InputError(f"{path}: line {number} gives {stem} another group than an earlier line; keep one.")
         if stem not in known:
-            strangers.append(stem)
-    if strangers:
-        warnings.append(f"{path}: {len(strangers)} stems have no image ({first_few(strangers)}).")
+            without_image.append(stem)
+    if without_image:
+        warnings.append(f"{path}: {len(without_image)} stems have no image ({first_few(without_image)}).")
     without = [stem for stem in known if stem not in table]
     if without:
         warnings.append(

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from knowsam.errors import InputError
+from knowsam.io import read_image, read_label
 from knowsam.presentation.text import size_text
 from knowsam.types import MedicalImage, MedicalLabel
+
+
+def read_pair(image: Path, label: Path) -> tuple[MedicalImage, MedicalLabel]:
+    """Read an image and its mask.
+
+    Raises:
+        InputError: A file is broken, or the sizes differ.
+    """
+    pair = read_image(image), read_label(label)
+    check_pair(*pair)
+    return pair
 
 
 def check_pair(image: MedicalImage, label: MedicalLabel) -> None:

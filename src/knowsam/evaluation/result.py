@@ -16,21 +16,22 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def _definitions(kind: str) -> dict[str, str]:
-    return {name: metric.definition for name, metric in METRICS.items() if metric.kind == kind}
-
-
-DEFINITIONS = {
-    **_definitions("share"),
-    "surface": "mask minus its erosion by the face-connected cross; voxels at the array border belong to it",
-    **_definitions("distance"),
-    "both_empty": "Dice 1, Jaccard 1, distances 0",
-    "missed": "truth only: Dice 0, Jaccard 0, distances undefined, counted, left out of their mean",
-    "false_alarm": "prediction only: as missed",
-    "mean": "of the per-class means, background left out; undefined where a class has no defined case",
-    "std": "over cases, divided by their number",
-}
-"""What the numbers mean; travels with them in scores.json."""
+def definitions() -> dict[str, str]:
+    """What the numbers mean; travels with them in scores.json."""
+    by_kind = {
+        kind: {name: metric.definition for name, metric in METRICS.items() if metric.kind == kind}
+        for kind in ("share", "distance")
+    }
+    return {
+        **by_kind["share"],
+        "surface": "mask minus its erosion by the face-connected cross; voxels at the array border belong to it",
+        **by_kind["distance"],
+        "both_empty": "Dice 1, Jaccard 1, distances 0",
+        "missed": "truth only: Dice 0, Jaccard 0, distances undefined, counted, left out of their mean",
+        "false_alarm": "prediction only: as missed",
+        "mean": "of the per-class means, background left out; undefined where a class has no defined case",
+        "std": "over cases, divided by their number",
+    }
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def scores_json(result: EvaluationResult) -> dict[str, Any]:
         "mean": result.summary.mean,
         "n_undefined": result.summary.n_undefined,
         "classes": per_class,
-        "definitions": DEFINITIONS,
+        "definitions": definitions(),
         "notes": list(result.notes),
         "n_truth_without_prediction": len(result.truth_without_prediction),
         "n_prediction_without_truth": len(result.prediction_without_truth),

@@ -68,7 +68,7 @@ class CaseSums:
             2 sum_{P} p / (|P| + sum p)        P: the pixels given to the class, p: its probability
 
         Returns:
-            `(K,)` float64 in [0, 1]; 0 where the class was given no pixel, whatever that means (see
+            `(K,)` float64 in [0, 1]; 0 where the class was given no pixel, which needs an estimate of its own (see
             `knowsam.reliability.calibration`).
         """
         return _share(2 * self.expected_overlap_px, self.predicted_px + self.expected_px)

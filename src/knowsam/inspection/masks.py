@@ -62,15 +62,15 @@ def judge_labels(report: CheckReport, spec: LabelSpec) -> None:
     if coding is None:
         return
     report.coding = coding
-    strange = []
+    unknown = []
     for one in readable:
         if one.case.label is not None and one.values is not None:
-            strange.append((one, coding.problem(one.case.label, one.values) or ""))
+            unknown.append((one, coding.problem(one.case.label, one.values) or ""))
     _faulty_masks(
         report,
         "unknown-values",
         ("has values that are no class", "have values that are no class"),
-        [pair for pair in strange if pair[1]],
+        [pair for pair in unknown if pair[1]],
         opened,
         "Correct the masks, or say what their values mean: --classes, --label-values or --ignore-value.",
     )
@@ -84,31 +84,31 @@ def judge_labels(report: CheckReport, spec: LabelSpec) -> None:
 def _faulty_masks(
     report: CheckReport,
     kind: str,
-    says: tuple[str, str],
+    verbs: tuple[str, str],
     faulty: list[tuple[CaseFacts, str]],
     opened: set[str],
     suggestion: str,
 ) -> None:
     """An error for the masks that training opens, a warning for the hidden ones and those of the test images."""
-    ours = [pair for pair in faulty if pair[0].case.stem in opened]
-    others = [pair for pair in faulty if pair[0].case.stem not in opened]
-    if ours:
+    used = [pair for pair in faulty if pair[0].case.stem in opened]
+    unused = [pair for pair in faulty if pair[0].case.stem not in opened]
+    if used:
         report.add(
             "error",
             kind,
-            f"{count_text(len(ours), 'mask')} {says[len(ours) > 1]}.",
+            f"{count_text(len(used), 'mask')} {verbs[len(used) > 1]}.",
             suggestion,
-            [one.case.stem for one, _ in ours],
-            [said for _, said in ours],
+            [one.case.stem for one, _ in used],
+            [said for _, said in used],
         )
-    if others:
+    if unused:
         report.add(
             "warning",
             kind,
-            f"{count_text(len(others), 'mask')} {says[len(others) > 1]}, hidden from training or of the test images.",
+            f"{count_text(len(unused), 'mask')} {verbs[len(unused) > 1]}, hidden from training or of the test images.",
             suggestion,
-            [one.case.stem for one, _ in others],
-            [f"{said} {NOT_OPENED}" for _, said in others],
+            [one.case.stem for one, _ in unused],
+            [f"{said} {NOT_OPENED}" for _, said in unused],
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
 
@@ -90,7 +91,7 @@ def _read(path: Path, name: str) -> np.ndarray:
 def _write(path_without_suffix: Path, name: str, array: np.ndarray) -> Path:
     import h5py
 
-    path = path_without_suffix.with_name(path_without_suffix.name + ".h5")
+    path = add_suffix(path_without_suffix, ".h5")
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset(name, data=array, compression="gzip", compression_opts=4)
     return path

@@ -1,6 +1,8 @@
-"""Endings of the stems of the files that `predict` writes beside a label map."""
+"""Names of written files: their suffix, and the endings of the stems of what `predict` writes beside a label map."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 OVERLAY_SUFFIX = "_overlay"
 """The picture of the label map over the image."""
@@ -16,3 +18,8 @@ DISAGREEMENT_SUFFIX = "_disagreement"
 
 EXTRA_SUFFIXES = (OVERLAY_SUFFIX, PROBABILITY_SUFFIX, ENTROPY_SUFFIX, DISAGREEMENT_SUFFIX)
 """All of them: a file with such a stem is never taken for a label map."""
+
+
+def add_suffix(path: Path, suffix: str) -> Path:
+    """The path with a suffix after its whole name, dots included: `"patient.001"` -> `"patient.001.png"`."""
+    return path.with_name(path.name + suffix)

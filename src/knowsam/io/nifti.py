@@ -17,6 +17,7 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
 
@@ -163,7 +164,7 @@ def _write(path_without_suffix: Path, array: np.ndarray, like: MedicalImage) -> 
     # No affine is given, so that the header's own sform and qform and their codes stay as they are.
     image = kind(np.ascontiguousarray(array), None, header)
     suffix = ".nii.gz" if like.path.name.lower().endswith(".gz") else ".nii"
-    path = path_without_suffix.with_name(path_without_suffix.name + suffix)
+    path = add_suffix(path_without_suffix, suffix)
     with whole_file(path) as temporary:
         nib.save(image, temporary)
     return path

@@ -29,6 +29,7 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
 
@@ -88,7 +89,7 @@ def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage
     """Write class indices as a grey PNG, 8 bit for uint8 and 16 bit for uint16."""
     from PIL import Image
 
-    path = path_without_suffix.with_name(path_without_suffix.name + ".png")
+    path = add_suffix(path_without_suffix, ".png")
     with whole_file(path) as temporary:
         Image.fromarray(label).save(temporary, format="PNG")
     return path
@@ -98,7 +99,7 @@ def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: Medi
     """Write `(K, H, W)` float32 as a TIFF with one page per class."""
     import tifffile
 
-    path = path_without_suffix.with_name(path_without_suffix.name + ".tif")
+    path = add_suffix(path_without_suffix, ".tif")
     with whole_file(path) as temporary:
         tifffile.imwrite(temporary, probs, photometric="minisblack", compression="zlib")
     return path

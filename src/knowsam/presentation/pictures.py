@@ -70,6 +70,11 @@ def _interior(region: np.ndarray) -> np.ndarray:
     return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & region
 
 
+def enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
+    """A picture `(h, w, ...)` enlarged by a whole factor, its pixels staying square."""
+    return np.repeat(np.repeat(picture, factor, 0), factor, 1)
+
+
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (), scale: int = 1) -> np.ndarray:
     """Put pictures, which may differ in size, into a grid.
 
@@ -81,7 +86,7 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] 
     Returns:
         `(H, W, 3)` uint8 on a dark grey ground.
     """
-    scaled = [[np.repeat(np.repeat(picture, scale, 0), scale, 1) for picture in row] for row in rows]
+    scaled = [[enlarge(picture, scale) for picture in row] for row in rows]
     columns = max(len(row) for row in scaled)
     widths = [max(row[i].shape[1] for row in scaled if i < len(row)) for i in range(columns)]
     heights = [max(picture.shape[0] for picture in row) for row in scaled]

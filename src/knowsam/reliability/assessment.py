@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from knowsam.reliability.calibration import CalibrationCase, Estimate, _folds, fit_calibration
+from knowsam.reliability.calibration import CalibrationCase, Estimate, fit_calibration, left_out_groups
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def cross_fit(cases: Sequence[CalibrationCase]) -> list[list[Estimate]] | None:
         One estimate per case and class, or None with too few groups to leave any out.
     """
     result: dict[int, list[Estimate]] = {}
-    for left_out in _folds(cases):
+    for left_out in left_out_groups(cases):
         calibration = fit_calibration([case for case, out in zip(cases, left_out, strict=True) if not out])
         if calibration is None:
             return None

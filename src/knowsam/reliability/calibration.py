@@ -38,7 +38,7 @@ FEWEST_GROUPS = 5
 """With fewer validation groups there is no calibration: the quantile needs at least four residuals, and each of them a
 line that was fitted to several other groups."""
 MOST_FOLDS = 20
-"""Groups are left out one by one up to this number; more are left out in so many parts of equal size."""
+"""Groups are left out one by one up to this number; more groups are left out in this many parts of equal size."""
 
 EstimateStatus = Literal["estimated", "extrapolated", "not_predicted", "uncalibrated"]
 
@@ -196,8 +196,8 @@ def conformal_quantile(values: np.ndarray, level: float) -> float:
     return float(np.sort(values)[min(rank, len(values)) - 1])
 
 
-def _folds(cases: Sequence[CalibrationCase]) -> list[np.ndarray]:
-    """`(N,)` bool masks of the cases that are left out together; no group is divided."""
+def left_out_groups(cases: Sequence[CalibrationCase]) -> list[np.ndarray]:
+    """The folds of a cross-validation: `(N,)` bool masks of the cases that are left out together; groups stay whole."""
     groups = sorted({case.group for case in cases})
     part = {group: index % MOST_FOLDS for index, group in enumerate(groups)}
     of_case = np.array([part[case.group] for case in cases])
@@ -208,7 +208,7 @@ def _left_out_estimates(cases: Sequence[CalibrationCase]) -> np.ndarray:
     """`(N, K-1)`: each case's Dice by lines fitted without its group."""
     confidence, predicted, dice = _arrays(cases)
     estimates = np.zeros_like(dice)
-    for left_out in _folds(cases):
+    for left_out in left_out_groups(cases):
         slope, intercepts = fit_parallel_lines(confidence[~left_out], dice[~left_out], predicted[~left_out])
         estimates[left_out] = np.clip(intercepts + slope * confidence[left_out], 0, 1)
     return estimates

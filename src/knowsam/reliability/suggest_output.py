@@ -15,7 +15,16 @@ from knowsam.io import read_image
 from knowsam.presentation import html
 from knowsam.presentation.console import make_console, make_table
 from knowsam.presentation.orientation import view_of
-from knowsam.presentation.pictures import class_colour, contact_sheet, css_colour, data_uri, heat, overlay, write_png
+from knowsam.presentation.pictures import (
+    class_colour,
+    contact_sheet,
+    css_colour,
+    data_uri,
+    enlarge,
+    heat,
+    overlay,
+    write_png,
+)
 from knowsam.reliability.suggest import Candidate, Suggestion
 from knowsam.storage import without_nan, write_csv, write_json, write_text
 from knowsam.types import MedicalImage
@@ -71,7 +80,7 @@ def page(suggestions: Sequence[Suggestion], pictures: Sequence[np.ndarray], pred
     Args:
         suggestions: In order.
         pictures: What `draw_candidate` drew of each.
-        predictor: The student that suggests; it knows the names of the classes.
+        predictor: The student that suggests, with the names of the classes.
     """
     shown = [
         {"record": record, "uri": data_uri(picture), "width": picture.shape[1], "height": picture.shape[0]}
@@ -102,7 +111,7 @@ def draw_candidate(candidate: Candidate, predictor: Predictor) -> np.ndarray:
     for array, label, *maps in slices:
         factor = max(1, round(PICTURE_SIDE / max(label.shape)))
         row = [overlay(array, np.zeros_like(label)), overlay(array, label), *map(heat, maps)]
-        rows.append([np.repeat(np.repeat(picture, factor, 0), factor, 1) for picture in row])
+        rows.append([enlarge(picture, factor) for picture in row])
     return contact_sheet(rows, PICTURE_COLUMNS[: len(rows[0])])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from knowsam.presentation.pictures import data_uri, overlay
+from knowsam.presentation.pictures import data_uri, enlarge, overlay
 from knowsam.reporting.cases import SliceView
 from knowsam.types import IGNORE
 
@@ -135,4 +135,4 @@ def fit(picture: np.ndarray) -> np.ndarray:
         height, width = (max(1, round(length * LONGEST_SIDE / side)) for length in picture.shape[:2])
         return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
     factor = max(1, -(-SHORTEST_SIDE // side))
-    return np.repeat(np.repeat(picture, factor, 0), factor, 1)
+    return enlarge(picture, factor)

@@ -1,1 +1,5 @@
 """What a run leaves behind, written and read."""
+
+STUDENT_FILE = "student.safetensors"
+CALIBRATION_FILE = "calibration.json"
+"""Files of a run that are also looked for beside a student that was moved out of its run."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from knowsam.config import Config, load_yaml, read_resolved
 from knowsam.errors import InputError
+from knowsam.runs import CALIBRATION_FILE, STUDENT_FILE
 from knowsam.runs.environment import describe_environment
 from knowsam.storage import write_json, write_text
 
@@ -29,11 +30,11 @@ class RunFolder:
         self.split = path / "split.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.pt"
-        self.student = path / "student.safetensors"
+        self.student = path / STUDENT_FILE
         self.student_last = path / "student_last.safetensors"
         self.report = path / "report.html"
         self.tensorboard = path / "tensorboard"
-        self.calibration = path / "calibration.json"
+        self.calibration = path / CALIBRATION_FILE
 
     def check_free(self) -> None:
         """Make sure that a new run can start here.

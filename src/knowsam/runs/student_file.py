@@ -13,9 +13,9 @@ from torch import nn
 from knowsam.data.preprocess import Preprocessing
 from knowsam.errors import InputError
 from knowsam.networks.registry import build_network
+from knowsam.runs import STUDENT_FILE
 from knowsam.storage import write_safetensors
 
-STUDENT_FILE = "student.safetensors"
 STUDENT_FORMAT = 1
 HEADER_KEY = "knowsam"
 """Key of the file's metadata with the JSON of `StudentInfo`."""
