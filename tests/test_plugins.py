@@ -10,8 +10,7 @@ import pytest
 from knowsam.config import resolve_config
 from knowsam.errors import InputError
 from knowsam.methods import METHODS, StudentMethod, load_method, register_method
-from knowsam.networks import REGISTERED
-from knowsam.networks.registry import build_network
+from knowsam.networks import NETWORKS, build_network
 from knowsam.plugins import absolute, entry_point_names, load_from_file, names_file
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
@@ -130,7 +129,7 @@ def test_a_registered_method_and_a_registered_network_go_all_the_way(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "gentle", outside_code.Gentle)
-    monkeypatch.setitem(REGISTERED, "stripes", outside_code.Stripes)
+    monkeypatch.setitem(NETWORKS, "stripes", outside_code.Stripes)
     run, out = tmp_path / "run", tmp_path / "out"
     own = ("options.network=stripes", "options.network_arguments={width: 3}")
     ended = train_small(capsys, data, run, "--method", "gentle", *own)
@@ -147,7 +146,7 @@ def test_a_registered_method_and_a_registered_network_go_all_the_way(
 def test_a_network_that_another_process_cannot_find_is_told(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(REGISTERED, "stripes", lambda channels, classes: outside_code.Stripes(channels, classes))
+    monkeypatch.setitem(NETWORKS, "stripes", lambda channels, classes: outside_code.Stripes(channels, classes))
     ended = knowsam(capsys, "compare", data, "--methods", "supervised", "--out", tmp_path / "out", *SMALL,
                     "options.network=stripes")  # fmt: skip
     assert ended.code == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from knowsam.errors import InputError
+from knowsam.errors import InputError, did_you_mean
 
 SHORT_BUDGET = 10_000
 """Below this many steps `preset: auto` means `short`; the paper's constants were made for 50,000."""
@@ -254,9 +253,9 @@ def read_resolved(values: Mapping[str, Any]) -> Config:
     Raises:
         InputError: For an unknown key or a bad value.
     """
-    from knowsam.methods.registry import is_known
+    from knowsam.methods import METHODS
 
-    if is_known(str(values.get("method"))):
+    if METHODS.is_known(str(values.get("method"))):
         return resolve_config(values)
     config, problems = _read(Config, values, "", _known_keys(Config))
     if config is None:
@@ -370,15 +369,16 @@ def _explain(error: ValidationError, prefix: str, known: list[str]) -> list[str]
 
 
 def _nearest(key: str, known: list[str]) -> str:
-    """The end of the sentence about an unknown key. A bare `lr` finds `train.lr`: the last parts are compared first."""
+    """The end of the sentence about an unknown key. A bare `lr` finds `train.lr`: the last parts are compared."""
     section, _, last = key.rpartition(".")
     by_last: dict[str, list[str]] = {}
     for name in known:
         by_last.setdefault(name.rpartition(".")[2], []).insert(0, name)
-    near = difflib.get_close_matches(last, by_last, n=1, cutoff=0.6)
-    if not near:
-        beside = [name for name in known if name.rpartition(".")[0] == section]
-        return f"; known: {', '.join(beside)}."
-    names = by_last[near[0]]
-    here = [name for name in names if name.rpartition(".")[0] == section]
-    return f"; did you mean {' or '.join(repr(name) for name in here or names)}?"
+    here = {end: [name for name in names if name.rpartition(".")[0] == section] for end, names in by_last.items()}
+    beside = [name for name in known if name.rpartition(".")[0] == section]
+    return did_you_mean(
+        last,
+        by_last,
+        otherwise=f"; known: {', '.join(beside)}.",
+        shown={end: here[end] or names for end, names in by_last.items()},
+    )

@@ -1,16 +1,103 @@
-"""Code that is not of this package: what installed packages offer by entry points, and classes in a user's own file."""
+"""Names of methods and networks: of this package, registered ones, of installed packages, in a file of the user's."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import pickle
 import sys
 import traceback
+from collections.abc import Iterator, Mapping, MutableMapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from knowsam.errors import InputError
+
+T = TypeVar("T")
+
+
+class Registry(MutableMapping[str, T]):
+    """Names of one kind of thing, e.g. of methods: a mapping from a name to the class or function behind it.
+
+    An entry is that object itself, or `"module:attribute"`, which is imported when the name is looked up. What is set
+    (`registry[name] = entry`) counts as registered in this process and comes before the package's own entry.
+
+    Attributes:
+        own: The entries of this package.
+        registered: The entries added in this process.
+
+    Args:
+        kind: What the names are of, for messages: `"method"`.
+        thing: What an entry is, for messages: `"class"`.
+        group: Group of entry points under which installed packages offer more of them.
+        own: The entries of this package.
+    """
+
+    def __init__(self, kind: str, thing: str, group: str, own: Mapping[str, T | str]) -> None:
+        self.kind, self.thing, self.group = kind, thing, group
+        self.own: dict[str, T | str] = dict(own)
+        self.registered: dict[str, T | str] = {}
+
+    def __getitem__(self, name: str) -> T:
+        entry = self.registered[name] if name in self.registered else self.own[name]
+        if not isinstance(entry, str):
+            return entry
+        module, _, attribute = entry.partition(":")
+        found: T = getattr(importlib.import_module(module), attribute)
+        return found
+
+    def __setitem__(self, name: str, entry: T | str) -> None:
+        self.registered[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self.registered[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.own, **self.registered})
+
+    def __len__(self) -> int:
+        return len({**self.own, **self.registered})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.registered or name in self.own  # without importing what is behind the name
+
+    def load(self, name: str) -> T | None:
+        """What a name stands for: an entry, or what an installed package offers; None for an unknown name.
+
+        Raises:
+            InputError: If the package's code cannot be loaded, or two packages offer the name.
+        """
+        if name in self:
+            return self[name]
+        found: T | None = load_entry_point(self.group, name)
+        return found
+
+    def names(self) -> list[str]:
+        """All names: of this package, registered ones, those of installed packages; nothing is imported."""
+        return list(dict.fromkeys([*self, *entry_point_names(self.group)]))
+
+    def is_known(self, name: str) -> bool:
+        """Whether `load` would find a name."""
+        return name in self or name in entry_point_names(self.group)
+
+    def picklable(self, name: str) -> dict[str, T | str]:
+        """What a new process must be told before it knows a name as this one does: its registered entry, or nothing.
+
+        Raises:
+            InputError: If the new process could not find that entry again.
+        """
+        if name not in self.registered:
+            return {}
+        entry = self.registered[name]
+        try:
+            pickle.dumps(entry)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"{self.kind} {name}: its {self.thing} cannot be found from another process ({error}), but expected a"
+                " class or function at the top of a module; move it there."
+            ) from error
+        return {name: entry}
 
 
 def entry_point_names(group: str) -> list[str]:

@@ -81,9 +81,9 @@ def test_build_network_passes_arguments_on() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "match"),
     [
-        ("u-net", {}, 'did you mean "unet"'),
-        ("CoTrain", {}, 'did you mean "cotrained"'),
-        ("vnet", {"normalization": "batch"}, 'did you mean "normalisation"'),
+        ("u-net", {}, "did you mean 'unet'"),
+        ("CoTrain", {}, "did you mean 'cotrained'"),
+        ("vnet", {"normalization": "batch"}, "did you mean 'normalisation'"),
     ],
 )
 def test_build_network_names_the_nearest(name: str, arguments: dict, match: str) -> None:

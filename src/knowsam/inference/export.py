@@ -26,7 +26,7 @@ from knowsam.inference.model_card import CARD_NAME, check_card_is_ours, model_ca
 from knowsam.inference.onnx import INPUT, INSTALL_EXPORT, OUTPUT, OnnxStudent, import_onnxruntime
 from knowsam.inference.predictor import ONNX_SUFFIX
 from knowsam.inference.verification import Verification, verification_batches, verify
-from knowsam.networks import CoTrainedStudents
+from knowsam.networks import SegmentationNetwork
 from knowsam.presentation.pictures import class_colour
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import HEADER_KEY, StudentInfo, find_student, load_student
@@ -83,7 +83,7 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
     Args:
         run: A run folder or a `student.safetensors`.
         to: The file to write; the suffix says which kind. It appears only once it was verified.
-        network: `"fused"`, `"unet"` or `"vnet"`, as far as the student has them; None for what `predict` uses.
+        network: One of the student's parts, e.g. `"fused"`, `"unet"` or `"vnet"`; None for what `predict` uses.
         images: A file or folder of images to verify with as well; random images are always used.
 
     Returns:
@@ -124,11 +124,13 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
     return written
 
 
-def select_network(student: nn.Module, info: StudentInfo, name: str | None, path: Path) -> tuple[str, Any]:
+def select_network(
+    student: SegmentationNetwork, info: StudentInfo, name: str | None, path: Path
+) -> tuple[str, SegmentationNetwork]:
     """One prediction of a student as a network of its own.
 
     Args:
-        student: The whole student; not to be used any more where a part of it is returned.
+        student: The whole student, see `SegmentationNetwork.parts`.
         info: What belongs to it.
         name: Which, None for the one `predict` uses.
         path: The student's file, for messages.
@@ -139,19 +141,14 @@ def select_network(student: nn.Module, info: StudentInfo, name: str | None, path
     Raises:
         InputError: If the student has no such network, naming those it has.
     """
-    parts: dict[str, Any] = {info.network["name"]: student}
-    if isinstance(student, CoTrainedStudents):
-        parts = {"fused": student, "unet": student.unet, "vnet": student.vnet}
+    parts = student.parts() or {info.network["name"]: student}
     name = next(iter(parts)) if name is None else name
     if name not in parts:
         raise InputError(
             f"{path}: the network '{name}' was asked for, but expected one this student has:"
             f" {', '.join(parts)}{did_you_mean(name, parts)}"
         )
-    part = parts[name]
-    if part is not student:
-        part.standardise = student.standardise  # what the whole does for its parts, the part alone does itself
-    return name, part
+    return name, parts[name]
 
 
 def metadata(info: StudentInfo, network: str, stride: int) -> dict[str, Any]:
