@@ -10,8 +10,8 @@ import pytest
 from knowsam.config import resolve_config
 from knowsam.errors import InputError
 from knowsam.methods import METHODS, StudentMethod, load_method, register_method
-from knowsam.networks import NETWORKS, build_network
-from knowsam.plugins import absolute, entry_point_names, load_from_file, names_file
+from knowsam.networks import NETWORKS, ExternalNetwork, build_network, register_network
+from knowsam.plugins import Registry, absolute, entry_point_names, load_from_file, names_file
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
 from knowsam.training.trainer import resume
@@ -152,6 +152,57 @@ def test_a_network_that_another_process_cannot_find_is_told(
     assert ended.code == 2
     assert "network stripes: its factory cannot be found from another process" in ended.err
     assert not (tmp_path / "out").exists()
+
+
+# --- the registry --------------------------------------------------------------------------------------------------
+
+
+def test_a_registry_imports_what_is_looked_up_and_nothing_else() -> None:
+    registry: Registry[type] = Registry("thing", "class", "no.such.group", {"path": "pathlib:Path", "absent": "no:No"})
+    assert list(registry) == ["path", "absent"]
+    assert "absent" in registry
+    assert registry["path"] is Path
+    with pytest.raises(ModuleNotFoundError):
+        registry["absent"]
+    assert registry.load("unknown") is None
+
+
+def test_what_is_registered_comes_before_the_packages_own_and_can_be_taken_back() -> None:
+    registry: Registry[type] = Registry("thing", "class", "no.such.group", {"a": Path})
+    registry["a"] = registry["b"] = dict
+    assert (registry.load("a"), registry.load("b"), len(registry)) == (dict, dict, 2)
+    assert registry.names() == ["a", "b"]
+    assert registry.picklable("a") == {"a": dict}
+    del registry["a"]
+    assert registry["a"] is Path
+    assert registry.picklable("a") == {}
+
+
+def test_a_registry_knows_what_packages_offer_without_loading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch, "offered", "[things]\nnew = offered:New\n", "raise RuntimeError")
+    registry: Registry[type] = Registry("thing", "class", "things", {"a": Path})
+    assert registry.names() == ["a", "new"]
+    assert registry.is_known("new")
+    assert "new" not in registry
+    assert not registry.is_known("other")
+
+
+def test_a_registered_entry_that_cannot_be_pickled_is_told() -> None:
+    registry: Registry[type] = Registry("thing", "factory", "no.such.group", {})
+    registry["local"] = lambda: Path
+    with pytest.raises(InputError, match="thing local: its factory cannot be found from another process"):
+        registry.picklable("local")
+
+
+def test_register_network_takes_a_free_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NETWORKS, "registered", {})
+    for taken in ("unet", "monai:UNet"):
+        with pytest.raises(InputError, match=f"the name '{taken}' was given, but expected one that is free: unet, "):
+            register_network(taken, outside_code.Stripes)
+    register_network("stripes", outside_code.Stripes)
+    assert isinstance(build_network("stripes", 1, 2), ExternalNetwork)
 
 
 # --- names ---------------------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ class Progress(NamedTuple):
 
     @property
     def fraction(self) -> float:
-        """`t = step / total` of METHOD section 5, in [0, 1)."""
+        """`t = step / total`, in [0, 1)."""
         return self.step / self.total
 
 

@@ -44,6 +44,11 @@ class BidirectionalCopyPaste(StudentMethod):
     unlabelled_view = "weak"  # the paper flips and rotates all images alike; the teacher labels what the student sees
     paper_train: ClassVar[Mapping[str, Any]] = {"pretrain": 0.25}  # 10,000 of 40,000 iterations, on ACDC
     footnote = "its unlabelled images are augmented weakly, and it pre-trains on labelled images pasted into each other"
+    term_names: ClassVar[Mapping[str, str]] = {
+        "student_in": "Network: unlabelled pasted into labelled",
+        "student_out": "Network: labelled pasted into unlabelled",
+        "share_removed": "Share of the pseudo-labels' foreground outside the largest pieces",
+    }
 
     def __init__(self, options: BidirectionalCopyPasteOptions, context: MethodContext) -> None:
         super().__init__(options, context)
