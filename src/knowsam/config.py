@@ -144,7 +144,7 @@ class SamSettings(_Section):
     kd_ramp: bool = False
     """Let that weight rise along `exp(-5 (1 - t)^2)` instead of being constant from step 0."""
     prompt_spoil: float = Field(0.0, ge=0, le=1)
-    """Share of the labelled images on which SAM is prompted with the spoilt truth instead of the students' mask."""
+    """Share of the labelled images on which SAM is prompted with the corrupted truth instead of the students' mask."""
     kd_resolution: Literal["image", "sam"] = "image"
     """Where students and SAM are compared: SAM's answer enlarged to the image, or the students averaged to its size."""
     normalise: Literal["sam", "unit"] = "sam"

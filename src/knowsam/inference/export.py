@@ -94,7 +94,7 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
             probabilities differ from the network's.
     """
     to = Path(to)
-    formats = {ONNX_SUFFIX: (_write_onnx, _open_onnx), PROGRAM_SUFFIX: (_write_program, _open_program)}
+    formats = {ONNX_SUFFIX: (write_onnx, open_onnx), PROGRAM_SUFFIX: (write_program, open_program)}
     if to.suffix.lower() not in formats:
         raise InputError(
             f"{to}: a file ending in '{to.suffix}' was asked for, but expected {ONNX_SUFFIX} (ONNX) or"
@@ -170,7 +170,7 @@ def metadata(info: StudentInfo, network: str, stride: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
+def write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
     import_onnxruntime()  # needed to verify; said before the work, not after it
     try:
         import onnx  # noqa: F401 - asked for here, to say how to install it
@@ -193,7 +193,7 @@ def _write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path)
     program.save(path, external_data=False)
 
 
-def _write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
+def write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
     with _quiet():
         program = torch.export.export(
             network, (_example(network),), dynamic_shapes={"image": _dynamic_axes(network)}, strict=False
@@ -206,11 +206,11 @@ def _write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Pa
     path.write_bytes(content.getvalue())
 
 
-def _open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+def open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     return OnnxStudent(path).probabilities
 
 
-def _open_program(path: Path) -> Callable[[Tensor], Tensor]:
+def open_program(path: Path) -> Callable[[Tensor], Tensor]:
     with _quiet():
         return torch.export.load(path).module()
 

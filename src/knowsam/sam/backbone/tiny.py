@@ -4,11 +4,12 @@ Encoder, prompt encoder and two-way decoder are SAM's, with three changes that a
 learned the same from a billion masks):
 
 - convolutions instead of one linear map turn pixels into tokens, and their finer maps go to the decoder as well;
-- the decoder mixes neighbouring tokens once it knows the prompt; in SAM image tokens only ever listen to prompt tokens;
-- the mask prompt is also seen at its own resolution where the answer is drawn, and a box or a point is drawn into it
-  beside being a token: what is aligned with the image is soon understood.
+- the decoder mixes neighbouring image tokens after they have attended to the prompt; in SAM image tokens attend to
+  prompt tokens alone;
+- the mask prompt also enters at its own resolution, where the decoder makes its mask; boxes and points are drawn into
+  it beside being tokens, because a prompt that is aligned with the image is learned in few steps.
 
-Adapters, prompts and the teacher treat it like any `SamModel`.
+Adapters, prompts and the teacher treat it like any `SamModel`; `SamInterface` says what is different.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from transformers import SamConfig, SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamVisionAttention, SamVisionEncoder
 
 from knowsam.sam.backbone.attention import window_attention
+from knowsam.sam.backbone.interface import SamInterface
 from knowsam.sam.loading.resize import resize_grid
 
 MODEL_TYPE = "knowsam_tiny"
@@ -50,8 +52,10 @@ class Encoded(NamedTuple):
     quarter: Tensor
 
 
-class TinySam(SamModel):
+class TinySam(SamInterface, SamModel):
     """A `SamModel` with the changes above; patch 8, no windows."""
+
+    learns_whole = True
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -59,6 +63,18 @@ class TinySam(SamModel):
         self.vision_encoder = TinyEncoder(config.vision_config)
         self.mask_decoder = TinyDecoder(config.mask_decoder_config)
         self.prompt_encoder.mask_embed = MaskEncoder(dim)  # type: ignore[assignment]
+
+    def decoder_extras(self, encoded: Encoded, mask_prompt: Tensor, per_image: int) -> dict[str, Any]:
+        """The encoder's finer maps, and the mask prompt at its own resolution."""
+        return {"half": encoded.half, "quarter": encoded.quarter, "mask_prompt": mask_prompt}
+
+    def draw_prompts(
+        self, prompt: Tensor, point: Tensor, inside: Tensor, box: Tensor, has_point: Tensor, has_box: Tensor
+    ) -> Tensor:
+        """See `draw_points`, which are added to a mask, and `draw_boxes`, which take its place."""
+        size = (prompt.shape[-2], prompt.shape[-1])
+        prompt = prompt + torch.where(has_point, draw_points(point, inside, size), 0.0)
+        return torch.where(has_box, draw_boxes(box, size), prompt)
 
 
 def tiny_sam(config: dict[str, Any]) -> TinySam:
