@@ -4,7 +4,8 @@ For each data folder objects are drawn at random: a class of an image as a whole
 (`--joined`), or the connected components of what is annotated (`--components`, for folders whose objects are many and
 alike, each in a window of `--size` pixels around it). Each object's truth is corrupted so that the given masks have a
 mean IoU of about .65; the SAM sees the image and the corrupted mask. It has to beat the given mask, and the given mask
-smoothed at the width that suits the folder best. A tight box has to give more than the filled box and its inscribed ellipse.
+smoothed at the width that suits the folder best. A tight box has to give more than the filled box and its inscribed
+ellipse.
 
     python benchmarks/sam_prompts.py tiny DATA [DATA ...] --joined DATA --components DATA --out DIR
 """

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see, and the end of its sentence."""
+"""The exception for a mistake of the user, and the end of its sentence about an unknown name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CUTOFF = 0.5
 
 
 class InputError(ValueError):
-    """Bad input, told in one sentence: which file, what was found, what was expected, what to do.
+    """Bad input, described in one sentence: which file, what was found, what was expected, what to do.
 
     The command line prints the sentence and ends with exit code 2; from Python it is a `ValueError`.
     """
@@ -22,7 +22,7 @@ def did_you_mean(
     otherwise: str = ".",
     shown: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The end of a sentence about an unknown name: `"; did you mean 'x'?"`.
+    """Return the end of a sentence about an unknown name: `"; did you mean 'x'?"`.
 
     Args:
         name: What was found.

@@ -1,7 +1,7 @@
 """Export: a student as one file that predicts without this package, verified against the network it was made of.
 
-The file takes prepared images `(B, C, H, W)` (in [0, 1], resized; H and W multiples of 16) and gives class
-probabilities of the same size. How an image is prepared stands in its metadata, under the key `knowsam`, as JSON.
+The file takes prepared images `(B, C, H, W)` (in [0, 1], resized; H and W multiples of the stride) and gives class
+probabilities of the same size. Its metadata say under the key `knowsam`, as JSON, how an image is prepared.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
 def select_network(
     student: SegmentationNetwork, info: StudentInfo, name: str | None, path: Path
 ) -> tuple[str, SegmentationNetwork]:
-    """One prediction of a student as a network of its own.
+    """Select one prediction of a student as a network of its own.
 
     Args:
         student: The whole student, see `SegmentationNetwork.parts`.
@@ -152,7 +152,7 @@ def select_network(
 
 
 def metadata(info: StudentInfo, network: str, stride: int) -> dict[str, Any]:
-    """All that using the file needs: the student's header and how its images are prepared, in full."""
+    """Return all that is needed to use the file: the student's header, and how its images are prepared, in full."""
     colours = [[0, 0, 0]] + [list(class_colour(index)) for index in range(1, len(info.class_names))]
     return info.to_json() | {
         "preparation": {
@@ -171,9 +171,19 @@ def metadata(info: StudentInfo, network: str, stride: int) -> dict[str, Any]:
 
 
 def write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
-    import_onnxruntime()  # needed to verify; said before the work, not after it
+    """Write an ONNX file.
+
+    Args:
+        network: In evaluation mode.
+        header: Its metadata, see `metadata`.
+        path: The file.
+
+    Raises:
+        InputError: If a package that this needs is not installed.
+    """
+    import_onnxruntime()  # needed to verify; it fails before the work, not after it
     try:
-        import onnx  # noqa: F401 - asked for here, to say how to install it
+        import onnx  # noqa: F401 - imported to say how to install it
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(
@@ -185,7 +195,7 @@ def write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path) 
             input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes={"image": _dynamic_axes(network)},
         )  # fmt: skip
     model = program.model
-    # The exporter notes on every node which line of which file on this machine it came from.
+    # The exporter records at every node the file and line it came from; paths of this machine are removed.
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
     model.metadata_props[HEADER_KEY] = json.dumps(header | {"opset": OPSET}, ensure_ascii=False)
@@ -194,11 +204,12 @@ def write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path) 
 
 
 def write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
+    """Write a `torch.export` program; arguments as for `write_onnx`."""
     with _quiet():
         program = torch.export.export(
             network, (_example(network),), dynamic_shapes={"image": _dynamic_axes(network)}, strict=False
         )
-        # As above: nothing of this machine belongs in the file, and torch would name its folders after a path.
+        # As above; and torch would name the folders in the file after a path.
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)
         content = io.BytesIO()
@@ -207,10 +218,12 @@ def write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Pat
 
 
 def open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    """Open an ONNX file: images `(B, C, H, W)` -> probabilities `(B, K, H, W)`."""
     return OnnxStudent(path).probabilities
 
 
 def open_program(path: Path) -> Callable[[Tensor], Tensor]:
+    """Open a `torch.export` program: images `(B, C, H, W)` -> probabilities `(B, K, H, W)`."""
     with _quiet():
         return torch.export.load(path).module()
 
@@ -228,7 +241,7 @@ def _dynamic_axes(network: ProbabilityNetwork) -> dict[int, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No notes of the exporter about itself, about absent torchvision, or deprecations inside torch."""
+    """Within the block the exporter does not log, and torch does not warn of its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

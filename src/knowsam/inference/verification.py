@@ -1,4 +1,4 @@
-"""Whether an exported file gives what the network it was made of gives."""
+"""Check that an exported file predicts what the network it was made of predicts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Verification:
 def verification_batches(
     preprocessing: Preprocessing, stride: int, images: str | Path | None = None
 ) -> Iterator[Tensor]:
-    """Prepared images of several batch sizes and sizes, H != W among them: noise, then real ones if asked for.
+    """Make prepared images of several batch sizes and sizes, H != W among them: noise, then real ones if given.
 
     Args:
         preprocessing: How images become network input.

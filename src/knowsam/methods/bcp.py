@@ -1,7 +1,7 @@
 """BCP: labelled and unlabelled images are pasted into each other, both ways (Bai et al., CVPR 2023).
 
 A box of a labelled image is pasted into an unlabelled one, and a box of an unlabelled image into a labelled one. The
-student segments both mixtures. The truth stands where labelled pixels are, and elsewhere the pseudo-label of the EMA
+student segments both mixtures. Their label is the truth at labelled pixels, and elsewhere the pseudo-label of the EMA
 teacher, its running average, of which the largest piece of each class is kept. Before there are unlabelled images, in
 the pre-training phase (`train.pretrain`), labelled images are pasted into each other.
 """

@@ -25,15 +25,15 @@ METHODS: Registry[type[Method]] = Registry(
         "knowsam": "knowsam.methods.knowsam:KnowSAM",
     },
 )
-"""Name in a configuration -> class; each is imported when it is asked for."""
+"""Name in a configuration -> class; each is imported when it is looked up."""
 
 
 def load_method(name: str) -> type[Method]:
-    """The class of a method.
+    """Load the class of a method.
 
     Args:
         name: A key of `METHODS`; a name that an installed package gives in the entry points `knowsam.methods`; or
-            `PATH.py:CLASS`, a class in a file of one's own, which is run. The first that knows it counts.
+            `PATH.py:CLASS`, a class in a file of one's own, which is run. They are tried in this order.
 
     Raises:
         InputError: For an unknown name, with the nearest known one; if a package or file cannot be loaded; if what is
@@ -52,11 +52,11 @@ def load_method(name: str) -> type[Method]:
 
 
 def known_method(name: str) -> type[Method] | None:
-    """The class of a method, for whoever only reads a run.
+    """Load the class of a method to read a run with, without running any file of the user's.
 
     Returns:
-        None for a method in a file of the user's, which is not run, and for a name that nothing here knows, such as one
-        that was registered in another process.
+        None for a method in such a file, and for a name that is unknown here, such as one that was registered in
+        another process.
 
     Raises:
         InputError: If a package that offers the name cannot be loaded.

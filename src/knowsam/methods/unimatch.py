@@ -64,7 +64,7 @@ class UniMatch(StudentMethod):
         """One step of the network.
 
         `w` is the weak view, `s1`, `s2` the strong ones, `fp` the weak one with dropped features; `y'` the weak view's
-        most probable class where its probability is at least tau (elsewhere nothing is asked):
+        most probable class where its probability is at least tau (other pixels are left out):
 
             L   = 1/2 (L_x + L_u)
             L_x = (CE + Dice)(z^l, y^l) / 2
@@ -112,7 +112,7 @@ class UniMatch(StudentMethod):
         return logits[: len(image)], logits[len(image) :]
 
     def strong_view(self, image: Tensor, pseudo_label: Tensor) -> tuple[Tensor, Tensor]:
-        """Other intensities, and boxes of the batch's next image, which is another one: the batch is shuffled.
+        """Change the intensities, and paste boxes of the next image of the batch into each image.
 
         Args:
             image: `(B_u, C, H, W)`, the weak view.

@@ -81,7 +81,7 @@ def build_external_network(
         network = factory(in_channels, classes, **arguments)
     except InputError:
         raise
-    except Exception as error:  # whatever somebody else's code raises for an argument that does not fit
+    except Exception as error:  # the network's own code may raise anything for an argument that does not fit
         raise InputError(
             f'Network "{name}" cannot be built with {arguments or "no arguments"}: {error}; correct'
             " options.network_arguments."
@@ -115,7 +115,7 @@ def find_in_monai(name: str) -> NetworkFactory:
 
     def build(in_channels: int, classes: int, **arguments: Any) -> nn.Module:
         parameters = inspect.signature(network_class).parameters
-        # Set here and not by the user: what the data say, and that we segment slices.
+        # Not set by the user: they follow from the data, and images are segmented slice by slice.
         given = {"in_channels": in_channels, "out_channels": classes, "spatial_dims": 2}
         given = {key: value for key, value in given.items() if key in parameters}
         _check_arguments(name, arguments, parameters, given)
@@ -135,7 +135,7 @@ def _is_segmentation_network(value: Any) -> bool:
 def _check_arguments(
     name: str, arguments: dict[str, Any], parameters: Mapping[str, inspect.Parameter], given: dict[str, Any]
 ) -> None:
-    """Refuse what MONAI's class does not know, and what is not the user's to set."""
+    """Raise an error for arguments that MONAI's class does not know, and for those that follow from the data."""
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
         return
     free = [key for key in parameters if key not in given]

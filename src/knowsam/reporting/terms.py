@@ -19,7 +19,7 @@ def prediction_name(method: str, name: str) -> str:
 
     Args:
         method: As in a configuration; the file of a method of the user's own is not run.
-        name: As in the logs; what nobody has words for is returned as it is.
+        name: As in the logs; a name without words is returned unchanged.
     """
     known = known_method(method)
     return (PREDICTIONS if known is None else {**PREDICTIONS, **known.prediction_names}).get(name, name)
@@ -30,7 +30,7 @@ def term_name(method: str, name: str) -> str:
 
     Args:
         method: As in a configuration; the file of a method of the user's own is not run.
-        name: As in the logs; what nobody has words for is returned as it is.
+        name: As in the logs; a name without words is returned unchanged.
     """
     known = known_method(method)
     return (TERMS if known is None else {**TERMS, **known.term_names}).get(name, name)

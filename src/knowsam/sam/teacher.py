@@ -34,7 +34,7 @@ class SamTeacher(nn.Module):
             the mask prompt alone.
         normalise: `"sam"`: by the mean and deviation of SAM's training images; `"unit"`: images in [0, 1] as they are,
             as MedSAM was trained.
-        base: Where `sam` came from, for the run's files; None where nobody reads it.
+        base: Where `sam` came from, for the run's files; None if that is not needed.
     """
 
     pixel_mean: Tensor

@@ -20,7 +20,7 @@ NEGLIGIBLE = 1e-20
 
 
 def window_attention(base: Any, tokens: Tensor, window: int) -> Tensor:
-    """What a vision layer's attention gives for the whole grid, windows included.
+    """Compute a vision layer's attention for the whole grid, windows included.
 
     Args:
         base: A `SamVisionAttention` or `SamHQVisionAttention` of transformers, whose weights are used.

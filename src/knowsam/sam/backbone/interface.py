@@ -1,7 +1,7 @@
-"""What is asked of a SAM beside its `transformers` modules, and who answers.
+"""What differs between SAMs beside their modules: arguments of the decoder, drawn prompts, what learns by default.
 
-A SAM of this package inherits from `SamInterface` and answers itself. The classes of `transformers` are not subclassed
-here; `interface_of` answers for them. Nothing here imports `transformers`.
+A SAM of this package inherits from `SamInterface` and overrides it. The published ones are classes of `transformers`,
+which are not subclassed; `interface_of` finds theirs. Nothing here imports `transformers`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class SamInterface:
-    """The answers of `transformers.SamModel`; other SAMs override what is different.
+    """The interface of `transformers.SamModel`; other SAMs override what is different.
 
     Attributes:
         learns_whole: Whether every weight learns by default. A pretrained SAM of the published sizes is frozen but for
@@ -22,7 +22,7 @@ class SamInterface:
     learns_whole: ClassVar[bool] = False
 
     def decoder_extras(self, encoded: Any, mask_prompt: Tensor, per_image: int) -> dict[str, Any]:
-        """Arguments of the mask decoder beside embedding, positions and prompts.
+        """Return the arguments of the mask decoder beside embedding, positions and prompts.
 
         Args:
             encoded: What the encoder gave for B images.
@@ -34,7 +34,7 @@ class SamInterface:
     def draw_prompts(
         self, prompt: Tensor, point: Tensor, inside: Tensor, box: Tensor, has_point: Tensor, has_box: Tensor
     ) -> Tensor | None:
-        """Mask prompts with points and boxes drawn into them.
+        """Draw points and boxes into mask prompts.
 
         Args:
             prompt: Mask logits `(N, h, w)`.
@@ -45,22 +45,22 @@ class SamInterface:
             has_box: `(N, 1, 1)` bool, which prompts are a box.
 
         Returns:
-            Mask logits `(N, h, w)`; None for a SAM that sees points and boxes as tokens alone.
+            Mask logits `(N, h, w)`; None for a SAM whose points and boxes are tokens alone.
         """
         return None
 
 
 class SamHQInterface(SamInterface):
-    """The answers of `transformers.SamHQModel`."""
+    """The interface of `transformers.SamHQModel`."""
 
     def decoder_extras(self, encoded: Any, mask_prompt: Tensor, per_image: int) -> dict[str, Any]:
-        """The tokens of the first global layer; the decoder's finer mask is added to SAM's."""
+        """Return the tokens of the first global layer; the decoder's finer mask is added to SAM's."""
         early = encoded.intermediate_embeddings[0].repeat_interleave(per_image, dim=0)
         return {"intermediate_embeddings": [early], "hq_token_only": False}
 
 
 def interface_of(sam: Any) -> SamInterface:
-    """Who answers for a SAM: itself, or what is written here for its class of `transformers`.
+    """Return the interface of a SAM: itself, or the one for its class of `transformers`.
 
     Args:
         sam: A `SamModel`, a `SamHQModel` or a SAM of this package.

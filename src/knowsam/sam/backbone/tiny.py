@@ -65,20 +65,20 @@ class TinySam(SamInterface, SamModel):
         self.prompt_encoder.mask_embed = MaskEncoder(dim)  # type: ignore[assignment]
 
     def decoder_extras(self, encoded: Encoded, mask_prompt: Tensor, per_image: int) -> dict[str, Any]:
-        """The encoder's finer maps, and the mask prompt at its own resolution."""
+        """Return the encoder's finer maps, and the mask prompt at its own resolution."""
         return {"half": encoded.half, "quarter": encoded.quarter, "mask_prompt": mask_prompt}
 
     def draw_prompts(
         self, prompt: Tensor, point: Tensor, inside: Tensor, box: Tensor, has_point: Tensor, has_box: Tensor
     ) -> Tensor:
-        """See `draw_points`, which are added to a mask, and `draw_boxes`, which take its place."""
+        """Add points to the masks (`draw_points`), replace masks by boxes (`draw_boxes`)."""
         size = (prompt.shape[-2], prompt.shape[-1])
         prompt = prompt + torch.where(has_point, draw_points(point, inside, size), 0.0)
         return torch.where(has_box, draw_boxes(box, size), prompt)
 
 
 def tiny_sam(config: dict[str, Any]) -> TinySam:
-    """A `TinySam` with random weights that a signal gets through, from the content of its `config.json`."""
+    """Build a `TinySam` from the content of its `config.json`, with random weights that keep activations at scale 1."""
     values = {key: value for key, value in config.items() if key not in ("model_type", "architectures", "dtype")}
     sam: Any = TinySam(SamConfig.from_dict(values))
     for module in sam.modules():
@@ -159,7 +159,7 @@ class MaskEncoder(nn.Module):
 
 
 class TinyDecoder(SamMaskDecoder):
-    """SAM's two-way decoder between two rounds of mixing, and an upscaling that sees finer maps and the given mask."""
+    """SAM's two-way decoder between two rounds of mixing, and an upscaling with the finer maps and the mask prompt."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -242,7 +242,7 @@ class Mix(nn.Module):
 
 
 def draw_boxes(box: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes as mask prompts: positive inside, 0 on the edges, falling evenly to either side as far as they are wide.
+    """Draw boxes as mask prompts: largest in the centre, 0 on the edges, negative outside, linear in between.
 
     Args:
         box: `(N, 4)` x0, y0, x1, y1 as shares of the image, x0 < x1, y0 < y1.
@@ -258,7 +258,7 @@ def draw_boxes(box: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def draw_points(point: Tensor, inside: Tensor, size: tuple[int, int]) -> Tensor:
-    """Points as spots to be added to a mask prompt, positive or negative.
+    """Draw points as spots that are added to a mask prompt, positive or negative.
 
     Args:
         point: `(N, 2)` x, y as shares of the image.
@@ -281,7 +281,7 @@ def _pixel_centres(size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]
 
 
 def mask_maps(logits: Tensor) -> Tensor:
-    """Mask logits `(N, 1, h, w)` -> `(N, 2, h, w)` in [-1, 1]: which side, and how surely."""
+    """Mask logits `(N, 1, h, w)` -> `(N, 2, h, w)` in [-1, 1]: the sign, softened, and the size."""
     return torch.cat([(logits / 2).tanh(), (logits / 16).clamp(-1, 1)], dim=1)
 
 

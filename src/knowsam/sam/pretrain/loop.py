@@ -130,7 +130,7 @@ def _first_weights(start: str, run: RunFolder) -> tuple[Any, str | None]:
 
 
 class _Pretraining:
-    """What changes during a run."""
+    """The state of a run: model, running average, optimiser, step, sums of the terms since the last record."""
 
     def __init__(self, config: PretrainConfig, out: Path, model: PromptableSam, started: str | None) -> None:
         self.config, self.folder, self.model = config, RunFolder(out), model
@@ -142,7 +142,7 @@ class _Pretraining:
         self.sums: dict[str, float] = {}
 
     def take(self, data: DrawnStep) -> None:
-        """One step."""
+        """Do one step."""
         terms = _train_step(self.config, self.model, self.optimiser, data.to(self.device), self.step)
         update_ema(self.average, self.model, ema_decay(self.step, self.config.ema))
         self.step += 1
@@ -150,7 +150,7 @@ class _Pretraining:
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
     def check(self, patch: int) -> dict[str, float]:
-        """Record the mean terms since the last record, and measure the average on held-out scenes."""
+        """Record the mean terms since the last record, and measure the running average on held-out scenes."""
         if not math.isfinite(self.sums["loss"]):
             raise InputError(
                 f"{self.folder.path}: before step {self.step} the loss was not finite, but expected a number; lower"
@@ -164,7 +164,7 @@ class _Pretraining:
         return held_out
 
     def save(self) -> None:
-        """The checkpoint, and the running average as a directory that `sam:` takes."""
+        """Write the checkpoint, and the running average as a directory that the setting `sam` takes."""
         state = {
             "step": self.step, "sums": self.sums, "model": self.model.state_dict(),
             "average": self.average.state_dict(), "optimiser": self.optimiser.state_dict(),
@@ -222,7 +222,7 @@ def _train_step(
 
 @torch.no_grad()
 def held_out_scores(config: PretrainConfig, model: PromptableSam, patch: int, steps: int = 6) -> dict[str, float]:
-    """Mean IoU on drawn scenes that training never sees, all kinds of prompts, in full precision."""
+    """Measure the mean IoU on drawn scenes that are not trained on, for all kinds of prompts, in full precision."""
     model.eval()
     device = next(model.parameters()).device
     sums: dict[str, float] = {}
