@@ -1,6 +1,6 @@
 """How much better could answers to wrong masks be? What bounds a SAM that has never seen a folder.
 
-On the objects and the spoilt masks of `sam_prompts.py`, mean IoU of:
+On the objects and the corrupted masks of `sam_prompts.py`, mean IoU of:
 
 - `appearance`: pixels told apart by how bright it is inside and around the given mask, and how far they are from its
   boundary, at the settings that suit the folder best. What image and mask say without anything learned.
@@ -32,7 +32,7 @@ from knowsam.sam.loading.build import build_sam
 from knowsam.sam.pretrain.promptable import PromptableSam, mask_loss
 from knowsam.sam.pretrain.steps import MASK, SEVERITY
 from knowsam.storage import write_json
-from sam_prompts import Objects, ask, draw_objects, each_folder, enlarge, mean_iou, parser, spoilt
+from sam_prompts import Objects, ask, corrupted, draw_objects, each_folder, enlarge, mean_iou, parser
 
 BLURS = (0.7, 1.5)
 """Standard deviations in pixels at which brightness is looked at."""
@@ -56,7 +56,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, folder, kind in each_folder(arguments):
         objects = draw_objects(folder, kind, arguments)
-        logits = spoilt(objects, arguments.seed)
+        logits = corrupted(objects, arguments.seed)
         given = enlarge(logits, objects.truth) > 0
         truth = objects.truth > 0.5
         results[name] = {
@@ -143,7 +143,7 @@ def _flips(generator: torch.Generator) -> list[int]:
 
 
 def _loss(model: PromptableSam, batch: Objects, flips: Sequence[int], generator: torch.Generator) -> Tensor:
-    """The pretraining's loss of answers to freshly spoilt masks."""
+    """The pretraining's loss of answers to freshly corrupted masks."""
     image, truth, other = (one.flip(list(flips)) for one in (batch.image, batch.truth, batch.other))
     small, neighbour = (F.avg_pool2d(mask[:, None], 2)[:, 0] for mask in (truth, other))
     prompt = corrupt(small, neighbour, generator, SEVERITY)

@@ -29,8 +29,8 @@ from knowsam.sam.pretrain.steps import BOX, POINT, PretrainConfig, draw_step
 SIDE, PATCH = 128, 8
 """Of the drawings shown, and of a token, in pixels."""
 MEASURED = {
-    "iou_mask": "answer to a spoilt mask",
-    "iou_given_mask": "the spoilt mask",
+    "iou_mask": "answer to a corrupted mask",
+    "iou_given_mask": "the corrupted mask",
     "iou_first": "first answer, all prompts",
     "iou_second": "second answer",
 }

@@ -2,9 +2,10 @@
 
 For each data folder objects are drawn at random: a class of an image as a whole, all its classes as one object
 (`--joined`), or the connected components of what is annotated (`--components`, for folders whose objects are many and
-alike, each in a window of `--size` pixels around it). Each object's truth is spoilt so that the given masks have a mean
-IoU of about .65; the SAM sees the image and the spoilt mask. It has to beat the given mask, and the given mask smoothed
-at the width that suits the folder best. A tight box has to give more than the filled box and its inscribed ellipse.
+alike, each in a window of `--size` pixels around it). Each object's truth is corrupted so that the given masks have a
+mean IoU of about .65; the SAM sees the image and the corrupted mask. It has to beat the given mask, and the given mask
+smoothed at the width that suits the folder best. A tight box has to give more than the filled box and its inscribed
+ellipse.
 
     python benchmarks/sam_prompts.py tiny DATA [DATA ...] --joined DATA --components DATA --out DIR
 """
@@ -103,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     each: list[dict[str, Any]] = []
     for name, folder, kind in each_folder(arguments):
         objects = draw_objects(folder, kind, arguments)
-        logits = spoilt(objects, arguments.seed)
+        logits = corrupted(objects, arguments.seed)
         one = refine(model, objects, logits) | boxes(model, objects)
         means = {measure: float(values.mean()) for measure, values in one.items()}
         error = float(one["mask"].std() / len(objects.truth) ** 0.5)
@@ -171,7 +172,7 @@ def _windows(pixels: Tensor, mask: np.ndarray, side: int, rng: np.random.Generat
         yield pixels[:, y : y + side, x : x + side], part == int(index), (part > 0) & (part != int(index))
 
 
-def spoilt(objects: Objects, seed: int) -> Tensor:
+def corrupted(objects: Objects, seed: int) -> Tensor:
     """Mask prompts `(N, h, w)` of mean IoU about `GIVEN_IOU` at the size of the images."""
     side = objects.truth.shape[-1] // 2
     small = F.adaptive_avg_pool2d(objects.truth[:, None], side)[:, 0]

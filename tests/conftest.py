@@ -40,7 +40,7 @@ def exported_file(tmp_path_factory: pytest.TempPathFactory) -> ExportedFile:
 
     root = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(NETWORKS, "shallow", ShallowStudents)
+        patch.setitem(NETWORKS.own, "shallow", ShallowStudents)
         student = make_student(root / "student.safetensors", "shallow", **COTRAINED)
         return ExportedFile(student, export(student, root / "file" / "model.onnx").path)
 
@@ -48,5 +48,5 @@ def exported_file(tmp_path_factory: pytest.TempPathFactory) -> ExportedFile:
 @pytest.fixture
 def exported(exported_file: ExportedFile, monkeypatch: pytest.MonkeyPatch) -> ExportedFile:
     """The same, for a test that opens the student as well."""
-    monkeypatch.setitem(NETWORKS, "shallow", ShallowStudents)
+    monkeypatch.setitem(NETWORKS.own, "shallow", ShallowStudents)
     return exported_file

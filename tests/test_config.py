@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from knowsam.config import SHORT_BUDGET, Config, load_yaml, parse_overrides, preset_changes, resolve_config
+from knowsam import config as config_module
+from knowsam.config import SHORT_BUDGET, Config, load_yaml, parse_overrides, resolve_config
 from knowsam.errors import InputError
+from knowsam.methods import METHODS
 from knowsam.methods.knowsam import KnowSAMOptions
 from knowsam.methods.supervised import SupervisedOptions
 
@@ -53,25 +55,74 @@ def test_auto_chooses_the_preset_by_budget_and_writes_down_which(steps: int, pre
     assert resolve_config({"train": {"steps": steps}}).preset == preset
 
 
-@pytest.mark.parametrize("method", ["knowsam", "supervised"])
-def test_a_preset_changes_what_it_lists_and_nothing_else(method: str) -> None:
-    found = leaves(resolve_config({"preset": "short", "method": method}).model_dump())
-    expected = leaves(resolve_config({"preset": "paper", "method": method}).model_dump())
-    changes = preset_changes("short", 30_000)
-    options = changes.pop("options", {}).get(method, {})
-    expected |= leaves(changes) | leaves({"options": options}) | {"preset": "short"}
-    assert found == expected
+NETWORK = {"network": "unet", "network_arguments": {}, "standardise": False}
+EMA = {"ema_decay": 0.99, "consistency_weight": 0.1, "ramp_end": 1.0, "noise": 0.1, "noise_limit": 0.2}
+PAPER_OPTIONS = {
+    "supervised": NETWORK,
+    "mean_teacher": NETWORK | EMA,
+    "ua_mt": NETWORK | EMA | {"passes": 8},
+    "cps": NETWORK | {"pseudo_weight": 1.5, "ramp": False},
+    "urpc": NETWORK | {"consistency_weight": 0.1, "ramp_end": 1.0},
+    "bcp": NETWORK | {"box": 2 / 3, "unlabelled_weight": 0.5, "ema_decay": 0.99, "largest_component": True},
+    "unimatch": NETWORK
+    | {"confidence": 0.95, "image_weight": 0.5, "feature_weight": 0.5, "feature_dropout": 0.5, "cutmix": 0.5},
+    "knowsam": {
+        "entropy_weight": 0.9, "entropy_ramp": False, "consistency_weight": 1.0, "ramp_end": 1.0, "ugda_start": 0.24,
+        "ugda_teacher": "sam", "ugda_confidence": 0.0, "ugda_cells": 5, "ugda_grid": 4, "ugda_select": "uncertain",
+        "vnet_normalisation": "none", "residual_fusion": False, "standardise": False,
+    },
+}  # fmt: skip
+SHORT_OPTIONS = {
+    "mean_teacher": {"consistency_weight": 1.0, "ramp_end": 0.6},
+    "ua_mt": {"consistency_weight": 1.0, "ramp_end": 0.6},
+    "cps": {"ramp": True},
+    "urpc": {"consistency_weight": 0.3, "ramp_end": 0.6},
+    "knowsam": {
+        "entropy_weight": 0.0, "entropy_ramp": True, "ugda_teacher": "mean", "ugda_confidence": 0.8,
+        "vnet_normalisation": "batch", "residual_fusion": True,
+    },
+}  # fmt: skip
+SHORT_TRAIN = {"optimiser": "adamw", "lr": 0.002, "ema": 0.99}
+SHORT_SAM = {"lr": 0.001, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5}
 
 
-@pytest.mark.parametrize(
-    "key", [key for key in leaves(preset_changes("short", 30_000)) if not key.startswith("options.")]
-)
+@pytest.mark.parametrize("method", PAPER_OPTIONS)
+@pytest.mark.parametrize(("steps", "pretrain"), [(100, 0.6), (800, 0.3), (20_000, 0.3)])
+def test_the_values_of_every_method_and_preset(method: str, steps: int, pretrain: float) -> None:
+    """As they were when they were measured: a run of today is a run of then."""
+
+    def resolved(preset: str) -> dict[str, Any]:
+        return resolve_config({"method": method, "preset": preset, "train": {"steps": steps}}).model_dump()
+
+    plain = Config(method=method).model_dump()
+    paper = plain | {"preset": "paper", "options": PAPER_OPTIONS[method]}
+    paper["train"] = plain["train"] | {"steps": steps, "pretrain": 0.25 if method == "bcp" else 0.0}
+    assert resolved("paper") == paper
+
+    short = paper | {"preset": "short", "options": PAPER_OPTIONS[method] | SHORT_OPTIONS.get(method, {})}
+    short["train"] = plain["train"] | SHORT_TRAIN | {"steps": steps, "pretrain": pretrain}
+    short["sam"] = plain["sam"] | SHORT_SAM
+    if method == "knowsam":
+        short["options"]["ugda_start"] = pretrain
+    assert resolved("short") == short
+
+
+def test_every_method_has_its_values_here() -> None:
+    assert list(METHODS.own) == list(PAPER_OPTIONS)
+
+
+def test_no_method_but_the_default_is_named_by_the_configuration() -> None:
+    text = Path(config_module.__file__).read_text(encoding="utf-8")
+    assert [name for name in METHODS.own for _ in range(text.count(f'"{name}"'))] == ["knowsam"]
+
+
+@pytest.mark.parametrize("key", [*leaves({"train": SHORT_TRAIN, "sam": SHORT_SAM}), "train.pretrain"])
 def test_what_a_user_sets_wins_over_the_preset(key: str) -> None:
     default = get(Config(), key)
     assert get(resolve_config({"preset": "short"}, nested(key, default)), key) == default
 
 
-@pytest.mark.parametrize("key", preset_changes("short", 30_000)["options"]["knowsam"])
+@pytest.mark.parametrize("key", [*SHORT_OPTIONS["knowsam"], "ugda_start"])
 def test_an_option_that_a_user_sets_wins_over_the_preset(key: str) -> None:
     default = KnowSAMOptions().model_dump()[key]
     config = resolve_config({"preset": "short", "options": {key: default}})

@@ -10,9 +10,8 @@ import pytest
 from knowsam.config import resolve_config
 from knowsam.errors import InputError
 from knowsam.methods import METHODS, StudentMethod, load_method, register_method
-from knowsam.networks import REGISTERED
-from knowsam.networks.registry import build_network
-from knowsam.plugins import absolute, entry_point_names, load_from_file, names_file
+from knowsam.networks import NETWORKS, ExternalNetwork, build_network, register_network
+from knowsam.plugins import Registry, absolute, entry_point_names, load_from_file, names_file
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
 from knowsam.training.run import resume
@@ -130,7 +129,7 @@ def test_a_registered_method_and_a_registered_network_go_all_the_way(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "gentle", outside_code.Gentle)
-    monkeypatch.setitem(REGISTERED, "stripes", outside_code.Stripes)
+    monkeypatch.setitem(NETWORKS, "stripes", outside_code.Stripes)
     run, out = tmp_path / "run", tmp_path / "out"
     own = ("options.network=stripes", "options.network_arguments={width: 3}")
     ended = train_small(capsys, data, run, "--method", "gentle", *own)
@@ -147,12 +146,63 @@ def test_a_registered_method_and_a_registered_network_go_all_the_way(
 def test_a_network_that_another_process_cannot_find_is_told(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(REGISTERED, "stripes", lambda channels, classes: outside_code.Stripes(channels, classes))
+    monkeypatch.setitem(NETWORKS, "stripes", lambda channels, classes: outside_code.Stripes(channels, classes))
     ended = knowsam(capsys, "compare", data, "--methods", "supervised", "--out", tmp_path / "out", *SMALL,
                     "options.network=stripes")  # fmt: skip
     assert ended.code == 2
     assert "network stripes: its factory cannot be found from another process" in ended.err
     assert not (tmp_path / "out").exists()
+
+
+# --- the registry --------------------------------------------------------------------------------------------------
+
+
+def test_a_registry_imports_what_is_looked_up_and_nothing_else() -> None:
+    registry: Registry[type] = Registry("thing", "class", "no.such.group", {"path": "pathlib:Path", "absent": "no:No"})
+    assert list(registry) == ["path", "absent"]
+    assert "absent" in registry
+    assert registry["path"] is Path
+    with pytest.raises(ModuleNotFoundError):
+        registry["absent"]
+    assert registry.load("unknown") is None
+
+
+def test_what_is_registered_comes_before_the_packages_own_and_can_be_taken_back() -> None:
+    registry: Registry[type] = Registry("thing", "class", "no.such.group", {"a": Path})
+    registry["a"] = registry["b"] = dict
+    assert (registry.load("a"), registry.load("b"), len(registry)) == (dict, dict, 2)
+    assert registry.names() == ["a", "b"]
+    assert registry.picklable("a") == {"a": dict}
+    del registry["a"]
+    assert registry["a"] is Path
+    assert registry.picklable("a") == {}
+
+
+def test_a_registry_knows_what_packages_offer_without_loading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch, "offered", "[things]\nnew = offered:New\n", "raise RuntimeError")
+    registry: Registry[type] = Registry("thing", "class", "things", {"a": Path})
+    assert registry.names() == ["a", "new"]
+    assert registry.is_known("new")
+    assert "new" not in registry
+    assert not registry.is_known("other")
+
+
+def test_a_registered_entry_that_cannot_be_pickled_is_told() -> None:
+    registry: Registry[type] = Registry("thing", "factory", "no.such.group", {})
+    registry["local"] = lambda: Path
+    with pytest.raises(InputError, match="thing local: its factory cannot be found from another process"):
+        registry.picklable("local")
+
+
+def test_register_network_takes_a_free_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NETWORKS, "registered", {})
+    for taken in ("unet", "monai:UNet"):
+        with pytest.raises(InputError, match=f"the name '{taken}' was given, but expected one that is free: unet, "):
+            register_network(taken, outside_code.Stripes)
+    register_network("stripes", outside_code.Stripes)
+    assert isinstance(build_network("stripes", 1, 2), ExternalNetwork)
 
 
 # --- names ---------------------------------------------------------------------------------------------------------

@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from knowsam.errors import InputError
+from knowsam.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from knowsam.methods import Method
 
 SHORT_BUDGET = 10_000
 """Below this many steps `preset: auto` means `short`; the paper's constants were made for 50,000."""
 
 PRETRAIN_STEPS = 240
-"""Steps that two students need on labels alone before they can teach each other (docs/short-budget.md)."""
+"""Steps that networks need on labelled images alone before they can teach each other (docs/short-budget.md)."""
 
 
-def preset_changes(preset: str, steps: int) -> dict[str, Any]:
-    """What a preset changes for a run of so many steps; the part under `options` is by method.
+def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, Any]:
+    """What a preset changes for a run of so many steps.
 
-    The models' own defaults are the paper's values, so `paper` changes nothing. `short` is measured in
-    docs/short-budget.md for `knowsam` and `supervised`; the other methods' options are not measured.
+    The models' own defaults are the values of KnowSAM's paper, so that `paper` changes only what the paper of another
+    method has differently. docs/short-budget.md says which values of `short` are measured.
+
+    Args:
+        method: Knows its own part: `Method.paper_train`, `Method.short_options`.
+        preset: `"paper"` or `"short"`.
+        steps: Of the whole run.
+
+    Returns:
+        Settings, nested as in a configuration.
     """
     if preset == "paper":
-        return {}
+        return {"train": dict(method.paper_train)}
     # 30 % of the run, more where that is too few steps to learn anything, never more than 60 %.
     pretrain = min(0.6, max(0.3, PRETRAIN_STEPS / steps))
     return {
         "train": {"optimiser": "adamw", "lr": 2e-3, "ema": 0.99, "pretrain": pretrain},
         "sam": {"lr": 1e-3, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5},
-        "options": {
-            "knowsam": {
-                "vnet_normalisation": "batch",
-                "residual_fusion": True,
-                "entropy_weight": 0.0,
-                "entropy_ramp": True,
-                "ugda_start": pretrain,
-                "ugda_teacher": "mean",
-                "ugda_confidence": 0.8,
-            },
-            # The squared difference of probabilities is small: with the paper's .1, reached at the last step, it would
-            # weigh a thousandth of the supervised loss over most of so short a run.
-            "mean_teacher": {"consistency_weight": 1.0, "ramp_end": 0.6},
-            "ua_mt": {"consistency_weight": 1.0, "ramp_end": 0.6},
-            "urpc": {"consistency_weight": 0.3, "ramp_end": 0.6},
-            # Pseudo-labels of networks that have seen nothing yet are noise.
-            "cps": {"ramp": True},
-        },
+        "options": dict(method.short_options(pretrain)),
     }
 
 
@@ -151,7 +144,7 @@ class SamSettings(_Section):
     kd_ramp: bool = False
     """Let that weight rise along `exp(-5 (1 - t)^2)` instead of being constant from step 0."""
     prompt_spoil: float = Field(0.0, ge=0, le=1)
-    """Share of the labelled images on which SAM is prompted with the spoilt truth instead of the students' mask."""
+    """Share of the labelled images on which SAM is prompted with the corrupted truth instead of the students' mask."""
     kd_resolution: Literal["image", "sam"] = "image"
     """Where students and SAM are compared: SAM's answer enlarged to the image, or the students averaged to its size."""
     normalise: Literal["sam", "unit"] = "sam"
@@ -234,11 +227,7 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
     preset = first.preset
     if preset == "auto":
         preset = "short" if first.train.steps < SHORT_BUDGET else "paper"
-    changes = preset_changes(preset, first.train.steps)
-    if preset == "paper":
-        changes = {"train": dict(method.paper_train)}
-    options = changes.pop("options", {}).get(first.method, {})
-    given = _merge({**changes, "options": options}, {**given, "preset": preset})
+    given = _merge({"options": {}} | preset_changes(method, preset, first.train.steps), {**given, "preset": preset})
     resolved, problems = _read(method.Options, given["options"], "options.", known)
     if resolved is None:
         raise InputError("configuration: " + " ".join(problems))
@@ -254,9 +243,9 @@ def read_resolved(values: Mapping[str, Any]) -> Config:
     Raises:
         InputError: For an unknown key or a bad value.
     """
-    from knowsam.methods.registry import is_known
+    from knowsam.methods import METHODS
 
-    if is_known(str(values.get("method"))):
+    if METHODS.is_known(str(values.get("method"))):
         return resolve_config(values)
     config, problems = _read(Config, values, "", _known_keys(Config))
     if config is None:
@@ -370,15 +359,16 @@ def _explain(error: ValidationError, prefix: str, known: list[str]) -> list[str]
 
 
 def _nearest(key: str, known: list[str]) -> str:
-    """The end of the sentence about an unknown key. A bare `lr` finds `train.lr`: the last parts are compared first."""
+    """The end of the sentence about an unknown key. A bare `lr` finds `train.lr`: the last parts are compared."""
     section, _, last = key.rpartition(".")
     by_last: dict[str, list[str]] = {}
     for name in known:
         by_last.setdefault(name.rpartition(".")[2], []).insert(0, name)
-    near = difflib.get_close_matches(last, by_last, n=1, cutoff=0.6)
-    if not near:
-        beside = [name for name in known if name.rpartition(".")[0] == section]
-        return f"; known: {', '.join(beside)}."
-    names = by_last[near[0]]
-    here = [name for name in names if name.rpartition(".")[0] == section]
-    return f"; did you mean {' or '.join(repr(name) for name in here or names)}?"
+    here = {end: [name for name in names if name.rpartition(".")[0] == section] for end, names in by_last.items()}
+    beside = [name for name in known if name.rpartition(".")[0] == section]
+    return did_you_mean(
+        last,
+        by_last,
+        otherwise=f"; known: {', '.join(beside)}.",
+        shown={end: here[end] or names for end, names in by_last.items()},
+    )

@@ -1,19 +1,41 @@
-"""The one exception a user is meant to see, and the end of its sentence."""
+"""The exception for a mistake of the user, and the end of its sentence about an unknown name."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+
+CUTOFF = 0.5
+"""Names that are less alike than this (`difflib`) are not suggested."""
 
 
 class InputError(ValueError):
-    """Bad input, told in one sentence: which file, what was found, what was expected, what to do.
+    """Bad input, described in one sentence: which file, what was found, what was expected, what to do.
 
     The command line prints the sentence and ends with exit code 2; from Python it is a `ValueError`.
     """
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: `"; did you mean 'x'?"`, or a full stop if nothing is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else "."
+def did_you_mean(
+    name: str,
+    known: Iterable[str],
+    otherwise: str = ".",
+    shown: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Return the end of a sentence about an unknown name: `"; did you mean 'x'?"`.
+
+    Args:
+        name: What was found.
+        known: What it is compared with; where nothing is near, capital letters are taken for small ones.
+        otherwise: The end of the sentence if still nothing is near.
+        shown: What to name in place of a known name, one or several; by default the name itself.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=CUTOFF)
+    if not near:
+        small = {one.lower(): one for one in known}
+        near = [small[one] for one in difflib.get_close_matches(name.lower(), small, n=1, cutoff=CUTOFF)]
+    if not near:
+        return otherwise
+    names = [near[0]] if shown is None else shown[near[0]]
+    return f"; did you mean {' or '.join(map(repr, names))}?"

@@ -1,25 +1,112 @@
-"""Code that is not of this package: what installed packages offer by entry points, and classes in a user's own file."""
+"""Names of methods and networks: of this package, registered ones, of installed packages, in a file of the user's."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import pickle
 import sys
 import traceback
+from collections.abc import Iterator, Mapping, MutableMapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from knowsam.errors import InputError
 
+T = TypeVar("T")
+
+
+class Registry(MutableMapping[str, T]):
+    """Names of one kind of thing, e.g. of methods: a mapping from a name to the class or function behind it.
+
+    An entry is that object itself, or `"module:attribute"`, which is imported when the name is looked up. What is set
+    (`registry[name] = entry`) counts as registered in this process and comes before the package's own entry.
+
+    Attributes:
+        own: The entries of this package.
+        registered: The entries added in this process.
+
+    Args:
+        kind: What the names are of, for messages: `"method"`.
+        thing: What an entry is, for messages: `"class"`.
+        group: Group of entry points under which installed packages offer more of them.
+        own: The entries of this package.
+    """
+
+    def __init__(self, kind: str, thing: str, group: str, own: Mapping[str, T | str]) -> None:
+        self.kind, self.thing, self.group = kind, thing, group
+        self.own: dict[str, T | str] = dict(own)
+        self.registered: dict[str, T | str] = {}
+
+    def __getitem__(self, name: str) -> T:
+        entry = self.registered[name] if name in self.registered else self.own[name]
+        if not isinstance(entry, str):
+            return entry
+        module, _, attribute = entry.partition(":")
+        found: T = getattr(importlib.import_module(module), attribute)
+        return found
+
+    def __setitem__(self, name: str, entry: T | str) -> None:
+        self.registered[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self.registered[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.own, **self.registered})
+
+    def __len__(self) -> int:
+        return len({**self.own, **self.registered})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.registered or name in self.own  # without importing what is behind the name
+
+    def load(self, name: str) -> T | None:
+        """Return what a name stands for: an entry, or what an installed package offers; None for an unknown name.
+
+        Raises:
+            InputError: If the package's code cannot be loaded, or two packages offer the name.
+        """
+        if name in self:
+            return self[name]
+        found: T | None = load_entry_point(self.group, name)
+        return found
+
+    def names(self) -> list[str]:
+        """Return all names: of this package, registered ones, those of installed packages; nothing is imported."""
+        return list(dict.fromkeys([*self, *entry_point_names(self.group)]))
+
+    def is_known(self, name: str) -> bool:
+        """Return whether `load` would find a name."""
+        return name in self or name in entry_point_names(self.group)
+
+    def picklable(self, name: str) -> dict[str, T | str]:
+        """Return what another process must set before it can use a name: the registered entry, if there is one.
+
+        Raises:
+            InputError: If the new process could not find that entry again.
+        """
+        if name not in self.registered:
+            return {}
+        entry = self.registered[name]
+        try:
+            pickle.dumps(entry)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"{self.kind} {name}: its {self.thing} cannot be found from another process ({error}), but expected a"
+                " class or function at the top of a module; move it there."
+            ) from error
+        return {name: entry}
+
 
 def entry_point_names(group: str) -> list[str]:
-    """The names that installed packages give in a group of entry points, without loading anything."""
+    """Return the names that installed packages give in a group of entry points, without loading anything."""
     return sorted({entry.name for entry in entry_points(group=group)})
 
 
 def load_entry_point(group: str, name: str) -> Any:
-    """What an installed package offers under a name; None where no package does.
+    """Load what an installed package offers under a name; None where no package does.
 
     Raises:
         InputError: If the package's code cannot be loaded, or two packages offer the name.
@@ -34,7 +121,7 @@ def load_entry_point(group: str, name: str) -> Any:
         return None
     try:
         return found[0].load()
-    except Exception as error:  # whatever somebody else's import raises
+    except Exception as error:  # the import of another package may raise anything
         raise InputError(
             f"'{name}' of {_package(found[0])} could not be loaded from {found[0].value} ({_said(error)}), but expected"
             f" what its entry point in {group} promises; correct or uninstall that package."
@@ -46,13 +133,13 @@ def _package(entry: EntryPoint) -> str:
 
 
 def names_file(text: str) -> bool:
-    """Whether a text is of the form `PATH.py:CLASS`."""
+    """Return whether a text is of the form `PATH.py:CLASS`."""
     path, colon, attribute = text.rpartition(":")
     return bool(colon) and path.endswith(".py") and attribute.isidentifier()
 
 
 def absolute(text: str) -> str:
-    """`PATH.py:CLASS` with the full path, that it may be found from any directory; any other text as it is."""
+    """Return `PATH.py:CLASS` with the full path, so that it is found from any directory; any other text unchanged."""
     if not names_file(text):
         return text
     path, _, attribute = text.rpartition(":")
@@ -60,7 +147,7 @@ def absolute(text: str) -> str:
 
 
 def load_from_file(text: str) -> Any:
-    """The class that `PATH.py:CLASS` names. The file is run once in a process, however many classes are asked of it.
+    """Load the class that `PATH.py:CLASS` names; the file is run once in a process, for all its classes.
 
     Raises:
         InputError: If there is no such file, it fails when it is run, or has no such name.
@@ -69,7 +156,7 @@ def load_from_file(text: str) -> Any:
     path = Path(name).resolve()
     if not path.is_file():
         raise InputError(f"{path}: no file was found, but expected the Python file of {attribute}; check the path.")
-    # Two files may be called alike; as a module in the table it can be found by what looks up a class's annotations.
+    # Two files may have one name. As an entry of sys.modules it is found by code that looks up a class's annotations.
     key = f"{path.stem}_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}"
     if key not in sys.modules:
         spec = importlib.util.spec_from_file_location(key, path)
@@ -79,7 +166,7 @@ def load_from_file(text: str) -> Any:
         sys.modules[key] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever somebody else's code raises
+        except Exception as error:  # the user's code may raise anything
             del sys.modules[key]
             raise InputError(
                 f"{path}: it could not be run ({_said(error)}{_line_in(path, error)}), but expected a file that defines"

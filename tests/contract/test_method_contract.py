@@ -13,6 +13,7 @@ from knowsam.methods import METHODS, Method
 from knowsam.methods.cps import CrossPseudoSupervision
 from knowsam.networks import CoTrainedStudents
 from knowsam.networks.registry import build_network
+from knowsam.reporting.terms import prediction_name, term_name
 from knowsam.types import Progress, StepOutput
 from support.training import SIZE, small_batch, small_method, wake_adapters
 
@@ -104,6 +105,18 @@ def test_terms_are_finite_and_each_teaches_exactly_what_it_names(
         assert value.ndim == 0, term
         assert value.isfinite(), term
         assert learning(value, method) == expected_parts(term, set(parts(method))), term
+
+
+@every_method
+@early_and_late
+def test_every_term_and_prediction_has_words_for_the_report(name: str, progress: Progress) -> None:
+    method = small_method(name, "tiny")
+    for term in seeded_step(method, progress, 3).terms:
+        assert term_name(name, term) != term
+    outputs = method.student().outputs(small_batch().labelled_image)
+    words = {prediction_name(name, prediction) for prediction in outputs}
+    assert len(words) == len(outputs)
+    assert not words & {"student", "unet", "vnet"}
 
 
 @every_method

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from knowsam.errors import InputError
-from knowsam.networks import CoTrainedStudents, UNet, VNet
+from knowsam.networks import CoTrainedStudents, ExternalNetwork, FusionHead, UNet, VNet
 from knowsam.networks.input import standardise_image
 from knowsam.networks.registry import NETWORKS, build_network
 
@@ -81,9 +81,9 @@ def test_build_network_passes_arguments_on() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "match"),
     [
-        ("u-net", {}, 'did you mean "unet"'),
-        ("CoTrain", {}, 'did you mean "cotrained"'),
-        ("vnet", {"normalization": "batch"}, 'did you mean "normalisation"'),
+        ("u-net", {}, "did you mean 'unet'"),
+        ("CoTrain", {}, "did you mean 'cotrained'"),
+        ("vnet", {"normalization": "batch"}, "did you mean 'normalisation'"),
     ],
 )
 def test_build_network_names_the_nearest(name: str, arguments: dict, match: str) -> None:
@@ -116,3 +116,52 @@ def test_standardise_image_of_a_constant_image_has_a_finite_gradient() -> None:
     image = torch.full((1, 1, 4, 4), 0.3, requires_grad=True)
     standardise_image(image).square().sum().backward()
     assert image.grad.isfinite().all()
+
+
+@every_network
+@torch.no_grad()
+def test_parts_stand_alone_and_leave_the_whole_as_it_was(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, 1, 3, standardise=True).eval()
+    image = 3 * torch.rand(2, 1, 32, 48) - 1
+    before = network.outputs(image)
+    parts = network.parts()
+    assert list(parts) == (list(before) if len(before) > 1 else [])
+    for part, alone in parts.items():
+        torch.testing.assert_close(alone(image), before[part])
+    after = network.outputs(image)
+    assert all(torch.equal(before[output], after[output]) for output in before)
+    assert torch.equal(next(iter(before.values())), network(image))
+
+
+@every_network
+@torch.no_grad()
+def test_the_deepest_stage_is_the_one_of_most_channels_and_fewest_pixels(name: str) -> None:
+    network, seen = build_network(name, 1, 2).eval(), []
+    network.deepest_stage().register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    network(torch.rand(3, 1, 32, 48))
+    assert seen == [(3, 256, 2, 3)]
+
+
+@torch.no_grad()
+def test_an_external_network_has_one_prediction_no_ties_and_no_stage_to_look_at() -> None:
+    network = ExternalNetwork("mine", torch.nn.Conv2d(1, 2, 1), 1, 2)
+    image = torch.rand(2, 1, 16, 32)
+    assert list(network.outputs(image)) == ["student"]
+    assert torch.equal(network.outputs(image)["student"], network(image))
+    assert network.parts() == {}
+    assert network.near_tie(image).shape == (2, 16, 32)
+    assert not network.near_tie(image).any()
+    assert network.deepest_stage() is None
+
+
+@torch.no_grad()
+def test_a_tie_of_one_student_reaches_as_far_as_the_fusion_head() -> None:
+    """A change of one pixel's logits changes the fused map exactly where `FusionHead.radius` says."""
+    torch.manual_seed(0)
+    head = FusionHead(2).eval()
+    unet, vnet = torch.randn(1, 2, 24, 24), torch.randn(1, 2, 24, 24)
+    changed = unet.clone()
+    changed[..., 12, 12] += 50
+    rows = (head(unet, vnet) != head(changed, vnet)).any(dim=1)[0].any(dim=1).nonzero()
+    assert (int(rows.min()), int(rows.max())) == (12 - head.radius, 12 + head.radius)

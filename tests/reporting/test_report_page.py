@@ -20,7 +20,6 @@ from knowsam.io import read_image, read_label
 from knowsam.presentation import text as words
 from knowsam.reporting import write as report_package
 from knowsam.reporting.cases import DataRecord, summarise_data
-from knowsam.reporting.terms import term_name
 from knowsam.reporting.write import write_report
 from knowsam.runs.cases import open_cases
 from knowsam.runs.folder import RunFolder
@@ -272,8 +271,4 @@ def test_numbers_as_words() -> None:
     assert [words.share_text(value) for value in (0, 1e-7, 0.00001, 0.0007, 0.0126, 0.999, 1)] == [
         "0 %", "< 0.0001 %", "0.001 %", "0.07 %", "1.3 %", "99.9 %", "100 %",
     ]  # fmt: skip
-    assert term_name("unet_mix_pseudo") == "U-Net: mixed images, pseudo-labels"
-    assert term_name("student_in") == "Network: unlabelled pasted into labelled"
-    assert term_name("share_certain") == "Share of pixels of which the weak view is certain"
-    assert term_name("something_new") == "something_new"
     assert words.dice_text(float("nan")) == "\N{EN DASH}"

@@ -33,14 +33,14 @@ def test_across_line_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("severity", "low", "high"), [((0.0, 0.0), 0.95, 1.0), ((0.3, 0.3), 0.6, 0.95)])
-def test_spoilt_masks_lose_what_the_severity_says(severity: tuple[float, float], low: float, high: float) -> None:
+def test_corrupted_masks_lose_what_the_severity_says(severity: tuple[float, float], low: float, high: float) -> None:
     truth = discs()
     logits = corrupt(truth, torch.zeros_like(truth), generator(), severity)
     assert logits.isfinite().all()
     assert low < iou(logits > 0, truth > 0.5).mean() <= high
 
 
-def test_spoilt_masks_get_worse_with_severity_and_are_of_all_kinds() -> None:
+def test_corrupted_masks_get_worse_with_severity_and_are_of_all_kinds() -> None:
     truth = discs(256)
     means = [
         float(iou(corrupt(truth, torch.zeros_like(truth), generator(), (s, s)) > 0, truth > 0.5).mean())
@@ -54,7 +54,7 @@ def test_spoilt_masks_get_worse_with_severity_and_are_of_all_kinds() -> None:
     assert strength.max() / strength.min() > 5  # over- and under-confident
 
 
-def test_a_spoilt_mask_may_swallow_its_neighbour() -> None:
+def test_a_corrupted_mask_may_swallow_its_neighbour() -> None:
     truth = discs(256) * (torch.arange(48) < 24)
     neighbour = discs(256) * (torch.arange(48) >= 24)
     taken = ((corrupt(truth, neighbour, generator(), (0.5, 0.5)) > 0) & (neighbour > 0)).sum(dim=(1, 2)) / neighbour[
@@ -72,17 +72,17 @@ def label() -> torch.Tensor:
     return label
 
 
-def test_prompts_of_labelled_images_alone_are_spoilt(label: torch.Tensor) -> None:
+def test_prompts_of_labelled_images_alone_are_corrupted(label: torch.Tensor) -> None:
     prompt = torch.zeros(4, 3, 48, 48)
     torch.manual_seed(0)
-    spoilt, replaced = corrupt_prompts(prompt, label, 1.0)
+    corrupted, replaced = corrupt_prompts(prompt, label, 1.0)
     assert replaced.tolist() == [True, True, False, False]
     assert prompt.count_nonzero() == 0
-    assert spoilt[2:].count_nonzero() == 0
-    assert all(image.count_nonzero() > 0 for image in spoilt[:2])
+    assert corrupted[2:].count_nonzero() == 0
+    assert all(image.count_nonzero() > 0 for image in corrupted[:2])
 
 
-def test_a_spoilt_prompt_still_means_its_class(label: torch.Tensor) -> None:
+def test_a_corrupted_prompt_still_means_its_class(label: torch.Tensor) -> None:
     many = label[:1].expand(64, -1, -1)
     torch.manual_seed(0)
     answer = corrupt_prompts(torch.zeros(64, 3, 48, 48), many, 1.0)[0].argmax(dim=1)
@@ -100,7 +100,7 @@ def test_the_share_says_how_many(label: torch.Tensor) -> None:
     assert 0.18 < changed.float().mean() < 0.32
 
 
-def test_nothing_is_drawn_where_nothing_is_spoilt(label: torch.Tensor) -> None:
+def test_nothing_is_drawn_where_nothing_is_corrupted(label: torch.Tensor) -> None:
     prompt = torch.randn(4, 3, 48, 48)
     torch.manual_seed(0)
     first = torch.rand(3)

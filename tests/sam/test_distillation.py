@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
+from knowsam.config import Config, SamSettings
 from knowsam.functional.losses import distillation_loss, segmentation_loss
-from knowsam.sam.distillation import SamDistillation
+from knowsam.methods.supervised import SupervisedOptions
+from knowsam.sam import SamDistillation, SamStep
 from knowsam.sam.loading.build import resize_input
 from knowsam.sam.teacher import SamTeacher
+from knowsam.training.build import build_method
 from knowsam.types import IGNORE, Progress
 from support.small_sam import small_sam
 
@@ -82,20 +86,20 @@ def test_the_students_mean_is_the_default_prompt(distillation: SamDistillation, 
     assert torch.equal(step.logits, distillation.teacher(image, torch.stack(students).mean(dim=0)))
 
 
-def test_sam_learns_from_spoilt_prompts_on_labelled_images_alone(
+def test_sam_learns_from_corrupted_prompts_on_labelled_images_alone(
     distillation: SamDistillation, image: Tensor, label: Tensor
 ) -> None:
     students = [student_logits(2)]
     plain = distillation(image, students, label, START)
     distillation.prompt_spoil = 1.0
     torch.manual_seed(0)
-    spoilt = distillation(image, students, label, START)
-    assert not torch.equal(spoilt.logits[0], plain.logits[0])
-    torch.testing.assert_close(spoilt.logits[1], plain.logits[1])  # image 1 has no label
-    assert spoilt.terms["sam_sup"] != plain.terms["sam_sup"]
+    corrupted = distillation(image, students, label, START)
+    assert not torch.equal(corrupted.logits[0], plain.logits[0])
+    torch.testing.assert_close(corrupted.logits[1], plain.logits[1])  # image 1 has no label
+    assert corrupted.terms["sam_sup"] != plain.terms["sam_sup"]
 
 
-def test_students_do_not_learn_from_answers_to_spoilt_prompts(
+def test_students_do_not_learn_from_answers_to_corrupted_prompts(
     distillation: SamDistillation, image: Tensor, label: Tensor
 ) -> None:
     student = student_logits(2)
@@ -103,7 +107,7 @@ def test_students_do_not_learn_from_answers_to_spoilt_prompts(
     torch.manual_seed(0)
     step = distillation(image, [student], label, START)
     (gradient,) = torch.autograd.grad(step.terms["sam_kd"], student)
-    assert gradient[0].count_nonzero() == 0  # image 0 is labelled, its prompt spoilt
+    assert gradient[0].count_nonzero() == 0  # image 0 is labelled, its prompt corrupted
     assert gradient[1].count_nonzero() > 0
     distillation.prompt_spoil = 0.0
     unlabelled_alone = distillation(image[1:], [student[1:]], label[1:], START)
@@ -143,3 +147,40 @@ def test_predict_gives_sams_answer_without_gradient(distillation: SamDistillatio
     answer = distillation.predict(image, prompt)
     assert not answer.requires_grad
     torch.testing.assert_close(answer, distillation.teacher(image, prompt))
+
+
+def test_the_plug_in_in_a_loop_of_ones_own() -> None:
+    """Built by name, it teaches a network that this package does not know, and itself."""
+    torch.manual_seed(0)
+    sam = SamDistillation.from_name("tiny", size=SIZE, classes=K, pretrained=False, kd_weight=0.5)
+    network = torch.nn.Conv2d(1, K, 3, padding=1)
+    image, label = torch.rand(2, 1, *SIZE), torch.randint(0, K, (2, *SIZE))
+    label[1] = IGNORE
+    step = sam(image, [network(image)], label, START)
+    assert isinstance(step, SamStep)
+    step.loss.backward()
+    learning = [*network.parameters(), *(p for p in sam.parameters() if p.requires_grad)]
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+    assert all(p.grad is not None for p in learning)
+    assert (sam.temperature, sam.kd_weight, sam.kd_ramp, sam.prompt_spoil) == (10.0, 0.5, False, 0.0)
+
+
+def test_the_plug_in_and_the_configuration_have_the_same_settings_and_defaults() -> None:
+    arguments = inspect.signature(SamDistillation.from_name).parameters
+    settings = {name: field.default for name, field in SamSettings.model_fields.items() if name not in ("name", "lr")}
+    assert settings == {name: one.default for name, one in arguments.items() if name not in ("name", "size", "classes")}
+
+
+def test_all_settings_reach_the_plug_in() -> None:
+    settings = SamSettings(
+        name="tiny", train="adapters", pretrained=False, temperature=3.0, kd_weight=0.25, kd_ramp=True,
+        prompt_spoil=0.5, kd_resolution="sam", normalise="unit", adapter_init="default",
+    )  # fmt: skip
+    config = Config(sam=settings, data={"size": 32}, method="supervised", options=SupervisedOptions().model_dump())
+    sam = build_method(config, in_channels=1, classes=K).sam
+    assert (sam.temperature, sam.kd_weight, sam.kd_ramp) == (3.0, 0.25, True)
+    assert (sam.prompt_spoil, sam.kd_resolution, sam.teacher.train_mode) == (0.5, "sam", "adapters")
+    assert sam.teacher.pixel_std.flatten().tolist() == [1.0, 1.0, 1.0]
+    adapter = sam.teacher.sam.mask_decoder.transformer.layers[0].mlp.adapter
+    assert adapter.up.weight.count_nonzero() > 0  # `zero` would have left it at zero
+    assert len(sam.teacher.prompts.heads) == K

@@ -14,7 +14,7 @@ from knowsam.errors import InputError
 from knowsam.sam.backbone.decode import decode_masks
 from knowsam.sam.backbone.tiny import draw_boxes, draw_points, read_config, tiny_sam
 from knowsam.sam.loading.build import TINY, build_sam
-from knowsam.sam.pretrain.loop import _optimiser, pretrain
+from knowsam.sam.pretrain.loop import build_optimiser, pretrain
 from knowsam.sam.pretrain.promptable import PromptableSam, intersection_over_union, mask_loss, step_losses
 from knowsam.sam.pretrain.steps import BOX, MASK, MASK_AND_POINT, POINT, PretrainConfig, draw_step
 from knowsam.sam.teacher import PIXEL_MEAN, PIXEL_STD
@@ -129,8 +129,28 @@ def test_every_weight_that_answers_gets_a_gradient() -> None:
     without = {name for name, weight in model.named_parameters() if weight.grad is None}
     # The frequencies of positions are fixed; the three masks for ambiguous prompts are not asked for.
     assert all("positional_embedding" in name or "output_hypernetworks_mlps" in name for name in without)
-    optimised = {id(weight) for group in _optimiser(model, TINY_RUN).param_groups for weight in group["params"]}
+    optimised = {id(weight) for group in build_optimiser(model, TINY_RUN).param_groups for weight in group["params"]}
     assert optimised == {id(weight) for weight in model.parameters() if weight.requires_grad}
+
+
+def test_a_step_is_computed_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's device without data stands for any GPU: two tensors of different devices are an error."""
+
+    def points(region: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return torch.zeros(len(region), 2, device=region.device)  # the real one draws on the CPU
+
+    monkeypatch.setattr("knowsam.sam.pretrain.promptable.points_in", points)
+    model = PromptableSam(tiny_sam(read_config(TINY))).to("meta")
+    data = draw_step(TINY_RUN, 8, 0, 0, (0.0, 1.0)).to("meta")
+    terms = step_losses(model, data, torch.Generator().manual_seed(0))
+    assert {value.device.type for value in terms.values()} == {"meta"}
+
+
+def test_the_device_of_a_run_is_asked_for(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY_RUN, steps=1)
+    assert pretrain(config, tmp_path / "run", quiet=True, device="cpu")
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        pretrain(config, tmp_path / "other", quiet=True, device="meta")
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ class Registered:
     """What a process must be told before it knows a user's own method or network by name.
 
     Attributes:
-        methods: Name -> entry of `METHODS`.
-        networks: Name -> entry of `REGISTERED`.
+        methods: Name -> entry of `METHODS.registered`.
+        networks: Name -> entry of `NETWORKS.registered`.
     """
 
     methods: dict[str, Any] = field(default_factory=dict)
@@ -66,15 +66,15 @@ def do_cell(job: CellJob, quiet: bool = False) -> bool:
     from knowsam.comparison.scores import score_run
     from knowsam.config import resolve_config
     from knowsam.evaluation.result import write_scores
-    from knowsam.methods.registry import METHODS
-    from knowsam.networks import REGISTERED
+    from knowsam.methods import METHODS
+    from knowsam.networks import NETWORKS
     from knowsam.runs.folder import RunFolder
     from knowsam.runs.record import read_run
     from knowsam.runs.student_file import load_student
     from knowsam.types import SAM
 
     METHODS.update(job.registered.methods)
-    REGISTERED.update(job.registered.networks)
+    NETWORKS.update(job.registered.networks)
     run = RunFolder(job.run)
     if not _train(resolve_config(job.config), run, job.cell, quiet):
         return False

@@ -81,9 +81,9 @@ class CompareFolder:
 
 def _footnotes(methods: Iterable[str]) -> dict[str, str]:
     """The footnotes of a comparison that was written before they were part of its grid."""
-    from knowsam.methods.registry import METHODS, load_method
+    from knowsam.methods import METHODS
 
-    return {name: load_method(name).footnote for name in methods if name in METHODS}
+    return {name: METHODS[name].footnote for name in methods if name in METHODS}
 
 
 def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
@@ -142,12 +142,13 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
 
 def _demands(config: Config, key: str) -> bool:
     """Whether a setting has the value that the paper of its method asks for, see `Method.paper_train`."""
-    from knowsam.methods.registry import is_known, load_method
+    from knowsam.methods import known_method
 
-    if config.preset != "paper" or not is_known(config.method):
+    method = known_method(config.method) if config.preset == "paper" else None
+    if method is None:
         return False
     section, _, name = key.partition(".")
-    paper = load_method(config.method).paper_train
+    paper = method.paper_train
     return section == "train" and name in paper and getattr(config.train, name) == paper[name]
 
 

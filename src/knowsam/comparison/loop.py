@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -117,24 +116,11 @@ def compare(
 
 def _registered(method: str, options: Mapping[str, Any]) -> Registered:
     """The registered method and network, which a new process must be able to import."""
-    from knowsam.methods.registry import METHODS
-    from knowsam.networks import REGISTERED
+    from knowsam.methods import METHODS
+    from knowsam.networks import NETWORKS
 
     network = options.get("network")
-    found = Registered(
-        {method: METHODS[method]} if method in METHODS else {},
-        {network: REGISTERED[network]} if network in REGISTERED else {},
-    )
-    for kind, what, entries in (("method", "class", found.methods), ("network", "factory", found.networks)):
-        for name, entry in entries.items():
-            try:
-                pickle.dumps(entry)
-            except (pickle.PicklingError, AttributeError, TypeError) as error:
-                raise InputError(
-                    f"{kind} {name}: its {what} cannot be found from another process ({error}), but expected a class or"
-                    " function at the top of a module; move it there."
-                ) from error
-    return found
+    return Registered(METHODS.picklable(method), {} if network is None else NETWORKS.picklable(network))
 
 
 def _check_splits(

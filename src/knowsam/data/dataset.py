@@ -263,6 +263,11 @@ def scoring_volumes(
         axis: int | None = None
         spacing: tuple[float, ...] | None = None
         for case in files:
+            if case.label is None:
+                raise InputError(
+                    f"{case.image}: no mask was found, but expected one for a validation case; add it or take it off"
+                    " val.txt."
+                )
             image, label = read_pair(case.image, case.label)
             images.append(preprocessing.slices(image).to(dtype))
             found = preprocessing.label_slices(coding.encode(label), image)

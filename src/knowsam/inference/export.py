@@ -1,7 +1,7 @@
 """Export: a student as one file that predicts without this package, verified against the network it was made of.
 
-The file takes prepared images `(B, C, H, W)` (in [0, 1], resized; H and W multiples of 16) and gives class
-probabilities of the same size. How an image is prepared stands in its metadata, under the key `knowsam`, as JSON.
+The file takes prepared images `(B, C, H, W)` (in [0, 1], resized; H and W multiples of the stride) and gives class
+probabilities of the same size. Its metadata say under the key `knowsam`, as JSON, how an image is prepared.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from knowsam.inference.model_card import CARD_NAME, check_card_is_ours, model_ca
 from knowsam.inference.onnx import INPUT, INSTALL_EXPORT, OUTPUT, OnnxStudent, import_onnxruntime
 from knowsam.inference.predictor import ONNX_SUFFIX
 from knowsam.inference.verification import Verification, verification_batches, verify
-from knowsam.networks import CoTrainedStudents
+from knowsam.networks import SegmentationNetwork
 from knowsam.presentation.pictures import class_colour
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import HEADER_KEY, StudentInfo, find_student, load_student
@@ -84,7 +84,7 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
     Args:
         run: A run folder or a `student.safetensors`.
         to: The file to write; the suffix says which kind. It appears only once it was verified.
-        network: `"fused"`, `"unet"` or `"vnet"`, as far as the student has them; None for what `predict` uses.
+        network: One of the student's parts, e.g. `"fused"`, `"unet"` or `"vnet"`; None for what `predict` uses.
         images: A file or folder of images to verify with as well; random images are always used.
 
     Returns:
@@ -95,7 +95,7 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
             probabilities differ from the network's.
     """
     to = Path(to)
-    formats = {ONNX_SUFFIX: (_write_onnx, _open_onnx), PROGRAM_SUFFIX: (_write_program, _open_program)}
+    formats = {ONNX_SUFFIX: (write_onnx, open_onnx), PROGRAM_SUFFIX: (write_program, open_program)}
     if to.suffix.lower() not in formats:
         raise InputError(
             f"{to}: a file ending in '{to.suffix}' was asked for, but expected {ONNX_SUFFIX} (ONNX) or"
@@ -125,11 +125,13 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
     return written
 
 
-def select_network(student: nn.Module, info: StudentInfo, name: str | None, path: Path) -> tuple[str, Any]:
-    """One prediction of a student as a network of its own.
+def select_network(
+    student: SegmentationNetwork, info: StudentInfo, name: str | None, path: Path
+) -> tuple[str, SegmentationNetwork]:
+    """Select one prediction of a student as a network of its own.
 
     Args:
-        student: The whole student; not to be used any more where a part of it is returned.
+        student: The whole student, see `SegmentationNetwork.parts`.
         info: What belongs to it.
         name: Which, None for the one `predict` uses.
         path: The student's file, for messages.
@@ -140,23 +142,18 @@ def select_network(student: nn.Module, info: StudentInfo, name: str | None, path
     Raises:
         InputError: If the student has no such network, naming those it has.
     """
-    parts: dict[str, Any] = {info.network["name"]: student}
-    if isinstance(student, CoTrainedStudents):
-        parts = {"fused": student, "unet": student.unet, "vnet": student.vnet}
+    parts = student.parts() or {info.network["name"]: student}
     name = next(iter(parts)) if name is None else name
     if name not in parts:
         raise InputError(
             f"{path}: the network '{name}' was asked for, but expected one this student has:"
             f" {', '.join(parts)}{did_you_mean(name, parts)}"
         )
-    part = parts[name]
-    if part is not student:
-        part.standardise = student.standardise  # what the whole does for its parts, the part alone does itself
-    return name, part
+    return name, parts[name]
 
 
 def metadata(info: StudentInfo, network: str, stride: int) -> dict[str, Any]:
-    """All that using the file needs: the student's header and how its images are prepared, in full."""
+    """Return all that is needed to use the file: the student's header, and how its images are prepared, in full."""
     colours = [[0, 0, 0]] + [list(class_colour(index)) for index in range(1, len(info.class_names))]
     return info.to_json() | {
         "preparation": {
@@ -174,10 +171,20 @@ def metadata(info: StudentInfo, network: str, stride: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
-    import_onnxruntime()  # needed to verify; said before the work, not after it
+def write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
+    """Write an ONNX file.
+
+    Args:
+        network: In evaluation mode.
+        header: Its metadata, see `metadata`.
+        path: The file.
+
+    Raises:
+        InputError: If a package that this needs is not installed.
+    """
+    import_onnxruntime()  # needed to verify; it fails before the work, not after it
     try:
-        import onnx  # noqa: F401 - asked for here, to say how to install it
+        import onnx  # noqa: F401 - imported to say how to install it
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(
@@ -189,7 +196,7 @@ def _write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path)
             input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes={"image": _dynamic_axes(network)},
         )  # fmt: skip
     model = program.model
-    # The exporter notes on every node which line of which file on this machine it came from.
+    # The exporter records at every node the file and line it came from; paths of this machine are removed.
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
     model.metadata_props[HEADER_KEY] = json.dumps(header | {"opset": OPSET}, ensure_ascii=False)
@@ -197,12 +204,13 @@ def _write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path)
     program.save(path, external_data=False)
 
 
-def _write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
+def write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
+    """Write a `torch.export` program; arguments as for `write_onnx`."""
     with _quiet():
         program = torch.export.export(
             network, (_example(network),), dynamic_shapes={"image": _dynamic_axes(network)}, strict=False
         )
-        # As above: nothing of this machine belongs in the file, and torch would name its folders after a path.
+        # As above; and torch would name the folders in the file after a path.
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)
         content = io.BytesIO()
@@ -210,11 +218,13 @@ def _write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Pa
     path.write_bytes(content.getvalue())
 
 
-def _open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+def open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    """Open an ONNX file: images `(B, C, H, W)` -> probabilities `(B, K, H, W)`."""
     return OnnxStudent(path).probabilities
 
 
-def _open_program(path: Path) -> Callable[[Tensor], Tensor]:
+def open_program(path: Path) -> Callable[[Tensor], Tensor]:
+    """Open a `torch.export` program: images `(B, C, H, W)` -> probabilities `(B, K, H, W)`."""
     with _quiet():
         return torch.export.load(path).module()
 
@@ -232,7 +242,7 @@ def _dynamic_axes(network: ProbabilityNetwork) -> dict[int, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No notes of the exporter about itself, about absent torchvision, or deprecations inside torch."""
+    """Within the block the exporter does not log, and torch does not warn of its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Whether an exported file gives what the network it was made of gives."""
+"""Check that an exported file predicts what the network it was made of predicts."""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from knowsam.data.preprocess import Preprocessing
 from knowsam.errors import InputError
 from knowsam.inference.files import list_inputs
 from knowsam.inference.predictor import SLICES_PER_PASS
 from knowsam.io import read_image
-from knowsam.networks import CoTrainedStudents
+from knowsam.networks import SegmentationNetwork
 
 TOLERANCE = 1e-4
 """Largest difference of a probability: 100 times what two libraries' float32 convolutions were seen to differ by."""
-
-TIE = 1e-4
-"""Two classes whose logits are nearer than this may change places between libraries."""
-
-FUSION_RADIUS = 3
-"""Pixels that the fusion head's three 3x3 convolutions carry a change."""
 
 LARGEST_EXCUSED_SHARE = 0.01
 REAL_FILES = 20
@@ -40,8 +34,7 @@ class Verification:
         largest: Largest difference of a probability, ties left out.
         images: Images compared, slices of a volume counted each.
         pixels: Pixels compared.
-        ties: Pixels that differ by more, and may: the fusion head looks at which class each student chooses, and next
-            to them one of the two could not decide.
+        ties: Pixels that differ by more, and may, see `SegmentationNetwork.near_tie`.
     """
 
     largest: float = 0.0
@@ -60,7 +53,7 @@ class Verification:
 def verification_batches(
     preprocessing: Preprocessing, stride: int, images: str | Path | None = None
 ) -> Iterator[Tensor]:
-    """Prepared images of several batch sizes and sizes, H != W among them: noise, then real ones if asked for.
+    """Make prepared images of several batch sizes and sizes, H != W among them: noise, then real ones if given.
 
     Args:
         preprocessing: How images become network input.
@@ -93,7 +86,7 @@ def _batches(preprocessing: Preprocessing, stride: int, files: list[Path]) -> It
 
 @torch.inference_mode()
 def verify(
-    exported: Callable[[Tensor], Tensor], network: nn.Module, batches: Iterator[Tensor], path: Path
+    exported: Callable[[Tensor], Tensor], network: SegmentationNetwork, batches: Iterator[Tensor], path: Path
 ) -> Verification:
     """Compare an exported file with its network on every batch.
 
@@ -115,7 +108,7 @@ def verify(
         outside = ~(difference <= TOLERANCE)  # this way round, NaN is outside
         excused = torch.zeros_like(outside)
         if outside.any() and bool(difference.isfinite().all()):
-            excused = outside & near_tie(network, image)
+            excused = outside & network.near_tie(image)
         if (outside & ~excused).any() or excused.float().mean() > LARGEST_EXCUSED_SHARE:
             raise _differs(path, f"differ from the network's by up to {float(difference.max()):.1e}", image)
         result.largest = max(result.largest, float(difference[~excused].max()))
@@ -123,25 +116,6 @@ def verify(
         result.pixels += difference.numel()
         result.ties += int(excused.sum())
     return result
-
-
-def near_tie(network: nn.Module, image: Tensor) -> Tensor:
-    """Pixels whose fused probabilities hang on which of two equally good classes a student chooses.
-
-    Args:
-        network: Any student; only co-trained ones have such pixels.
-        image: `(B, C, H, W)`.
-
-    Returns:
-        `(B, H, W)` bool.
-    """
-    if not isinstance(network, CoTrainedStudents):
-        return torch.zeros(len(image), *image.shape[-2:], dtype=torch.bool)
-    outputs = network.outputs(image)
-    best = [outputs[name].topk(2, dim=1).values for name in ("unet", "vnet")]
-    tied = torch.stack([top[:, 0] - top[:, 1] < TIE for top in best]).any(dim=0)
-    width = 2 * FUSION_RADIUS + 1
-    return F.max_pool2d(tied[:, None].float(), width, stride=1, padding=FUSION_RADIUS)[:, 0] > 0
 
 
 def _differs(path: Path, how: str, image: Tensor) -> InputError:

@@ -1,7 +1,7 @@
 """The methods, one file each, and the table that names them."""
 
 from knowsam.methods.base import Method, MethodContext, StudentMethod, StudentOptions, join_halves
-from knowsam.methods.registry import METHODS, load_method, register_method
+from knowsam.methods.registry import METHODS, known_method, load_method, register_method
 
 __all__ = [
     "METHODS",
@@ -10,6 +10,7 @@ __all__ = [
     "StudentMethod",
     "StudentOptions",
     "join_halves",
+    "known_method",
     "load_method",
     "register_method",
 ]

@@ -1,4 +1,4 @@
-"""What every method promises, and the table of methods."""
+"""What every method promises, and what methods with one kept network share."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class MethodContext:
 class Method(nn.Module):
     """The promises of a semi-supervised method; the contract tests hold every entry of `METHODS` to them.
 
-    A method is one module holding everything that learns, so that one wrapper serves several processes. It is not meant
-    to be inherited from by other methods in turn: one method is one file, readable from top to bottom.
+    A method is one module that holds everything that learns, so that one wrapper serves several processes. Methods do
+    not inherit from each other: one method is one file, readable from top to bottom.
 
     Attributes:
         Options: The method's settings, a pydantic model whose defaults are the paper's.
@@ -48,6 +48,9 @@ class Method(nn.Module):
         paper_train: Settings of `train` that the method's paper has and others do not, for `preset: paper`.
         footnote: What a table must say of this method beside others: where it does not share their network, batch or
             steps. Empty where there is nothing to say.
+        term_names: Name of a term in the logs -> words for the report, e.g. `"student_cons"` -> `"Network: agreement
+            with the EMA teacher"`. What all methods have is named already (`knowsam.reporting.terms`).
+        prediction_names: Name of a prediction (`SegmentationNetwork.outputs`) -> words, where there are several.
         sam: The distillation object, or None.
     """
 
@@ -56,12 +59,23 @@ class Method(nn.Module):
     unlabelled_view: ClassVar[Literal["strong", "weak"]] = "strong"
     paper_train: ClassVar[Mapping[str, Any]] = {}
     footnote: ClassVar[str] = ""
+    term_names: ClassVar[Mapping[str, str]] = {}
+    prediction_names: ClassVar[Mapping[str, str]] = {}
     sam: SamDistillation | None
 
     def __init__(self, options: Any, context: MethodContext) -> None:
         super().__init__()
         self.options = options
         self.sam = context.sam
+
+    @classmethod
+    def short_options(cls, pretrain: float) -> Mapping[str, Any]:
+        """Values of `Options` for `preset: short`, where the paper's do not suit a few hundred or thousand steps.
+
+        Args:
+            pretrain: Share of the run that sees labelled images alone, in [0, 1].
+        """
+        return {}
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """`step` with detached terms, under the name that distributed wrappers and autocast know."""

@@ -1,7 +1,7 @@
 """BCP: labelled and unlabelled images are pasted into each other, both ways (Bai et al., CVPR 2023).
 
 A box of a labelled image is pasted into an unlabelled one, and a box of an unlabelled image into a labelled one. The
-student segments both mixtures. The truth stands where labelled pixels are, and elsewhere the pseudo-label of the EMA
+student segments both mixtures. Their label is the truth at labelled pixels, and elsewhere the pseudo-label of the EMA
 teacher, its running average, of which the largest piece of each class is kept. Before there are unlabelled images, in
 the pre-training phase (`train.pretrain`), labelled images are pasted into each other.
 """
@@ -44,6 +44,11 @@ class BidirectionalCopyPaste(StudentMethod):
     unlabelled_view = "weak"  # the paper flips and rotates all images alike; the teacher labels what the student sees
     paper_train: ClassVar[Mapping[str, Any]] = {"pretrain": 0.25}  # 10,000 of 40,000 iterations, on ACDC
     footnote = "its unlabelled images are augmented weakly, and it pre-trains on labelled images pasted into each other"
+    term_names: ClassVar[Mapping[str, str]] = {
+        "student_in": "Network: unlabelled pasted into labelled",
+        "student_out": "Network: labelled pasted into unlabelled",
+        "share_removed": "Share of the pseudo-labels' foreground outside the largest pieces",
+    }
 
     def __init__(self, options: BidirectionalCopyPasteOptions, context: MethodContext) -> None:
         super().__init__(options, context)

@@ -6,7 +6,8 @@ class that the other finds most probable, as if it were the truth.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -30,6 +31,17 @@ class CrossPseudoSupervision(StudentMethod):
     """Two networks; the first is kept, as in the paper, so that what predicts is no larger than a baseline."""
 
     Options = CrossPseudoSupervisionOptions
+    term_names: ClassVar[Mapping[str, str]] = {
+        "first_sup": "First network: against the truth",
+        "second_sup": "Second network: against the truth",
+        "first_pseudo": "First network: the other's pseudo-labels",
+        "second_pseudo": "Second network: the other's pseudo-labels",
+    }
+
+    @classmethod
+    def short_options(cls, pretrain: float) -> Mapping[str, Any]:
+        """The ramp, because pseudo-labels of networks that have seen nothing yet are noise."""
+        return {"ramp": True}
 
     def __init__(self, options: CrossPseudoSupervisionOptions, context: MethodContext) -> None:
         super().__init__(options, context)

@@ -1,14 +1,15 @@
 """KnowSAM: two students, a fusion head and an adapted SAM teach each other (IEEE TMI 2025, arXiv 2412.13742).
 
 A U-Net and a V-Net see the same labelled and unlabelled images. A fusion head joins their predictions. SAM, prompted by
-learnable prompts and by the detached fused map, distils its answer back into both students (SKD). Once the students
-know something, cells of labelled and unlabelled images change places where the fused map is least certain (UGDA). After
-training only the students and the fusion head are kept.
+learnable prompts and by the detached fused map, is distilled into both students (SKD). After the first part of the run,
+cells of labelled and unlabelled images change places where the fused map is least certain (UGDA). After training only
+the students and the fusion head are kept.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,6 +23,18 @@ from knowsam.methods.base import Method, MethodContext, join_halves
 from knowsam.networks import CoTrainedStudents
 from knowsam.types import Batch, Progress, StepOutput
 
+STUDENT_NAMES = {"unet": "U-Net", "vnet": "V-Net"}
+STUDENT_TERMS = {
+    "sup": "against the truth",
+    "ent": "entropy",
+    "cons": "agreement with the other student",
+    "mix_sup": "mixed images, against their labels",
+    "mix_ent": "mixed images, entropy",
+    "mix_cons": "mixed images, agreement",
+    "mix_pseudo": "mixed images, pseudo-labels",
+}
+"""The terms that each student has, in words."""
+
 
 class KnowSAMOptions(BaseModel):
     """Settings of `knowsam`; the defaults are the paper's."""
@@ -29,7 +42,7 @@ class KnowSAMOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     entropy_weight: float = Field(0.9, ge=0)
-    """Weight of the students' entropy (section 5)."""
+    """Weight of the students' entropy."""
     entropy_ramp: bool = False
     """Let the entropy weight follow the consistency ramp instead of being constant from step 0."""
     consistency_weight: float = Field(1.0, ge=0)
@@ -37,7 +50,7 @@ class KnowSAMOptions(BaseModel):
     ramp_end: float = Field(1.0, gt=0, le=1)
     """Share of the run after which the ramp is complete."""
     ugda_start: float = Field(0.24, ge=0, le=1)
-    """Share of the run after which cells are exchanged; 1 switches UGDA off (section 4)."""
+    """Share of the run after which cells are exchanged; 1 switches UGDA off."""
     ugda_teacher: Literal["sam", "fused", "mean"] = "sam"
     """Whose answer is the pseudo-label of an unlabelled image: SAM's, the fused map's, or the mean of both."""
     ugda_confidence: float = Field(0.0, ge=0, lt=1)
@@ -71,6 +84,31 @@ class KnowSAM(Method):
 
     Options = KnowSAMOptions
     footnote = "two students (U-Net and V-Net) and a fusion head, whose fused map is what is scored"
+    prediction_names: ClassVar[Mapping[str, str]] = {"fused": "fused", **STUDENT_NAMES}
+    term_names: ClassVar[Mapping[str, str]] = {
+        "fused_sup": "Fused: against the truth",
+        "fused_mix": "Fused: mixed images, against their labels",
+    } | {
+        f"{student}_{term}": f"{name}: {words}"
+        for student, name in STUDENT_NAMES.items()
+        for term, words in STUDENT_TERMS.items()
+    }
+
+    @classmethod
+    def short_options(cls, pretrain: float) -> Mapping[str, Any]:
+        """What lets students and fusion head learn in few steps, measured in docs/short-budget.md.
+
+        Cells are exchanged as soon as there are unlabelled images.
+        """
+        return {
+            "vnet_normalisation": "batch",
+            "residual_fusion": True,
+            "entropy_weight": 0.0,
+            "entropy_ramp": True,
+            "ugda_start": pretrain,
+            "ugda_teacher": "mean",
+            "ugda_confidence": 0.8,
+        }
 
     def __init__(self, options: KnowSAMOptions, context: MethodContext) -> None:
         super().__init__(options, context)
@@ -92,7 +130,7 @@ class KnowSAM(Method):
         return {"name": "cotrained", **self.arguments}
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
-        """One step of section 5.
+        """One step (docs/method.md, section 5).
 
         With `lam = lam_max exp(-5 (1 - t)^2)` and the sum over the students `k in {unet, vnet}`:
 
@@ -151,7 +189,7 @@ class KnowSAM(Method):
         return StepOutput(loss, terms)
 
     def exchange_cells(self, batch: Batch, fused_logits: Tensor, teacher_probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Uncertainty-guided data augmentation (section 4), for any B_l and B_u.
+        """Uncertainty-guided data augmentation (docs/method.md, section 4), for any B_l and B_u.
 
         Args:
             batch: The images and labels.

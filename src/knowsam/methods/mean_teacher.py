@@ -7,6 +7,9 @@ those with which the method is used for medical images (UA-MT; SSL4MIS).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from pydantic import Field
 
@@ -36,6 +39,16 @@ class MeanTeacher(StudentMethod):
     """One network and its running average; the student is kept."""
 
     Options = MeanTeacherOptions
+    term_names: ClassVar[Mapping[str, str]] = {"student_cons": "Network: agreement with the EMA teacher"}
+
+    @classmethod
+    def short_options(cls, pretrain: float) -> Mapping[str, Any]:
+        """A larger weight, reached sooner: the squared difference of two probabilities is small.
+
+        With the paper's .1, reached at the last step, it would weigh a thousandth of the supervised loss over most of
+        so short a run.
+        """
+        return {"consistency_weight": 1.0, "ramp_end": 0.6}
 
     def __init__(self, options: MeanTeacherOptions, context: MethodContext) -> None:
         super().__init__(options, context)

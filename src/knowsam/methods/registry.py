@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from pydantic import BaseModel
 
 from knowsam.errors import InputError, did_you_mean
 from knowsam.methods.base import Method
-from knowsam.plugins import entry_point_names, load_entry_point, load_from_file, names_file
+from knowsam.plugins import Registry, load_from_file, names_file
 
-METHODS: dict[str, str | type[Method]] = {
-    "supervised": "knowsam.methods.supervised:Supervised",
-    "mean_teacher": "knowsam.methods.mean_teacher:MeanTeacher",
-    "ua_mt": "knowsam.methods.ua_mt:UncertaintyAwareMeanTeacher",
-    "cps": "knowsam.methods.cps:CrossPseudoSupervision",
-    "urpc": "knowsam.methods.urpc:PyramidConsistency",
-    "bcp": "knowsam.methods.bcp:BidirectionalCopyPaste",
-    "unimatch": "knowsam.methods.unimatch:UniMatch",
-    "knowsam": "knowsam.methods.knowsam:KnowSAM",
-}
-"""Name in a configuration -> class, or where to find it; imported when asked for."""
-
-
-ENTRY_POINTS = "knowsam.methods"
-"""Group under which an installed package names its methods."""
+METHODS: Registry[type[Method]] = Registry(
+    "method",
+    "class",
+    "knowsam.methods",
+    {
+        "supervised": "knowsam.methods.supervised:Supervised",
+        "mean_teacher": "knowsam.methods.mean_teacher:MeanTeacher",
+        "ua_mt": "knowsam.methods.ua_mt:UncertaintyAwareMeanTeacher",
+        "cps": "knowsam.methods.cps:CrossPseudoSupervision",
+        "urpc": "knowsam.methods.urpc:PyramidConsistency",
+        "bcp": "knowsam.methods.bcp:BidirectionalCopyPaste",
+        "unimatch": "knowsam.methods.unimatch:UniMatch",
+        "knowsam": "knowsam.methods.knowsam:KnowSAM",
+    },
+)
+"""Name in a configuration -> class; each is imported when it is looked up."""
 
 
 def load_method(name: str) -> type[Method]:
-    """The class of a method.
+    """Load the class of a method.
 
     Args:
         name: A key of `METHODS`; a name that an installed package gives in the entry points `knowsam.methods`; or
-            `PATH.py:CLASS`, a class in a file of one's own, which is run. The first that knows it counts.
+            `PATH.py:CLASS`, a class in a file of one's own, which is run. They are tried in this order.
 
     Raises:
         InputError: For an unknown name, with the nearest known one; if a package or file cannot be loaded; if what is
             there is no method.
     """
     if name in METHODS:
-        entry = METHODS[name]
-        if isinstance(entry, str):
-            module, attribute = entry.split(":")
-            entry = getattr(importlib.import_module(module), attribute)
-        return entry
-    found = load_from_file(name) if names_file(name) else load_entry_point(ENTRY_POINTS, name)
+        return METHODS[name]
+    found = load_from_file(name) if names_file(name) else METHODS.load(name)
     if found is None:
-        known = list(dict.fromkeys([*METHODS, *entry_point_names(ENTRY_POINTS)]))
+        known = METHODS.names()
         raise InputError(
             f"method: '{name}' was found, but expected one of {', '.join(known)}, or FILE.py:CLASS"
             f"{did_you_mean(name, known)}"
@@ -55,9 +51,17 @@ def load_method(name: str) -> type[Method]:
     return _require_method(name, found)
 
 
-def is_known(name: str) -> bool:
-    """Whether `load_method` would find a name without running a file of the user's."""
-    return name in METHODS or name in entry_point_names(ENTRY_POINTS)
+def known_method(name: str) -> type[Method] | None:
+    """Load the class of a method to read a run with, without running any file of the user's.
+
+    Returns:
+        None for a method in such a file, and for a name that is unknown here, such as one that was registered in
+        another process.
+
+    Raises:
+        InputError: If a package that offers the name cannot be loaded.
+    """
+    return load_method(name) if METHODS.is_known(name) else None
 
 
 def register_method(name: str, method: type[Method]) -> None:

@@ -1,4 +1,4 @@
-"""Supervised training on the labelled images alone: the baseline that stands beside every result."""
+"""Supervised training on the labelled images alone: the baseline of every comparison."""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
 """UA-MT: the mean teacher teaches only where it is certain (Yu et al., MICCAI 2019).
 
-The EMA teacher answers several times, each time with other noise and other dropout; the entropy of its mean answer is
-its uncertainty. The student is asked to agree only where that is below a threshold, which rises until hardly a pixel is
-left out. With a network without dropout (the V-Net) the answers differ by the noise on the image alone.
+The EMA teacher predicts several times, each time with other noise and other dropout; the entropy of its mean prediction
+is its uncertainty. The student is asked to agree only where that is below a threshold, which rises until hardly a pixel
+is left out. With a network without dropout (the V-Net) the predictions differ by the noise on the image alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -22,7 +25,7 @@ class UncertaintyAwareMeanTeacherOptions(StudentOptions):
     """Settings of `ua_mt`; the defaults are the paper's."""
 
     passes: int = Field(8, ge=1)
-    """T, the answers of the teacher whose mean is judged."""
+    """T, the number of predictions of the teacher whose mean is taken."""
     ema_decay: float = Field(0.99, ge=0, le=1)
     """Decay of the EMA teacher in the long run; before, the plain mean of all students so far."""
     consistency_weight: float = Field(0.1, ge=0)
@@ -39,6 +42,19 @@ class UncertaintyAwareMeanTeacher(StudentMethod):
     """One network and its running average; the student is kept."""
 
     Options = UncertaintyAwareMeanTeacherOptions
+    term_names: ClassVar[Mapping[str, str]] = {
+        "student_cons": "Network: agreement with the EMA teacher",
+        "ema_certain": "Share of pixels of which the EMA teacher is certain",
+    }
+
+    @classmethod
+    def short_options(cls, pretrain: float) -> Mapping[str, Any]:
+        """A larger weight, reached sooner: the squared difference of two probabilities is small.
+
+        With the paper's .1, reached at the last step, it would weigh a thousandth of the supervised loss over most of
+        so short a run.
+        """
+        return {"consistency_weight": 1.0, "ramp_end": 0.6}
 
     def __init__(self, options: UncertaintyAwareMeanTeacherOptions, context: MethodContext) -> None:
         super().__init__(options, context)

@@ -1,4 +1,4 @@
-"""UniMatch: what a weak view shows for certain must be seen in two strong ones too (Yang et al., CVPR 2023).
+"""UniMatch: confident labels of a weak view teach two strong views of it (Yang et al., CVPR 2023).
 
 One network labels the weak view of an unlabelled image; where it is certain, it must give the same answer for two views
 with other intensities and a box of another image in them (CutMix), and for the weak view with half of the channels of
@@ -6,6 +6,9 @@ its features dropped. No second network, no running average.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +45,11 @@ class UniMatch(StudentMethod):
     Options = UniMatchOptions
     unlabelled_view = "weak"
     footnote = "its unlabelled images are augmented weakly; it makes two strong views of them itself"
+    term_names: ClassVar[Mapping[str, str]] = {
+        "student_strong": "Network: strong views against the weak one's labels",
+        "student_features": "Network: dropped features against the weak view's labels",
+        "share_certain": "Share of pixels of which the weak view is certain",
+    }
 
     def __init__(self, options: UniMatchOptions, context: MethodContext) -> None:
         super().__init__(options, context)
@@ -56,7 +64,7 @@ class UniMatch(StudentMethod):
         """One step of the network.
 
         `w` is the weak view, `s1`, `s2` the strong ones, `fp` the weak one with dropped features; `y'` the weak view's
-        most probable class where its probability is at least tau (elsewhere nothing is asked):
+        most probable class where its probability is at least tau (other pixels are left out):
 
             L   = 1/2 (L_x + L_u)
             L_x = (CE + Dice)(z^l, y^l) / 2
@@ -104,7 +112,7 @@ class UniMatch(StudentMethod):
         return logits[: len(image)], logits[len(image) :]
 
     def strong_view(self, image: Tensor, pseudo_label: Tensor) -> tuple[Tensor, Tensor]:
-        """Other intensities, and boxes of the batch's next image, which is another one: the batch is shuffled.
+        """Change the intensities, and paste boxes of the next image of the batch into each image.
 
         Args:
             image: `(B_u, C, H, W)`, the weak view.

@@ -1,11 +1,15 @@
 """URPC: one network agrees with itself across scales (Luo et al., MICCAI 2021; Medical Image Analysis 2022).
 
-Every stage of the decoder gets a prediction head. On unlabelled images all of them are pulled to their mean, less where
-a scale is far from it, because there nobody knows who is right; what that forgives, a second term asks back. No second
-network, no second pass. After training the side heads are dropped: what is kept is the network with its main head.
+Every stage of the decoder gets a prediction head. On unlabelled images all of them are pulled to their mean, with a
+smaller weight where a scale is far from it, which counts as uncertain; a second term keeps that distance small. There
+is no second network and no second pass. After training the side heads are dropped: what is kept is the network with its
+main head.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -34,6 +38,15 @@ class PyramidConsistency(StudentMethod):
     """One network with heads at four scales; the network with its main head is kept."""
 
     Options = PyramidConsistencyOptions
+    term_names: ClassVar[Mapping[str, str]] = {
+        "student_scales": "Network: agreement of the scales",
+        "student_divergence": "Network: divergence of the scales",
+    }
+
+    @classmethod
+    def short_options(cls, pretrain: float) -> Mapping[str, Any]:
+        """A larger weight, reached sooner."""
+        return {"consistency_weight": 0.3, "ramp_end": 0.6}
 
     def __init__(self, options: PyramidConsistencyOptions, context: MethodContext) -> None:
         super().__init__(options, context)

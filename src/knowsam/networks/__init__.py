@@ -4,11 +4,12 @@ A network takes images `(B, C, H, W)` and returns logits `(B, K, H, W)`; its att
 and W must be divisible by.
 """
 
+from knowsam.networks.base import SegmentationNetwork
 from knowsam.networks.cotrained import CoTrainedStudents, FusionHead
 from knowsam.networks.ema import ema_copy, ema_decay, teacher_decay, update_ema
-from knowsam.networks.external import MONAI_PREFIX, REGISTERED, ExternalNetwork, register_network
+from knowsam.networks.external import MONAI_PREFIX, ExternalNetwork
 from knowsam.networks.input import standardise_image
-from knowsam.networks.registry import NETWORKS, build_network
+from knowsam.networks.registry import NETWORKS, build_network, register_network
 from knowsam.networks.side_heads import SideHeads
 from knowsam.networks.unet import UNet
 from knowsam.networks.vnet import VNet
@@ -16,10 +17,10 @@ from knowsam.networks.vnet import VNet
 __all__ = [
     "MONAI_PREFIX",
     "NETWORKS",
-    "REGISTERED",
     "CoTrainedStudents",
     "ExternalNetwork",
     "FusionHead",
+    "SegmentationNetwork",
     "SideHeads",
     "UNet",
     "VNet",

@@ -1,18 +1,24 @@
-"""The two students and the head that fuses them (KnowSAM, section 1: multi-view co-training)."""
+"""The two students and the head that fuses them: multi-view co-training (docs/method.md, section 1)."""
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowsam.functional.losses import entropy_map
 from knowsam.functional.probabilities import most_probable_class
+from knowsam.networks.base import SegmentationNetwork
 from knowsam.networks.input import prepare_image
 from knowsam.networks.unet import UNet
 from knowsam.networks.vnet import VNet
+
+TIE = 1e-4
+"""Two classes whose logits are nearer than this may change places between libraries."""
 
 
 class FusionHead(nn.Module):
@@ -21,12 +27,17 @@ class FusionHead(nn.Module):
     The paper's hybrid aggregation module. Each input has its own stem, the results are concatenated (64
     channels) and two more convolutions give the fused logits. Gradients flow into both students.
 
+    Attributes:
+        radius: Pixels over which its three 3x3 convolutions carry a change of the input.
+
     Args:
         classes: K of the logits, background included.
         residual: Learn a correction to the students' mean logits that starts at zero, so that the fused map is their
             ensemble from step 0. The paper's head (False) has to learn to pass them on, and its last batch-norm bounds
             its logits; both take thousands of steps.
     """
+
+    radius: ClassVar[int] = 3
 
     def __init__(self, classes: int, residual: bool = False) -> None:
         super().__init__()
@@ -68,8 +79,8 @@ class FusionHead(nn.Module):
         return fused + (unet_logits + vnet_logits) / 2 if self.residual else fused
 
 
-class CoTrainedStudents(nn.Module):
-    """U-Net, V-Net and fusion head: trained together, used together, without SAM (KnowSAM, section 1).
+class CoTrainedStudents(SegmentationNetwork):
+    """U-Net, V-Net and fusion head: trained together, used together, without SAM (docs/method.md, section 1).
 
     Attributes:
         stride: Height and width of the input must be divisible by it.
@@ -121,6 +132,36 @@ class CoTrainedStudents(nn.Module):
         unet_logits = self.unet(image)
         vnet_logits = self.vnet(image)
         return {"fused": self.fusion(unet_logits, vnet_logits), "unet": unet_logits, "vnet": vnet_logits}
+
+    def parts(self) -> dict[str, SegmentationNetwork]:
+        """The whole under `"fused"`; `"unet"` and `"vnet"` alone, which share its weights."""
+        alone: dict[str, SegmentationNetwork] = {"fused": self}
+        for name, student in (("unet", self.unet), ("vnet", self.vnet)):
+            part = copy.copy(student)
+            part.standardise = self.standardise  # the whole standardises for its students; alone each does it itself
+            alone[name] = part
+        return alone
+
+    def near_tie(self, image: Tensor) -> Tensor:
+        """Pixels from which the fusion head can see one where a student's two best classes are equally good.
+
+        The head looks at which class each student chooses (`agreement_map`), so that a last digit may change it.
+
+        Args:
+            image: `(B, C, H, W)`.
+
+        Returns:
+            `(B, H, W)` bool.
+        """
+        outputs = self.outputs(image)
+        best = [outputs[name].topk(2, dim=1).values for name in ("unet", "vnet")]
+        tied = torch.stack([top[:, 0] - top[:, 1] < TIE for top in best]).any(dim=0)
+        radius = self.fusion.radius
+        return F.max_pool2d(tied[:, None].float(), 2 * radius + 1, stride=1, padding=radius)[:, 0] > 0
+
+    def deepest_stage(self) -> nn.Module:
+        """That of the U-Net."""
+        return self.unet.deepest_stage()
 
 
 def agreement_map(unet_logits: Tensor, vnet_logits: Tensor) -> Tensor:

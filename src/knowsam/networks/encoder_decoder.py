@@ -1,4 +1,4 @@
-"""What the U-Net and the V-Net have in common: a way down, a way up that uses what it left behind, a head."""
+"""What the U-Net and the V-Net have in common: an encoder, a decoder with skip connections, a head."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from knowsam.networks.base import SegmentationNetwork
 
-class EncoderDecoder(nn.Module, ABC):
+
+class EncoderDecoder(SegmentationNetwork, ABC):
     """Logits from the last stage of a decoder whose stages can be looked at one by one.
 
     Attributes:
+        encoder: The stages of the way down, from full resolution.
         head: What turns the last stage into logits.
         feature_channels: Channels of `features`, coarsest first.
     """
 
+    encoder: nn.ModuleList
     head: nn.Module
     feature_channels: tuple[int, ...]
 
@@ -45,7 +49,7 @@ class EncoderDecoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: Tensor) -> list[Tensor]:
-        """What the way up starts from: the skips, finest first, and last the deepest stage.
+        """What the decoder starts from: the skips, finest first, and last the deepest stage.
 
         Args:
             image: As for `forward`.
@@ -57,3 +61,7 @@ class EncoderDecoder(nn.Module, ABC):
     @abstractmethod
     def decode(self, encoded: list[Tensor]) -> list[Tensor]:
         """`features` from what `encode` gave."""
+
+    def deepest_stage(self) -> nn.Module:
+        """The last stage of the encoder."""
+        return self.encoder[-1]

@@ -1,7 +1,7 @@
-"""Networks that are not ours: those of MONAI by name, and a user's own after `register_network`.
+"""Networks that are not of this package: those of MONAI by name, and a user's own after `register_network`.
 
-They are wrapped, so that the rest of the package can rely on what our own networks promise: a shape that does not fit
-is named before the first convolution, `standardise` works, and what comes out are logits `(B, K, H, W)`.
+They are wrapped, so that the rest of the package can rely on three things: an image whose shape does not fit is
+refused before the first convolution, `standardise` works, and what comes out are logits `(B, K, H, W)`.
 """
 
 from __future__ import annotations
@@ -14,48 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from knowsam.errors import InputError, did_you_mean
+from knowsam.networks.base import SegmentationNetwork
 from knowsam.networks.input import prepare_image
-from knowsam.plugins import load_entry_point
 
 MONAI_PREFIX = "monai:"
-ENTRY_POINTS = "knowsam.networks"
-"""Group under which an installed package names its networks, so that `knowsam predict` finds them by itself."""
+"""Names of MONAI's networks begin with it."""
 DEFAULT_STRIDE = 16
 """What H and W are taken to be multiples of where a network has no attribute `stride`; the data always are."""
 
 NetworkFactory = Callable[..., nn.Module]
 
-REGISTERED: dict[str, NetworkFactory] = {}
-"""Name -> what was given to `register_network`."""
 
-
-def register_network(name: str, factory: NetworkFactory) -> None:
-    """Make a network of one's own known under `name`: `options.network=NAME`, `build_network(NAME, ...)`.
-
-    A student file holds the name, not the code: whoever predicts must register the same class first, or install a
-    package that names it in the entry points `knowsam.networks`.
-
-    Args:
-        name: How settings and student files call it.
-        factory: A class or function, called as `factory(in_channels, classes, **network_arguments)`; it returns a
-            module that takes images `(B, C, H, W)` and gives logits `(B, K, H, W)`. Its attribute `stride`, 16 where it
-            has none, says what H and W must be multiples of. `network_arguments` must be plain values (JSON).
-
-    Raises:
-        InputError: If the name is taken by a network of this package, or reads as one of MONAI.
-    """
-    from knowsam.networks.registry import NETWORKS
-
-    if name in NETWORKS or name.startswith(MONAI_PREFIX):
-        raise InputError(
-            f"register_network: the name '{name}' was given, but expected one that is free: {', '.join(NETWORKS)} and"
-            f" {MONAI_PREFIX}... are taken; choose another."
-        )
-    REGISTERED[name] = factory
-
-
-class ExternalNetwork(nn.Module):
-    """Somebody else's network with the promises of ours.
+class ExternalNetwork(SegmentationNetwork):
+    """A network that is not of this package, with checks of its input and output.
 
     Attributes:
         stride: Height and width of the input must be divisible by it.
@@ -98,18 +69,6 @@ class ExternalNetwork(nn.Module):
         return logits
 
 
-def find_external_network(name: str) -> NetworkFactory | None:
-    """What builds a network that is not of this package; None for an unknown name.
-
-    Raises:
-        InputError: If MONAI is asked for and missing, or has no such network; if a package's network cannot be loaded.
-    """
-    if name.startswith(MONAI_PREFIX):
-        return _find_in_monai(name.removeprefix(MONAI_PREFIX))
-    factory: NetworkFactory | None = REGISTERED.get(name) or load_entry_point(ENTRY_POINTS, name)
-    return factory
-
-
 def build_external_network(
     name: str, factory: NetworkFactory, in_channels: int, classes: int, standardise: bool = False, **arguments: Any
 ) -> ExternalNetwork:
@@ -122,7 +81,7 @@ def build_external_network(
         network = factory(in_channels, classes, **arguments)
     except InputError:
         raise
-    except Exception as error:  # whatever somebody else's code raises for an argument that does not fit
+    except Exception as error:  # the network's own code may raise anything for an argument that does not fit
         raise InputError(
             f'Network "{name}" cannot be built with {arguments or "no arguments"}: {error}; correct'
             " options.network_arguments."
@@ -130,7 +89,15 @@ def build_external_network(
     return ExternalNetwork(name, network, in_channels, classes, standardise)
 
 
-def _find_in_monai(name: str) -> NetworkFactory:
+def find_in_monai(name: str) -> NetworkFactory:
+    """What builds a network of MONAI: called as `(in_channels, classes, **arguments)`.
+
+    Args:
+        name: A class of `monai.networks.nets`.
+
+    Raises:
+        InputError: If MONAI is missing, or has no such segmentation network.
+    """
     try:
         from monai.networks import nets  # late: importing it takes seconds
     except ImportError as error:
@@ -148,7 +115,7 @@ def _find_in_monai(name: str) -> NetworkFactory:
 
     def build(in_channels: int, classes: int, **arguments: Any) -> nn.Module:
         parameters = inspect.signature(network_class).parameters
-        # Set here and not by the user: what the data say, and that we segment slices.
+        # Not set by the user: they follow from the data, and images are segmented slice by slice.
         given = {"in_channels": in_channels, "out_channels": classes, "spatial_dims": 2}
         given = {key: value for key, value in given.items() if key in parameters}
         _check_arguments(name, arguments, parameters, given)
@@ -168,7 +135,7 @@ def _is_segmentation_network(value: Any) -> bool:
 def _check_arguments(
     name: str, arguments: dict[str, Any], parameters: Mapping[str, inspect.Parameter], given: dict[str, Any]
 ) -> None:
-    """Refuse what MONAI's class does not know, and what is not the user's to set."""
+    """Raise an error for arguments that MONAI's class does not know, and for those that follow from the data."""
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
         return
     free = [key for key in parameters if key not in given]

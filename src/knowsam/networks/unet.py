@@ -1,4 +1,4 @@
-"""The U-Net student (KnowSAM, section 1; Ronneberger et al., 2015)."""
+"""The U-Net student (Ronneberger et al., 2015; docs/method.md, section 1)."""
 
 from __future__ import annotations
 

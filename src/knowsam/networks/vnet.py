@@ -1,4 +1,4 @@
-"""The V-Net student, in 2-D (KnowSAM, section 1; Milletari et al., 2016)."""
+"""The V-Net student, in 2-D (Milletari et al., 2016; docs/method.md, section 1)."""
 
 from __future__ import annotations
 
@@ -58,10 +58,7 @@ class VNet(EncoderDecoder):
         self.standardise = standardise
         self.feature_channels = tuple(reversed(widths))[1:]
         batch = normalisation == "batch"
-        first = (
-            in_channels,
-            *widths[1:],
-        )  # only the first stage changes the number of channels within its block
+        first = (in_channels, *widths[1:])  # only the first stage changes the number of channels within its block
         self.encoder = nn.ModuleList(
             _stage(a, b, n, batch) for a, b, n in zip(first, widths, DOWN_CONVOLUTIONS, strict=True)
         )

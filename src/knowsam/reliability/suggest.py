@@ -33,6 +33,7 @@ from knowsam.functional.uncertainty import CaseSums
 from knowsam.inference.files import list_inputs
 from knowsam.inference.predictor import Predictor
 from knowsam.io import file_stem, read_image
+from knowsam.networks import SegmentationNetwork
 from knowsam.presentation.console import Advance, ProgressStart, start_progress
 from knowsam.reliability.cases import estimate_case
 from knowsam.reliability.of_run import CalibrationStatus, load_calibration
@@ -253,16 +254,16 @@ def measure_candidate(
 
 
 @contextmanager
-def deepest_features(student: nn.Module, seen: list[Tensor]) -> Iterator[None]:
+def deepest_features(student: Any, seen: list[Tensor]) -> Iterator[None]:
     """Within the block, add the mean activation of the deepest stage in each forward pass, `(B, D)`, to `seen`.
 
-    Of several students the U-Net's is taken. A hook, because what a network returns is its logits.
+    A hook on `SegmentationNetwork.deepest_stage`, because what a network returns is its logits.
 
     Raises:
-        InputError: If the network has no encoder to look into.
+        InputError: If the network has no such stage, or the student is an ONNX file.
     """
-    encoder: Any = getattr(getattr(student, "unet", student), "encoder", None)
-    if encoder is None:
+    stage = student.deepest_stage() if isinstance(student, SegmentationNetwork) else None
+    if stage is None:
         raise InputError(
             f"{type(student).__name__}: a network without encoder was found, but expected a U-Net or V-Net to compare"
             " images by; suggest with a student of `knowsam train`."
@@ -271,7 +272,7 @@ def deepest_features(student: nn.Module, seen: list[Tensor]) -> Iterator[None]:
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
         seen.append(output.mean(dim=(2, 3)).float())
 
-    handle = encoder[-1].register_forward_hook(keep)
+    handle = stage.register_forward_hook(keep)
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -93,18 +94,18 @@ def students(run: RunRecord) -> str | None:
     if len(dice) < 2:
         return None
     weak, strong = min(dice, key=lambda name: dice[name]), max(dice, key=lambda name: dice[name])
-    used = run.best.used
+    used, words = run.best.used, partial(prediction_name, run.config.method)
     if dice[strong] > run.best.score:
         return (
-            f"{prediction_name(strong)} alone ({dice[strong]:.3f}) is better than the {prediction_name(used)} map"
-            f" ({run.best.score:.3f}), held back by {prediction_name(weak)} ({dice[weak]:.3f}): compare again after"
+            f"{words(strong)} alone ({dice[strong]:.3f}) is better than the {words(used)} map"
+            f" ({run.best.score:.3f}), held back by {words(weak)} ({dice[weak]:.3f}): compare again after"
             " more steps."
         )
     if dice[strong] - dice[weak] > FAR_APART:
         return (
-            f"{prediction_name(weak)} ({dice[weak]:.3f}) is far below {prediction_name(strong)} ({dice[strong]:.3f}),"
-            f" and it teaches {prediction_name(strong)} as well: compare their loss curves; where"
-            f" {prediction_name(weak)}'s still falls, more steps help both."
+            f"{words(weak)} ({dice[weak]:.3f}) is far below {words(strong)} ({dice[strong]:.3f}),"
+            f" and it teaches {words(strong)} as well: compare their loss curves; where"
+            f" {words(weak)}'s still falls, more steps help both."
         )
     return None
 

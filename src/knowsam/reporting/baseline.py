@@ -9,6 +9,7 @@ import yaml
 
 from knowsam.config import Config
 from knowsam.errors import InputError
+from knowsam.methods import known_method
 from knowsam.runs.record import RunRecord, Validation, read_run
 
 
@@ -47,18 +48,20 @@ def given_baseline(run: RunRecord, path: str | Path) -> Baseline:
 def find_baseline(run: RunRecord) -> Baseline | None:
     """The supervised baseline among the runs in the same folder.
 
-    It must have trained with `method: supervised` and without SAM on the same data folder, the same labelled and the
-    same validation images. Of several, the one that shares most of size, steps, batch and seed is taken, and of equals
-    the one with the best Dice: the strictest comparison.
+    It must have trained with a method that learns from labels alone, and without SAM, on the same data folder, the same
+    labelled and the same validation images. Of several, the one that shares most of size, steps, batch and seed is
+    taken, and of equals the one with the best Dice: the strictest comparison.
     """
     if is_plain_baseline(run.config):
         return None
     here = run.folder.path.resolve()
     found = []
     for config in sorted(here.parent.glob("*/config.yaml")):
-        if config.parent == here or not _may_be_baseline(config, run.config):
+        if config.parent == here:
             continue
         try:
+            if not _may_be_baseline(config, run.config):
+                continue
             other = read_run(config.parent)
         except InputError:  # a run that has not measured anything yet, or is of another version, is no candidate
             continue
@@ -73,7 +76,13 @@ def find_baseline(run: RunRecord) -> Baseline | None:
 
 def is_plain_baseline(config: Config) -> bool:
     """Whether a run learns from labelled images alone, without SAM."""
-    return config.method == "supervised" and config.sam.name == "none"
+    return _learns_from_labels_alone(config.method) and config.sam.name == "none"
+
+
+def _learns_from_labels_alone(method: str) -> bool:
+    """False too for a method that only a file of the user's knows, which is not run."""
+    known = known_method(method)
+    return known is not None and not known.uses_unlabelled
 
 
 def _may_be_baseline(path: Path, config: Config) -> bool:
@@ -84,7 +93,7 @@ def _may_be_baseline(path: Path, config: Config) -> bool:
         return False
     if not isinstance(values, dict) or not isinstance(values.get("data"), dict):
         return False
-    return values.get("method") == "supervised" and values["data"].get("path") == config.data.path
+    return _learns_from_labels_alone(str(values.get("method"))) and values["data"].get("path") == config.data.path
 
 
 def _compare(run: RunRecord, other: RunRecord, best: Validation) -> Baseline:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def _term_figure(run: RunRecord, number: int, name: str, points: list[tuple[int,
         _few_ticks(axes)
         svg = to_svg(figure, f"term-{number}")
     lowest = min(points, key=lambda point: point[1])
-    title = term_name(name)
+    title = term_name(run.config.method, name)
     alt = (
         f"Curve of {title} over {run.steps} steps: {points[0][1]:.3g} at step {points[0][0]},"
         f" lowest {lowest[1]:.3g} at step {lowest[0]}, {points[-1][1]:.3g} at step {points[-1][0]}."
@@ -155,7 +156,7 @@ def validation_figure(run: RunRecord, baseline: Baseline | None) -> Drawing | No
     best = run.best
     if best is None:
         return None
-    names = list(best.dice)
+    names, words = list(best.dice), partial(prediction_name, run.config.method)
     curves = {name: [(one.step, one.dice[name]) for one in run.validations if name in one.dice] for name in names}
     with _drawing(WIDE) as figure:
         axes = figure.add_axes((0.08, 0.14, 0.69, 0.83))
@@ -165,7 +166,7 @@ def validation_figure(run: RunRecord, baseline: Baseline | None) -> Drawing | No
                 linestyle=LINE_STYLES[number % len(LINE_STYLES)], linewidth=2.2 if number == 0 else 1.5,
                 marker="o" if len(points) < 12 else "", markersize=3.5, zorder=4 - min(number, 3),
             )  # fmt: skip
-        ends = {f"{prediction_name(name)} {points[-1][1]:.3f}": points[-1][1] for name, points in curves.items()}
+        ends = {f"{words(name)} {points[-1][1]:.3f}": points[-1][1] for name, points in curves.items()}
         colours = [SERIES[number % len(SERIES)] for number in range(len(names))]
         values = [value for points in curves.values() for _, value in points]
         if baseline is not None and baseline.comparable:
@@ -181,10 +182,10 @@ def validation_figure(run: RunRecord, baseline: Baseline | None) -> Drawing | No
         axes.set_xlabel("step")
         _few_ticks(axes)
         svg = to_svg(figure, "validation")
-    last = ", ".join(f"{prediction_name(name)} {points[-1][1]:.3f}" for name, points in curves.items())
+    last = ", ".join(f"{words(name)} {points[-1][1]:.3f}" for name, points in curves.items())
     beside = "" if baseline is None or not baseline.comparable else f"; baseline {baseline.score.score:.3f}"
     alt = (
-        f"Validation Dice over {run.steps} steps. At the end: {last}{beside}. Best {prediction_name(best.used)}"
+        f"Validation Dice over {run.steps} steps. At the end: {last}{beside}. Best {words(best.used)}"
         f" {best.score:.3f} at step {best.step}."
     )
     caption = "Validation Dice, mean over volumes and foreground classes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def render(
     names = class_names(run, network, data)
     return html.render(
         "reporting/page.html.j2",
-        prediction=prediction_name,
+        prediction=partial(prediction_name, run.config.method),
         run=run,
         baseline=baseline,
         is_baseline=is_plain_baseline(run.config),

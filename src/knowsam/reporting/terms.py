@@ -1,57 +1,36 @@
-"""Names a reader understands for what the logs abbreviate, and numbers as text."""
+"""Words for what the logs abbreviate: terms of the loss, and predictions. Each method names its own."""
 
 from __future__ import annotations
 
-PREDICTIONS = {"fused": "fused", "unet": "U-Net", "vnet": "V-Net", "sam": "SAM", "student": "network"}
-# The parts of a term's name, e.g. `unet_mix_pseudo`; a name with an unknown part is shown as it is.
-SUBJECTS = {
-    "student": "Network",
-    "first": "First network",
-    "second": "Second network",
-    "unet": "U-Net",
-    "vnet": "V-Net",
-    "fused": "Fused",
-    "sam": "SAM",
-}
-MATTERS = {
-    "sup": "against the truth",
-    "ent": "entropy",
-    "cons": "agreement with the other student",
-    "kd": "distillation into the students",
-    "pseudo": "the other's pseudo-labels",
-    "in": "unlabelled pasted into labelled",
-    "out": "labelled pasted into unlabelled",
-    "strong": "strong views against the weak one's labels",
-    "features": "dropped features against the weak view's labels",
-    "scales": "agreement of the scales",
-    "divergence": "divergence of the scales",
-    "mix": "mixed images, against their labels",
-    "mix_sup": "mixed images, against their labels",
-    "mix_ent": "mixed images, entropy",
-    "mix_cons": "mixed images, agreement",
-    "mix_pseudo": "mixed images, pseudo-labels",
-}
-# What the parts do not say rightly.
+from knowsam.methods import known_method
+
+PREDICTIONS = {"student": "network", "sam": "SAM"}
 TERMS = {
     "loss": "Total loss",
-    "student_cons": "Network: agreement with the EMA teacher",
-    "student_pseudo": "Network: pseudo-labels",
-    "ema_certain": "Share of pixels of which the EMA teacher is certain",
-    "share_certain": "Share of pixels of which the weak view is certain",
-    "share_removed": "Share of the pseudo-labels' foreground outside the largest pieces",
+    "student_sup": "Network: against the truth",
+    "sam_sup": "SAM: against the truth",
+    "sam_kd": "SAM: distillation into the students",
 }
+"""What methods have in common; the rest is `Method.term_names` and `Method.prediction_names`."""
 
 
-def prediction_name(name: str) -> str:
-    """`"unet"` -> `"U-Net"`; a name that is not known stays."""
-    return PREDICTIONS.get(name, name)
+def prediction_name(method: str, name: str) -> str:
+    """Return the words for a prediction, e.g. `"unet"` -> `"U-Net"`.
+
+    Args:
+        method: As in a configuration; the file of a method of the user's own is not run.
+        name: As in the logs; a name without words is returned unchanged.
+    """
+    known = known_method(method)
+    return (PREDICTIONS if known is None else {**PREDICTIONS, **known.prediction_names}).get(name, name)
 
 
-def term_name(name: str) -> str:
-    """`"unet_sup"` -> `"U-Net: against the truth"`; a name that is not known stays."""
-    if name in TERMS:
-        return TERMS[name]
-    subject, _, matter = name.partition("_")
-    if subject in SUBJECTS and matter in MATTERS:
-        return f"{SUBJECTS[subject]}: {MATTERS[matter]}"
-    return name
+def term_name(method: str, name: str) -> str:
+    """Return the words for a term of the loss, e.g. `"unet_sup"` -> `"U-Net: against the truth"`.
+
+    Args:
+        method: As in a configuration; the file of a method of the user's own is not run.
+        name: As in the logs; a name without words is returned unchanged.
+    """
+    known = known_method(method)
+    return (TERMS if known is None else {**TERMS, **known.term_names}).get(name, name)

@@ -77,9 +77,17 @@ class RunRecord:
         return max(self.validations, key=lambda validation: validation.score, default=None)
 
     @property
+    def uses_unlabelled(self) -> bool:
+        """Whether its method looks at unlabelled images; assumed of a method that only a file of the user's knows."""
+        from knowsam.methods import known_method  # late: it imports torch
+
+        method = known_method(self.config.method)
+        return method is None or method.uses_unlabelled
+
+    @property
     def pretrain_end(self) -> int:
         """The step at which the unlabelled images joined; 0 where they never do, or did from the start."""
-        if not self.split.unlabelled or self.config.train.batch[1] == 0 or self.config.method == "supervised":
+        if not self.split.unlabelled or self.config.train.batch[1] == 0 or not self.uses_unlabelled:
             return 0
         return round(self.config.train.pretrain * self.config.train.steps)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from knowsam.data.preprocess import Preprocessing
 from knowsam.errors import InputError
-from knowsam.networks.registry import build_network
+from knowsam.networks import SegmentationNetwork, build_network
 from knowsam.runs import STUDENT_FILE
 from knowsam.storage import write_safetensors
 
@@ -82,7 +82,7 @@ def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:
     write_safetensors(path, weights, {HEADER_KEY: json.dumps(info.to_json())})
 
 
-def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Module, StudentInfo]:
+def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[SegmentationNetwork, StudentInfo]:
     """Open a student file: the network in evaluation mode, and what belongs to it.
 
     Raises:

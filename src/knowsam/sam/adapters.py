@@ -1,4 +1,4 @@
-"""Bottleneck adapters: the few weights of SAM's encoder and decoder that learn (KnowSAM, section 2)."""
+"""Bottleneck adapters: the few weights of SAM's encoder and decoder that learn (docs/method.md, section 2)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def insert_adapters(sam: Any, init: AdapterInit = "zero") -> None:
     dim = sam.config.vision_config.hidden_size
     for layer in sam.vision_encoder.layers:
         layer.attn = AdaptedAttention(layer.attn, Adapter(dim, skip=True, init=init), layer.window_size)
-        # The attention cuts the grid itself; the layer hands it over whole.
+        # The attention partitions the grid itself, so the layer must not.
         layer.window_partition, layer.window_unpartition = _whole_grid, _as_it_is
         layer.mlp = AdaptedMlp(layer.mlp, Adapter(dim, skip=False, init=init))
     dim = sam.config.mask_decoder_config.hidden_size
@@ -88,10 +88,10 @@ def insert_adapters(sam: Any, init: AdapterInit = "zero") -> None:
 
 
 def _whole_grid(tokens: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
-    """In place of a layer's cutting into windows: `(B, h, w, dim)` stays, with its grid."""
+    """Stand in for a layer's `window_partition`: return `(B, h, w, dim)` as it is, with its grid."""
     return tokens, (tokens.shape[1], tokens.shape[2])
 
 
 def _as_it_is(tokens: Tensor, window: int, padded: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """In place of a layer's putting its windows together."""
+    """Stand in for a layer's `window_unpartition`: return the tokens unchanged."""
     return tokens

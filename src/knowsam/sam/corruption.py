@@ -1,7 +1,8 @@
-"""Mask prompts with the errors that students make, to teach a SAM to see them.
+"""Mask prompts with the errors that students make, so that a SAM learns to correct them.
 
-The prompt that SAM gets on an unlabelled image is wrong in places. On a labelled one the students are soon right, and a
-SAM that learns there alone learns to repeat its prompt; given the truth spoilt it has to look at the image.
+The prompt that SAM gets on an unlabelled image is wrong in places. On labelled images the students are right after a
+few epochs, and a SAM that learns from these prompts alone learns to repeat its prompt. With the corrupted truth as
+prompt it has to use the image.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from knowsam.types import IGNORE
 
 
 def corrupt_prompts(prompt: Tensor, label: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """On some of the labelled images the spoilt truth takes the place of the mask prompt.
+    """Replace the mask prompt by the corrupted truth on some of the labelled images.
 
     Args:
         prompt: Logits `(B, K, H, W)`, detached.
@@ -50,17 +51,17 @@ def corrupt_prompts(prompt: Tensor, label: Tensor, share: float) -> tuple[Tensor
 def corrupt(
     mask: Tensor, neighbour: Tensor, generator: torch.Generator, severity: tuple[float, float] = (0.0, 1.0)
 ) -> Tensor:
-    """Mask logits with the errors that students make.
+    """Make mask logits with the errors that students make.
 
-    Boundaries move in and out, the mask is shifted and warped, gets holes and islands, swallows a neighbour, loses a
-    half or nearly everything; then it is softened and made over- or under-confident.
+    Boundaries move in and out, the mask is shifted and warped, gets holes and islands, is joined with a neighbour,
+    loses a half or nearly everything; then it is softened and made over- or under-confident.
 
     Args:
         mask: `(N, h, w)` float in [0, 1], the truth at the size of the mask prompt.
-        neighbour: `(N, h, w)` float in [0, 1], what may be swallowed.
+        neighbour: `(N, h, w)` float in [0, 1], another object that may be joined with it.
         generator: All that is random; drawn on the CPU, so that it is the same on every device.
         severity: Range from which each mask's own severity is drawn, in [0, 1]: how far boundaries move and how often
-            parts go wrong.
+            each error occurs.
 
     Returns:
         Logits `(N, h, w)`, roughly in [-20, 20].

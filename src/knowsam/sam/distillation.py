@@ -1,4 +1,4 @@
-"""SAM-induced knowledge distillation as one object that any semi-supervised method can hold (KnowSAM, section 3)."""
+"""SAM-induced knowledge distillation as one object for any semi-supervised method (docs/method.md, section 3)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from knowsam.errors import InputError
 from knowsam.functional.losses import distillation_loss, segmentation_loss
 from knowsam.functional.schedules import gaussian_rampup
+from knowsam.sam.adapters import AdapterInit
+from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.corruption import corrupt_prompts
+from knowsam.sam.loading.build import build_sam
 from knowsam.sam.loading.resize import resize_logits
-from knowsam.sam.teacher import SamTeacher
+from knowsam.sam.teacher import PixelNormalisation, SamTeacher, TrainMode
 from knowsam.types import Progress
 
 Resolution = Literal["image", "sam"]
@@ -26,7 +30,7 @@ class SamStep:
 
     Attributes:
         logits: SAM's answer `(B, K, H, W)`, detached: a target, never a path for gradients. On labelled images it may
-            be the answer to a spoilt prompt.
+            be the answer to a corrupted prompt.
         loss: `L_sam + w_kd(t) * mean_k L_kd(k)`, to be added to the method's own loss.
         terms: The unweighted terms `"sam_sup"` and `"sam_kd"`, for logs and tests.
     """
@@ -37,23 +41,24 @@ class SamStep:
 
 
 class SamDistillation(nn.Module):
-    """The plug-in: trains SAM on the ground truth and distils it into the students. Knows no method.
+    """Train SAM on the ground truth and distil it into the students of any method.
 
     The graph of SAM and the graph of the students are disjoint, because the mask prompt and the distillation target are
-    both detached: one `backward()` on the method's total serves both.
+    both detached: one `backward()` on the method's total loss gives the gradients of both. `from_name` builds it with
+    everything it needs.
 
     Args:
         teacher: The adapted SAM.
         temperature: T of the distillation loss.
         kd_weight: Weight of the distillation loss; 0 leaves the students' gradients as if there were no SAM.
-        prompt_spoil: Share of the labelled images on which SAM learns from the spoilt truth as its mask prompt
+        prompt_spoil: Share of the labelled images, in [0, 1], on which SAM is prompted with the corrupted truth
             (`corrupt_prompts`) and the students do not learn from its answer; 0, the paper's, always prompts it with
             the students' mask.
-        kd_resolution: Where students and SAM are compared. `"image"`, the paper's: SAM's answer is enlarged, and its
-            blurred outlines are taught too. `"sam"`: the students' logits are averaged over the pixels of each of
-            SAM's, so that finer detail is left to them.
-        kd_ramp: Whether `w_kd(t) = kd_weight exp(-5 (1 - t)^2)`, so that SAM teaches once it and the students know
-            something; else, the paper's, it is constant.
+        kd_resolution: Where students and SAM are compared. `"image"`, the paper's: SAM's logits are enlarged to the
+            image, and their blurred outlines are distilled too. `"sam"`: the students' logits are averaged to the size
+            of SAM's, so that only the students decide about finer detail.
+        kd_ramp: Whether the weight rises as `w_kd(t) = kd_weight exp(-5 (1 - t)^2)`, because SAM and students have
+            little to teach at first; else, the paper's, it is constant.
     """
 
     def __init__(
@@ -73,6 +78,58 @@ class SamDistillation(nn.Module):
         self.kd_resolution = kd_resolution
         self.kd_ramp = kd_ramp
 
+    @classmethod
+    def from_name(
+        cls,
+        name: str,
+        *,
+        size: tuple[int, int],
+        classes: int,
+        train: TrainMode | Literal["auto"] = "auto",
+        temperature: float = 10.0,
+        kd_weight: float = 1.0,
+        kd_ramp: bool = False,
+        prompt_spoil: float = 0.0,
+        kd_resolution: Resolution = "image",
+        adapter_init: AdapterInit = "zero",
+        normalise: PixelNormalisation = "sam",
+        pretrained: bool = True,
+    ) -> SamDistillation:
+        """Build a SAM, adapt it, and make it the teacher of a training loop.
+
+        Args:
+            name: `"tiny"` (bundled), `"vit_b"`, `"vit_l"`, `"vit_h"`, a Hugging Face directory, or an original `.pth`
+                file, see `build_sam`.
+            size: Height and width of the images in pixels, multiples of SAM's patch size (8 or 16).
+            classes: K, background included.
+            train: What of SAM learns, see `SamTeacher`; `"auto"`: adapters and prompts of a pretrained SAM of the
+                published sizes, every weight of the bundled or of a random one.
+            temperature: See the class, as the next four.
+            kd_weight: See the class.
+            kd_ramp: See the class.
+            prompt_spoil: See the class.
+            kd_resolution: See the class.
+            adapter_init: See `SamTeacher`.
+            normalise: See `SamTeacher`.
+            pretrained: False: random weights in place of those of a name, for measurements.
+
+        Returns:
+            On the CPU, in training mode; its initial weights come from torch's global generator.
+
+        Raises:
+            InputError: For a name that is no SAM, weights that cannot be had, or a size that does not fit.
+        """
+        if name == "none":
+            raise InputError(
+                "sam: 'none' was found, but expected the name of a SAM to distil from, e.g. tiny; train without a"
+                " SamDistillation instead."
+            )
+        sam, base = build_sam(name, size, pretrained)
+        if train == "auto":
+            train = "adapters" if base.pretrained and not interface_of(sam).learns_whole else "all"
+        teacher = SamTeacher(sam, classes, train, adapter_init, normalise, base)
+        return cls(teacher, temperature, kd_weight, prompt_spoil, kd_resolution, kd_ramp)
+
     def forward(
         self,
         image: Tensor,
@@ -85,7 +142,7 @@ class SamDistillation(nn.Module):
 
         Args:
             image: `(B, C, H, W)` float in [0, 1].
-            student_logits: Each student's logits `(B, K, H, W)` for those very images.
+            student_logits: Each student's logits `(B, K, H, W)` for these images.
             label: `(B, H, W)` int64, `IGNORE` where there is no ground truth.
             progress: Where the run stands, for the ramp.
             mask_prompt: Logits `(B, K, H, W)` that prompt SAM, always detached here; the students' mean by default.
@@ -95,7 +152,7 @@ class SamDistillation(nn.Module):
         """
         if mask_prompt is None:
             mask_prompt = torch.stack(list(student_logits)).mean(dim=0)
-        prompt, spoilt = corrupt_prompts(mask_prompt.detach(), label, self.prompt_spoil)
+        prompt, corrupted = corrupt_prompts(mask_prompt.detach(), label, self.prompt_spoil)
         masks = self.teacher.masks(image, prompt)
         logits = resize_logits(masks, (image.shape[-2], image.shape[-1]))
         supervised = segmentation_loss(logits, label)
@@ -103,8 +160,8 @@ class SamDistillation(nn.Module):
         if self.kd_resolution == "sam":
             target = masks.detach()
             students = [F.interpolate(z, size=target.shape[-2:], mode="area") for z in students]
-        # SAM's answer to a spoilt prompt is a lesson for SAM alone: the students know better.
-        weight = (~spoilt).float().view(-1, 1, 1).expand(target[:, 0].shape) if self.prompt_spoil > 0 else None
+        # SAM alone learns from a corrupted prompt: its answer may be worse than what the students predict.
+        weight = (~corrupted).float().view(-1, 1, 1).expand(target[:, 0].shape) if self.prompt_spoil > 0 else None
         distilled = torch.stack([distillation_loss(z, target, self.temperature, weight) for z in students]).mean()
         kd_weight = self.kd_weight * (gaussian_rampup(progress.fraction) if self.kd_ramp else 1.0)
         loss = supervised + kd_weight * distilled

@@ -1,4 +1,4 @@
-"""Learnable prompts: each class turns the image embedding into two tokens for the mask decoder (KnowSAM, section 2)."""
+"""Learnable prompts: two tokens per class, made from the image embedding (docs/method.md, section 2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 TOKENS_PER_CLASS = 2
 LAST_WEIGHT, LAST_BIAS = "feed_forward.2.weight", "feed_forward.2.bias"
-"""What makes the tokens of a `ClassPrompt`."""
+"""The layer of a `ClassPrompt` whose output are its tokens."""
 
 
 def _conv_block(channels: int) -> nn.Sequential:
@@ -62,7 +62,7 @@ class LearnablePrompts(nn.Module):
 
     @torch.no_grad()
     def start_at(self, token: Tensor) -> None:
-        """Give `token` `(dim,)` for every token of every class, whatever the image, until training says otherwise."""
+        """Set the weights so that every token of every class is `token` `(dim,)` at step 0, whatever the image."""
         for name, parameter in self.named_parameters():
             if name.endswith(LAST_WEIGHT):
                 nn.init.zeros_(parameter)

@@ -1,4 +1,4 @@
-"""SAM as a semantic teacher: adapters, learnable prompts, the students' mask as dense prompt (KnowSAM, section 2)."""
+"""SAM as a semantic teacher: adapters, learnable prompts, a mask as dense prompt (docs/method.md, section 2)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ class SamTeacher(nn.Module):
     """An adapted SAM that segments all classes of an image at once.
 
     Args:
-        sam: A `transformers.SamModel` or `SamHQModel`, already resized to the input (`knowsam.sam.loading.build`).
+        sam: A `transformers.SamModel` or `SamHQModel`, or the bundled small SAM, already resized to the input
+            (`knowsam.sam.loading.build`).
         classes: K, background included.
         train: `"adapters"`: only adapters and prompts learn, everything else is frozen and stays in evaluation mode;
             `"all"`: every weight the forward pass uses learns.
-        adapter_init: How adapters and prompts start; `"zero"` leaves SAM's function as it was: it answers the mask
-            prompt as if there were no other.
-        normalise: `"sam"`: SAM's mean and deviation; `"unit"`: [0, 1] as it comes, as MedSAM was trained.
-        base: Where `sam` came from, if anybody will ask.
+        adapter_init: How adapters and prompts start; `"zero"` leaves SAM's function as it was: its output is that for
+            the mask prompt alone.
+        normalise: `"sam"`: by the mean and deviation of SAM's training images; `"unit"`: images in [0, 1] as they are,
+            as MedSAM was trained.
+        base: Where `sam` came from, for the run's files; None if that is not needed.
     """
 
     pixel_mean: Tensor

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from knowsam.config import Config, SamSettings
+from knowsam.config import Config
 from knowsam.methods import Method, MethodContext, load_method
 from knowsam.types import ParameterGroup
 
@@ -16,7 +16,12 @@ SAM_OPTIMISER_BETAS = (0.9, 0.999)
 def build_method(config: Config, in_channels: int, classes: int) -> Method:
     """Method, networks and SAM of a configuration, with initial weights that depend on the seed alone."""
     torch.manual_seed(config.train.seed)
-    sam = build_distillation(config.sam, config.data.size, classes)
+    sam = None
+    if config.sam.name != "none":
+        from knowsam.sam import SamDistillation
+
+        settings = config.sam.model_dump(exclude={"lr"})
+        sam = SamDistillation.from_name(size=config.data.size, classes=classes, **settings)
     # Students are seeded on their own: the same seed gives the same students with and without SAM.
     torch.manual_seed(config.train.seed + 1)
     method_class: Any = load_method(config.method)  # each method takes its own Options
@@ -24,32 +29,8 @@ def build_method(config: Config, in_channels: int, classes: int) -> Method:
     return method_class(options, MethodContext(in_channels, classes, sam))
 
 
-def build_distillation(config: SamSettings, size: tuple[int, int], classes: int) -> Any:
-    """The distillation object of a configuration, or None for `sam: none`."""
-    if config.name == "none":
-        return None
-    from knowsam.sam.backbone.tiny import TinySam
-    from knowsam.sam.distillation import SamDistillation
-    from knowsam.sam.loading.build import build_sam
-    from knowsam.sam.teacher import SamTeacher
-
-    sam, base = build_sam(config.name, size, config.pretrained)
-    mode = config.train
-    if mode == "auto":
-        mode = "adapters" if base.pretrained and not isinstance(sam, TinySam) else "all"
-    teacher = SamTeacher(sam, classes, mode, config.adapter_init, config.normalise, base)
-    return SamDistillation(
-        teacher,
-        config.temperature,
-        config.kd_weight,
-        config.prompt_spoil,
-        config.kd_resolution,
-        config.kd_ramp,
-    )
-
-
 def build_optimiser(group: ParameterGroup, config: Config) -> torch.optim.Optimizer:
-    """SGD or AdamW for the students, Adam for SAM (KnowSAM, section 5)."""
+    """SGD or AdamW for the students, Adam for SAM (docs/method.md, section 5)."""
     train = config.train
     if group.name == "sam":
         return torch.optim.Adam(group.parameters, lr=config.sam.lr, betas=SAM_OPTIMISER_BETAS)

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from knowsam.config import SamSettings
 from knowsam.errors import InputError
+from knowsam.sam import SamDistillation
 from knowsam.sam.loading.build import TINY, absolute_name, build_sam
-from knowsam.training.build import build_distillation
 from support.original_sam import published_sam, save_original
 from support.small_sam import SIDE, small_sam
 
@@ -50,17 +49,16 @@ def test_a_file_is_loaded_and_resized_to_the_input(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("train", "mode"), [("auto", "adapters"), ("all", "all")])
 def test_pretrained_weights_are_frozen_unless_asked_otherwise(sam_folder: Path, train: str, mode: str) -> None:
-    teacher = build_distillation(SamSettings(name=str(sam_folder), train=train), (32, 48), 2).teacher
+    teacher = SamDistillation.from_name(str(sam_folder), size=(32, 48), classes=2, train=train).teacher
     assert teacher.train_mode == mode
     assert teacher.base.source == str(sam_folder)
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_the_small_sam_all_learns_by_default(pretrained: bool) -> None:
-    small = SamSettings(name="tiny", pretrained=pretrained)
-    assert build_distillation(small, (32, 32), 2).teacher.train_mode == "all"
-    adapters = small.model_copy(update={"train": "adapters"})
-    assert build_distillation(adapters, (32, 32), 2).teacher.train_mode == "adapters"
+    small = {"size": (32, 32), "classes": 2, "pretrained": pretrained}
+    assert SamDistillation.from_name("tiny", **small).teacher.train_mode == "all"
+    assert SamDistillation.from_name("tiny", **small, train="adapters").teacher.train_mode == "adapters"
 
 
 @pytest.mark.parametrize("size", [(96, 96), (128, 160), (384, 384)])
@@ -72,12 +70,12 @@ def test_the_bundled_tiny_comes_pretrained_for_any_size(size: tuple[int, int], m
     assert report.parameters < 10e6
     assert (TINY / "model.safetensors").stat().st_size < 20e6
     assert sam.vision_encoder(torch.rand(1, 3, *size))[0].shape[-2:] == (size[0] // 8, size[1] // 8)
-    assert build_distillation(SamSettings(name="tiny"), size, 2).teacher.train_mode == "all"
+    assert SamDistillation.from_name("tiny", size=size, classes=2).teacher.train_mode == "all"
 
 
 @pytest.mark.parametrize(("error", "radius", "shift"), [("shrunk", 14, 0), ("swollen", 26, 0), ("shifted", 20, 8)])
 @torch.no_grad()
-def test_the_bundled_tiny_makes_a_spoilt_mask_better(error: str, radius: int, shift: int) -> None:
+def test_the_bundled_tiny_makes_a_corrupted_mask_better(error: str, radius: int, shift: int) -> None:
     """A bright ellipse on dark ground, and a wrong mask of it."""
     y, x = torch.meshgrid(torch.arange(96) - 47.5, torch.arange(96) - 47.5, indexing="ij")
     truth = y.square() + (x / 1.3).square() < 20**2
@@ -85,7 +83,7 @@ def test_the_bundled_tiny_makes_a_spoilt_mask_better(error: str, radius: int, sh
     noise = 0.03 * torch.randn(96, 96, generator=torch.Generator().manual_seed(0))
     image = (0.25 + 0.5 * truth + noise).clamp(0, 1)
     given = torch.where(wrong, 4.0, -4.0)
-    teacher = build_distillation(SamSettings(name="tiny"), (96, 96), 2).teacher.eval()
+    teacher = SamDistillation.from_name("tiny", size=(96, 96), classes=2).teacher.eval()
     answer = teacher(image.expand(1, 1, -1, -1), torch.stack([-given, given])[None])[0, 1] > 0
 
     def iou(mask: torch.Tensor) -> float:
@@ -123,8 +121,9 @@ def test_a_path_becomes_absolute_and_a_name_stays(sam_folder: Path, monkeypatch:
     assert absolute_name("tiny") == "tiny"
 
 
-def test_no_sam_is_no_distillation() -> None:
-    assert build_distillation(SamSettings(name="none"), (32, 32), 2) is None
+def test_no_sam_is_nothing_to_distil_from() -> None:
+    with pytest.raises(InputError, match="'none' was found, but expected the name of a SAM to distil from"):
+        SamDistillation.from_name("none", size=(32, 32), classes=2)
 
 
 def test_a_run_without_sam_never_waits_for_transformers() -> None:

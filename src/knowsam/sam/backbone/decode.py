@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from knowsam.sam.backbone.tiny import TinySam
+from knowsam.sam.backbone.interface import interface_of
 
 MASK_PROMPT_SCALE = 4
 """The mask encoder takes prompts, and the decoder gives masks, of four times the token grid."""
@@ -47,17 +47,6 @@ def decode_masks(
         sparse_prompt_embeddings=tokens.unsqueeze(1),
         dense_prompt_embeddings=dense,
         multimask_output=multimask,
-        **_extras(sam, encoded, mask_prompt, per_image),
+        **interface_of(sam).decoder_extras(encoded, mask_prompt, per_image),
     )
     return masks[:, 0], quality[:, 0]
-
-
-def _extras(sam: Any, encoded: Any, mask_prompt: Tensor, per_image: int) -> dict[str, Any]:
-    """What some decoders see beside the embedding."""
-    if hasattr(sam.mask_decoder, "hq_token"):
-        # SAM-HQ's sees the tokens of the first global layer, and adds its fine mask to SAM's.
-        early = encoded.intermediate_embeddings[0].repeat_interleave(per_image, dim=0)
-        return {"intermediate_embeddings": [early], "hq_token_only": False}
-    if isinstance(sam, TinySam):
-        return {"half": encoded.half, "quarter": encoded.quarter, "mask_prompt": mask_prompt}
-    return {}

@@ -4,11 +4,12 @@ Encoder, prompt encoder and two-way decoder are SAM's, with three changes that a
 learned the same from a billion masks):
 
 - convolutions instead of one linear map turn pixels into tokens, and their finer maps go to the decoder as well;
-- the decoder mixes neighbouring tokens once it knows the prompt; in SAM image tokens only ever listen to prompt tokens;
-- the mask prompt is also seen at its own resolution where the answer is drawn, and a box or a point is drawn into it
-  beside being a token: what is aligned with the image is soon understood.
+- the decoder mixes neighbouring image tokens after they have attended to the prompt; in SAM image tokens attend to
+  prompt tokens alone;
+- the mask prompt also enters at its own resolution, where the decoder makes its mask; boxes and points are drawn into
+  it beside being tokens, because a prompt that is aligned with the image is learned in few steps.
 
-Adapters, prompts and the teacher treat it like any `SamModel`.
+Adapters, prompts and the teacher treat it like any `SamModel`; `SamInterface` says what is different.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from transformers import SamConfig, SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamVisionAttention, SamVisionEncoder
 
 from knowsam.sam.backbone.attention import window_attention
+from knowsam.sam.backbone.interface import SamInterface
 from knowsam.sam.loading.resize import resize_grid
 
 MODEL_TYPE = "knowsam_tiny"
@@ -50,8 +52,10 @@ class Encoded(NamedTuple):
     quarter: Tensor
 
 
-class TinySam(SamModel):
+class TinySam(SamInterface, SamModel):
     """A `SamModel` with the changes above; patch 8, no windows."""
+
+    learns_whole = True
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -60,9 +64,21 @@ class TinySam(SamModel):
         self.mask_decoder = TinyDecoder(config.mask_decoder_config)
         self.prompt_encoder.mask_embed = MaskEncoder(dim)  # type: ignore[assignment]
 
+    def decoder_extras(self, encoded: Encoded, mask_prompt: Tensor, per_image: int) -> dict[str, Any]:
+        """Return the encoder's finer maps, and the mask prompt at its own resolution."""
+        return {"half": encoded.half, "quarter": encoded.quarter, "mask_prompt": mask_prompt}
+
+    def draw_prompts(
+        self, prompt: Tensor, point: Tensor, inside: Tensor, box: Tensor, has_point: Tensor, has_box: Tensor
+    ) -> Tensor:
+        """Add points to the masks (`draw_points`), replace masks by boxes (`draw_boxes`)."""
+        size = (prompt.shape[-2], prompt.shape[-1])
+        prompt = prompt + torch.where(has_point, draw_points(point, inside, size), 0.0)
+        return torch.where(has_box, draw_boxes(box, size), prompt)
+
 
 def tiny_sam(config: dict[str, Any]) -> TinySam:
-    """A `TinySam` with random weights that a signal gets through, from the content of its `config.json`."""
+    """Build a `TinySam` from the content of its `config.json`, with random weights that keep activations at scale 1."""
     values = {key: value for key, value in config.items() if key not in ("model_type", "architectures", "dtype")}
     sam: Any = TinySam(SamConfig.from_dict(values))
     for module in sam.modules():
@@ -143,7 +159,7 @@ class MaskEncoder(nn.Module):
 
 
 class TinyDecoder(SamMaskDecoder):
-    """SAM's two-way decoder between two rounds of mixing, and an upscaling that sees finer maps and the given mask."""
+    """SAM's two-way decoder between two rounds of mixing, and an upscaling with the finer maps and the mask prompt."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -226,7 +242,7 @@ class Mix(nn.Module):
 
 
 def draw_boxes(box: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes as mask prompts: positive inside, 0 on the edges, falling evenly to either side as far as they are wide.
+    """Draw boxes as mask prompts: largest in the centre, 0 on the edges, negative outside, linear in between.
 
     Args:
         box: `(N, 4)` x0, y0, x1, y1 as shares of the image, x0 < x1, y0 < y1.
@@ -242,7 +258,7 @@ def draw_boxes(box: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def draw_points(point: Tensor, inside: Tensor, size: tuple[int, int]) -> Tensor:
-    """Points as spots to be added to a mask prompt, positive or negative.
+    """Draw points as spots that are added to a mask prompt, positive or negative.
 
     Args:
         point: `(N, 2)` x, y as shares of the image.
@@ -265,7 +281,7 @@ def _pixel_centres(size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]
 
 
 def mask_maps(logits: Tensor) -> Tensor:
-    """Mask logits `(N, 1, h, w)` -> `(N, 2, h, w)` in [-1, 1]: which side, and how surely."""
+    """Mask logits `(N, 1, h, w)` -> `(N, 2, h, w)` in [-1, 1]: the sign, softened, and the size."""
     return torch.cat([(logits / 2).tanh(), (logits / 16).clamp(-1, 1)], dim=1)
 
 

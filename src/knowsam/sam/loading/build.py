@@ -1,4 +1,4 @@
-"""A SAM by name: sizes of the paper, a tiny one for two cores, or a path."""
+"""Build a SAM by name: a published size, the bundled small one, or a path."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -
         weights).
 
     Raises:
-        InputError: For a name that is neither known nor a path, weights that cannot be had or are no SAM's, or a size
+        InputError: For a name that is neither known nor a path, weights that cannot be found or are no SAM's, or a size
             that SAM cannot be resized to.
     """
     path = Path(name).expanduser()
     sam: Any
     if name == "tiny" and not pretrained:
-        # Not above: it imports transformers, which a run without SAM never needs.
+        # Late: it imports transformers, which a run without SAM does not need.
         from knowsam.sam.backbone.tiny import read_config, tiny_sam
 
         sam = tiny_sam(read_config(TINY))
@@ -65,7 +65,7 @@ def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -
 
 
 def check_sam_name(name: str) -> None:
-    """Whether a name can mean a SAM at all; its weights are not looked at.
+    """Check that a name can mean a SAM; its weights are not read.
 
     Raises:
         InputError: If it is neither known nor a path that exists.
@@ -75,7 +75,7 @@ def check_sam_name(name: str) -> None:
 
 
 def absolute_name(name: str) -> str:
-    """The same SAM under a name that holds from any directory: paths that exist become absolute."""
+    """Return a name that means the same SAM from any directory: a path that exists becomes absolute."""
     path = Path(name).expanduser()
     return str(path.resolve()) if name not in NAMES and path.exists() else name
 
@@ -94,7 +94,7 @@ def _unknown(name: str) -> InputError:
 
 
 def _load_tiny() -> tuple[nn.Module, LoadReport]:
-    """The bundled SAM, as it was shipped and no other."""
+    """Load the bundled SAM, and check that it is the one that was shipped."""
     sam, report = load_folder(TINY, "tiny", "bundled with knowsam")
     if report.sha256 != TINY_SHA256:
         raise InputError(
@@ -114,7 +114,7 @@ def _size_config(name: str, image_size: int) -> Any:
 
 
 def _random_sam(config: Any) -> Any:
-    """Random weights that a signal gets through; transformers' own (standard deviation 1e-10) leave it dead."""
+    """Build a SAM with random weights that keep activations at scale 1; with those of transformers they vanish."""
     from transformers import SamModel
 
     sam: Any = SamModel(config)

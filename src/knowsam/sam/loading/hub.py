@@ -45,7 +45,7 @@ def load_hub(name: str) -> tuple[nn.Module, LoadReport]:
 
 
 def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.Module, LoadReport]:
-    """Load a directory made by `save_pretrained` or downloaded from the hub; the network is never asked.
+    """Load a directory made by `save_pretrained` or downloaded from the hub; nothing is downloaded here.
 
     Args:
         folder: Holds `config.json` and the weights of a `SamModel` or `SamHQModel`.
@@ -66,7 +66,7 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
         with silent_transformers():
             sam, info = model_class.from_pretrained(
                 folder, output_loading_info=True, dtype=torch.float32, local_files_only=True, weights_only=True,
-                ignore_mismatched_sizes=True,  # told below, with all other keys
+                ignore_mismatched_sizes=True,  # reported below, with all other keys
             )  # fmt: skip
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -84,7 +84,7 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
 
 @contextmanager
 def silent_transformers() -> Iterator[None]:
-    """No bar, and no table of keys: they are told in our own words."""
+    """Within the block transformers prints no progress bar and no table of keys; both are reported by this package."""
     from transformers.utils import logging
 
     bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -126,7 +126,7 @@ def _model_class(folder: Path) -> Any:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that hold a directory's weights."""
+    """Return the files that hold a directory's weights."""
     found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if found is None:
         raise InputError(
@@ -145,7 +145,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _cached(repository: str) -> Path | None:
-    """The cache's folder of a repository if it is complete; asks nobody."""
+    """Return the cache's folder of a repository if it is complete; nothing is downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
     files = [try_to_load_from_cache(repository, name) for name in HUB_FILES]

@@ -163,7 +163,7 @@ def _state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _prefix(state: Mapping[Any, Any]) -> str | None:
-    """What stands before the names of the original: `""`, `"module."`, ...; None if this is no SAM."""
+    """Find the prefix of the original names: `""`, `"module."`, ...; None if this is no SAM."""
     ends = [key for key, value in state.items() if isinstance(key, str) and key.endswith(FIRST_KEY)]
     return ends[0].removesuffix(FIRST_KEY) if len(ends) == 1 else None
 

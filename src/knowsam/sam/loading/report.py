@@ -1,4 +1,4 @@
-"""What was loaded as the base of the SAM teacher: which file, which sizes, which keys were not taken as they stood."""
+"""What was loaded as the base of the SAM teacher: which file, which sizes, which keys were resized or left out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from knowsam.errors import InputError
 
 SHOWN_DIGITS = 12
-"""Of a sha256, where a person reads it; the run's files have all 64."""
+"""Digits of a sha256 in messages; the run's files have all 64."""
 
 Resized = dict[str, tuple[list[int], list[int]]]
 """Key -> shape in the file, shape in use."""
@@ -22,7 +22,7 @@ class LoadReport:
     """Where a SAM comes from.
 
     Attributes:
-        name: As asked for: `tiny`, `vit_b`, a path.
+        name: As in the configuration: `tiny`, `vit_b`, a path.
         source: The file, directory or hub name the weights came from, or `"random weights"`.
         sha256: Of the weights (`weights_sha256`), None for random ones.
         sizes: Of the encoder: width, layers, heads, patch and window in px and tokens, global layers; the class.
@@ -50,7 +50,7 @@ class LoadReport:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For a person: what it is, and what was not taken as it stood."""
+        """Return lines for a person to read: what was loaded, and what was resized or left out."""
         origin = [] if self.source == self.name else [self.source]
         if self.sha256 is not None:
             origin.append(f"sha256 {self.sha256[:SHOWN_DIGITS]}")
@@ -66,7 +66,7 @@ class LoadReport:
 
 
 def sizes_of(sam: Any) -> dict[str, Any]:
-    """`LoadReport.sizes` of a `SamModel` or `SamHQModel`."""
+    """Return `LoadReport.sizes` of a `SamModel` or `SamHQModel`."""
     vision = sam.config.vision_config
     return {
         "class": type(sam).__name__,
@@ -82,13 +82,13 @@ def sizes_of(sam: Any) -> dict[str, Any]:
 def report_of(
     sam: Any, name: str, source: str, sha256: str | None, unused: Mapping[str, str] | None = None
 ) -> LoadReport:
-    """The report of a model before anything is resized."""
+    """Make the report of a model before anything is resized."""
     parameters = sum(parameter.numel() for parameter in sam.parameters())
     return LoadReport(name, source, sha256, sizes_of(sam), parameters, dict(unused or {}))
 
 
 def weights_sha256(files: Sequence[Path]) -> str:
-    """The sha256 of a weight file as `sha256sum` prints it; of several files, that of their names and sums."""
+    """Return the sha256 of a weight file as `sha256sum` prints it; of several files, that of their names and sums."""
     sums = {}
     for path in files:
         with path.open("rb") as file:
@@ -102,7 +102,7 @@ def weights_sha256(files: Sequence[Path]) -> str:
 def require_known_keys(
     path: Path, missing: Sequence[str], unused: Sequence[str], mismatched: Mapping[str, str] | None = None
 ) -> None:
-    """End here if a file's keys are not all explained.
+    """Raise an error if a file has keys too many or too few.
 
     Args:
         path: The file or directory.
@@ -124,7 +124,7 @@ def require_known_keys(
 
 
 def require_same_base(saved: Mapping[str, Any] | None, found: LoadReport | None, checkpoint: Path) -> None:
-    """Make sure that a checkpoint, which holds no frozen weights, meets the base it was trained on.
+    """Check that a checkpoint, which holds no frozen weights, is loaded onto the base it was trained on.
 
     Args:
         saved: The checkpoint's record of its base (`base_record`).
@@ -144,7 +144,7 @@ def require_same_base(saved: Mapping[str, Any] | None, found: LoadReport | None,
 
 
 def base_record(report: LoadReport | None) -> dict[str, Any] | None:
-    """What a checkpoint keeps of its base: name and sha256."""
+    """Return what a checkpoint keeps of its base: name and sha256."""
     return None if report is None else {"name": report.name, "sha256": report.sha256}
 
 

@@ -75,7 +75,7 @@ def _grid(sam: Any, image_size: tuple[int, int]) -> tuple[int, int]:
 
 
 def resize_grid(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A table of positions `(1, h, w, dim)` for another token grid, bicubically: `(1, g_h, g_w, dim)`."""
+    """Resize a table of positions `(1, h, w, dim)` to another token grid, bicubically: `(1, g_h, g_w, dim)`."""
     if tuple(table.shape[1:3]) == grid:
         return table
     resized = F.interpolate(table.permute(0, 3, 1, 2), size=grid, mode="bicubic", align_corners=False, antialias=False)
@@ -100,5 +100,5 @@ def _resize_prompts(sam: Any, image_size: tuple[int, int], grid: tuple[int, int]
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits at another size, bilinearly."""
+    """Resize logits `(B, K, h, w)` to `size` (H, W), bilinearly."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

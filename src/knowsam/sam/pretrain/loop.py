@@ -1,9 +1,13 @@
-"""The pretraining loop: drawn scenes in, a directory that `sam:` takes out.
+"""The pretraining loop of the small SAM: from drawn scenes to a directory that the setting `sam` takes.
 
-Each step encodes B images once and asks for P objects of each, with a spoilt mask, a mask and a point, a box or a point
-as prompt; then for one object of each image again, with the model's own answer and a point where it is wrong, as SAM
-was trained (Kirillov et al., 2023, appendix A). For the first half the encoder is also asked for all outlines, a dense
-task that needs no prompt.
+Each step encodes B images once and asks for P objects of each, with a corrupted mask, a mask and a point, a box or a
+point as prompt; then for one object of each image again, with the model's own mask and a point where it is wrong, as
+SAM was trained (Kirillov et al., 2023, appendix A). For the first half of the run the encoder is also asked for all
+outlines, a dense task that needs no prompt.
+
+A loop of its own, because it has neither labels, nor students, nor validation images. It is built of the parts that the
+training of a run uses too: the learning rate (`functional.schedules`), the running average (`networks.ema`), the
+checkpoint, the folder and the record of the environment (`runs`), whole files (`storage`).
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ from knowsam.presentation.console import make_bar, make_console
 from knowsam.runs.checkpoint import load_checkpoint, save_checkpoint
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
-from knowsam.sam.backbone.tiny import MODEL_TYPE, TinySam, read_config, tiny_sam
+from knowsam.sam.backbone.interface import interface_of
+from knowsam.sam.backbone.tiny import MODEL_TYPE, read_config, tiny_sam
 from knowsam.sam.loading.build import TINY, build_sam
 from knowsam.sam.loading.hub import silent_transformers
 from knowsam.sam.loading.resize import SMALLEST_GRID
@@ -38,21 +43,27 @@ SETTINGS = "pretrain.json"
 TIED = ("prompt_encoder.shared_embedding.positional_embedding",)
 """A second name of `shared_image_embedding.positional_embedding`."""
 HELD_OUT_SEED = 2**31
-"""Seed of the drawn scenes that only measure."""
+"""Added to the seed of drawn scenes that are not trained on."""
 
 
 def pretrain(
-    config: PretrainConfig, out: Path, quiet: bool = False, asked_to_stop: Callable[[], bool] = lambda: False
+    config: PretrainConfig,
+    out: Path,
+    quiet: bool = False,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+    device: str | torch.device | None = None,
 ) -> bool:
     """Pretrain the small SAM; the same call on a folder with a checkpoint continues it, to the same weights.
 
     Args:
         config: All settings.
         out: The folder; gets `config.json` and `model.safetensors` (the running average, in half precision: a directory
-            that `sam:` takes), `pretrain.json` (settings, versions, sha256 of the
-            weights it began with), `metrics.jsonl`, `checkpoint.pt`.
+            that the setting `sam` takes), `pretrain.json` (settings, versions, sha256 of the weights it began with),
+            `metrics.jsonl`, `checkpoint.pt`.
         quiet: No progress bar.
-        asked_to_stop: Looked at after each step; True saves and ends.
+        asked_to_stop: Called after each step; True saves and ends.
+        device: Where to compute, e.g. `"cuda"`; None: on a GPU where there is one, else on the CPU. Initial weights and
+            data are drawn on the CPU and the same everywhere, and a run may go on on another device.
 
     Returns:
         Whether all steps are done.
@@ -60,6 +71,8 @@ def pretrain(
     Raises:
         InputError: If the folder holds another run, or settings do not fit the SAM.
     """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config.seed)
     sam, started = _first_weights(config.start, RunFolder(out))
     patch = sam.config.vision_config.patch_size
@@ -68,10 +81,10 @@ def pretrain(
             f"--sizes: {wrong[0]} was found, but expected multiples of {patch} from {SMALLEST_GRID * patch} on, because"
             f" this SAM cuts images into patches of {patch} px; correct it."
         )
-    # The decoder's: on a CPU torch's fused attention makes a step a tenth slower at these sizes.
+    # For the decoder: on a CPU torch's fused attention makes a step a tenth slower at these sizes.
     with silent_transformers():
         sam.set_attn_implementation("eager")
-    run = _Pretraining(config, out, PromptableSam(sam), started)
+    run = _Pretraining(config, out, PromptableSam(sam).to(device), started)
     run.restore()
     loader = DataLoader(
         PretrainSteps(config, patch), batch_size=None, sampler=range(run.step, config.steps), num_workers=1,
@@ -96,14 +109,14 @@ def pretrain(
 
 
 def _first_weights(start: str, run: RunFolder) -> tuple[Any, str | None]:
-    """A `TinySam` with random weights or those of `start`, and their sha256; to continue a run, `start` is not read."""
+    """The small SAM with random weights or those of `start`, and their sha256; a run that goes on reads no `start`."""
     if run.checkpoint.exists():
         return tiny_sam(read_config(run.path)), None
     config = read_config(TINY)
     if not start:
         return tiny_sam(config), None
     sam, report = build_sam(start, (config["vision_config"]["image_size"],) * 2)
-    if not isinstance(sam, TinySam):
+    if not interface_of(sam).learns_whole:
         raise InputError(
             f"--start: '{start}' holds a {type(sam).__name__}, but expected the small SAM of this package; give 'tiny'"
             " or a directory that `knowsam sam pretrain` wrote."
@@ -112,26 +125,27 @@ def _first_weights(start: str, run: RunFolder) -> tuple[Any, str | None]:
 
 
 class _Pretraining:
-    """What changes during a run."""
+    """The state of a run: model, running average, optimiser, step, sums of the terms since the last record."""
 
     def __init__(self, config: PretrainConfig, out: Path, model: PromptableSam, started: str | None) -> None:
         self.config, self.folder, self.model = config, RunFolder(out), model
         self.started = started
         self.average = cast(PromptableSam, ema_copy(model))
-        self.optimiser = _optimiser(model, config)
+        self.optimiser = build_optimiser(model, config)
+        self.device = next(model.parameters()).device
         self.step = 0
         self.sums: dict[str, float] = {}
 
     def take(self, data: DrawnStep) -> None:
-        """One step."""
-        terms = _train_step(self.config, self.model, self.optimiser, data, self.step)
+        """Do one step."""
+        terms = _train_step(self.config, self.model, self.optimiser, data.to(self.device), self.step)
         update_ema(self.average, self.model, ema_decay(self.step, self.config.ema))
         self.step += 1
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
     def check(self, patch: int) -> dict[str, float]:
-        """Record the mean terms since the last record, and measure the average on held-out scenes."""
+        """Record the mean terms since the last record, and measure the running average on held-out scenes."""
         if not math.isfinite(self.sums["loss"]):
             raise InputError(
                 f"{self.folder.path}: before step {self.step} the loss was not finite, but expected a number; lower"
@@ -145,7 +159,7 @@ class _Pretraining:
         return held_out
 
     def save(self) -> None:
-        """The checkpoint, and the running average as a directory that `sam:` takes."""
+        """Write the checkpoint, and the running average as a directory that the setting `sam` takes."""
         state = {
             "step": self.step, "sums": self.sums, "model": self.model.state_dict(),
             "average": self.average.state_dict(), "optimiser": self.optimiser.state_dict(),
@@ -186,7 +200,7 @@ def _train_step(
     config: PretrainConfig, model: PromptableSam, optimiser: torch.optim.Optimizer, data: DrawnStep, step: int
 ) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.amp == "bf16"):
+    with torch.autocast(data.image.device.type, dtype=torch.bfloat16, enabled=config.amp == "bf16"):
         terms = step_losses(model, data, generator)
     fading = max(0.0, 1 - step / (config.outline_until * config.steps))
     outline = terms["outline_coarse"] + terms["outline_fine"]
@@ -203,19 +217,20 @@ def _train_step(
 
 @torch.no_grad()
 def held_out_scores(config: PretrainConfig, model: PromptableSam, patch: int, steps: int = 6) -> dict[str, float]:
-    """Mean IoU on drawn scenes that training never sees, all kinds of prompts, in full precision."""
+    """Measure the mean IoU on drawn scenes that are not trained on, for all kinds of prompts, in full precision."""
     model.eval()
+    device = next(model.parameters()).device
     sums: dict[str, float] = {}
     for step in range(config.steps, config.steps + steps):
-        data = draw_step(config, patch, step, config.seed + HELD_OUT_SEED, (0.0, 1.0))
+        data = draw_step(config, patch, step, config.seed + HELD_OUT_SEED, (0.0, 1.0)).to(device)
         terms = step_losses(model, data, torch.Generator().manual_seed(step))
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value) / steps
     return sums
 
 
-def _optimiser(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
-    """AdamW; vectors and positions are not decayed."""
+def build_optimiser(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
+    """AdamW over everything that learns; vectors and positions are not decayed."""
     learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     matrices = [weight for name, weight in learning if weight.ndim > 1 and "embed" not in name]
     others = [weight for name, weight in learning if weight.ndim <= 1 or "embed" in name]
@@ -224,8 +239,8 @@ def _optimiser(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimize
 
 
 def write_sam(sam: Any, out: Path) -> None:
-    """A `TinySam` as `config.json` and `model.safetensors` in half precision, each whole or not at all."""
-    weights = {name: value.half().contiguous() for name, value in sam.state_dict().items() if name not in TIED}
+    """Write a `TinySam` as `config.json` and `model.safetensors` in half precision, each whole or not at all."""
+    weights = {name: value.half().cpu().contiguous() for name, value in sam.state_dict().items() if name not in TIED}
     write_safetensors(out / "model.safetensors", weights, {"format": "pt"})
     kind = {"model_type": MODEL_TYPE, "architectures": [type(sam).__name__], "dtype": "float16"}
     write_json(out / "config.json", {**sam.config.to_diff_dict(), **kind})

@@ -1,4 +1,4 @@
-"""A SAM that answers mixed prompts, and what its answers are worth."""
+"""A SAM that answers mixed prompts, and the loss of its answers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
-from knowsam.sam.backbone.tiny import HALF, Encoded, TinySam, draw_boxes, draw_points
+from knowsam.sam.backbone.interface import interface_of
+from knowsam.sam.backbone.tiny import HALF, Encoded
 from knowsam.sam.pretrain.steps import BOX, MASK, MASK_AND_POINT, POINT, DrawnStep
 from knowsam.sam.pretrain.targets import points_in
 from knowsam.sam.teacher import PIXEL_MEAN, PIXEL_STD
 
 EDGE_WEIGHT = 4.0
-"""Of a pixel on an outline, beside 1 for all others: they are about a fifth."""
+"""Weight of a pixel on an outline; the others have 1. About a fifth of the pixels are on one."""
 
 
 class PromptableSam(nn.Module):
@@ -51,8 +52,8 @@ class PromptableSam(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """One answer per prompt.
 
-        Every prompt has two tokens: the corners of a box, or a point and SAM's sign for 'no point', or that sign twice.
-        For a `TinySam` boxes and points are drawn into the mask prompt as well.
+        Every prompt has two tokens: the corners of a box, or a point and SAM's token for 'no point', or that token
+        twice. Where the SAM asks for it (`SamInterface.draw_prompts`), they are drawn into the mask prompt as well.
 
         Args:
             encoded: What `encode` gave for B images.
@@ -77,11 +78,9 @@ class PromptableSam(nn.Module):
         tokens = torch.stack([torch.where(with_point[..., 0], single, nothing), nothing], dim=1)
         tokens = torch.where(with_box, corner, tokens)
         prompt = torch.where(with_mask, logits, 0.0)
-        if isinstance(self.sam, TinySam):
-            size = (logits.shape[-2], logits.shape[-1])
-            prompt = prompt + torch.where(with_point, draw_points(point, inside, size), 0.0)
-            prompt = torch.where(with_box, draw_boxes(box, size), prompt)
-            with_mask = with_mask | with_point | with_box
+        drawn = interface_of(self.sam).draw_prompts(prompt, point, inside, box, with_point, with_box)
+        if drawn is not None:
+            prompt, with_mask = drawn, with_mask | with_point | with_box
         prompt = prompt[:, None]
         absent = encoder.no_mask_embed.weight[..., None, None]
         dense = torch.where(with_mask[:, None], encoder.mask_embed(prompt), absent)
@@ -119,11 +118,17 @@ def step_losses(model: PromptableSam, data: DrawnStep, generator: torch.Generato
 
     Every prompt is answered; the first of each image a second time, with the model's own answer as mask and, for half
     of them, a point where it is wrong.
+
+    Args:
+        model: The SAM that learns.
+        data: A step's data, on the model's device.
+        generator: All that is random; drawn on the CPU, so that it is the same on every device.
     """
     encoded = model.encode(data.image)
     height, width = data.logits.shape[-2:]
     small = F.adaptive_avg_pool2d(data.target[:, None], (height, width))[:, 0]
-    inside = torch.ones(len(small), dtype=torch.bool)
+    device = small.device
+    inside = torch.ones(len(small), dtype=torch.bool, device=device)
     first, quality = model.answer(encoded, data.kind, data.logits, data.point, inside, data.box)
     first_loss, first_iou = mask_loss(first, quality, small, data.weight)
 
@@ -132,13 +137,13 @@ def step_losses(model: PromptableSam, data: DrawnStep, generator: torch.Generato
     place = points_in((own > 0) != (truth > 0.5), generator)
     index = (place[:, 1].long() * width + place[:, 0].long())[:, None]
     inside = truth.flatten(1).gather(1, index)[:, 0] > 0.5
-    pointed = torch.rand(len(own), generator=generator) < 0.5
+    pointed = (torch.rand(len(own), generator=generator) < 0.5).to(device)
     kind = torch.where(pointed, MASK_AND_POINT, MASK)
-    point = place / torch.tensor([width, height])
+    point = place / torch.tensor([width, height], device=device)
     second, quality = model.answer(encoded, kind, own, point, inside, data.box[again])
     second_loss, second_iou = mask_loss(second, quality, truth, data.weight[again])
 
-    edges = torch.tensor(EDGE_WEIGHT)
+    edges = torch.tensor(EDGE_WEIGHT, device=device)
     outline = torch.stack(
         [F.binary_cross_entropy_with_logits(z.float(), data.outline, pos_weight=edges) for z in model.outlines(encoded)]
     )

@@ -1,8 +1,8 @@
-"""What a step of the pretraining is made of: settings, and drawn images with one prompt for each object asked for."""
+"""The data of a pretraining step: settings, and drawn images with one prompt for each object asked for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ MASK, MASK_AND_POINT, BOX, POINT = range(4)
 SHARES = (0.5, 0.08, 0.34, 0.08)
 """How often each kind is drawn."""
 SEVERITY = (0.0, 0.8)
-"""How badly mask prompts are spoilt; the worst that `corrupt` can do leaves little to answer."""
+"""Range of the severity with which mask prompts are corrupted; above it too little is left to answer."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class PretrainConfig:
 
 @dataclass
 class DrawnStep:
-    """What one step is made of.
+    """The data of one step, drawn on the CPU.
 
     Attributes:
         image: `(B, 3, H, W)` float32 in [0, 1].
         target: `(B * P, H, W)` float32, 0 or 1.
         weight: `(B * P,)`, 0 where there is nothing to ask for.
         outline: `(B, 1, h, w)` float32, 1 where two layers meet, at the size of the mask prompt.
-        logits: Spoilt mask prompts `(B * P, h, w)`.
+        logits: Corrupted mask prompts `(B * P, h, w)`.
         kind: `(B * P,)`, one of the four kinds.
         box: `(B * P, 4)` x0, y0, x1, y1 in [0, 1].
         point: `(B * P, 2)` x, y in [0, 1], inside the target.
@@ -81,6 +81,10 @@ class DrawnStep:
     kind: Tensor
     box: Tensor
     point: Tensor
+
+    def to(self, device: torch.device | str) -> DrawnStep:
+        """The same step on another device."""
+        return DrawnStep(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 def draw_step(config: PretrainConfig, patch: int, step: int, seed: int, severity: tuple[float, float]) -> DrawnStep:

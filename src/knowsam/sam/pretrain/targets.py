@@ -1,4 +1,4 @@
-"""Which object of a drawn scene is asked for, and where: its mask, a box, points."""
+"""Which object of a drawn scene is asked for: its mask, a box, points."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SMALLEST, LARGEST = 0.004, 0.75
 OBJECTS = (0.6, 0.12, 0.2, 0.04, 0.04)
 """How often one layer is asked for, a filled ring, all of a kind, two layers, the background."""
 REGION_CHANCE = 0.3
-"""How readily an amorphous region is asked for, beside 1 for a shape."""
+"""Relative chance of an amorphous region to be asked for; a shape has 1."""
 RING_CHANCE = 2.0
-"""How readily a layer with another drawn into it is asked for, beside 1 for others."""
+"""Relative chance of a layer with another drawn into it to be asked for; others have 1."""
 LARGE_FIRST = 0.3
 """Power of the visible area in the chance of being asked for."""
 
@@ -29,7 +29,7 @@ class Targets:
 
     Attributes:
         mask: `(B, P, H, W)` float32, 0 or 1.
-        neighbour: `(B, P, H, W)` float32, another object of the image, for prompts that swallow it.
+        neighbour: `(B, P, H, W)` float32, another object of the image, for prompts that are joined with it.
         weight: `(B, P)` float32, 1, or 0 where there was no object of a sensible size.
     """
 
@@ -51,7 +51,7 @@ def choose_targets(scenes: Scenes, one_piece: Tensor, generator: torch.Generator
     """
     count, per_image = one_piece.shape
     area = F.one_hot(scenes.layer.flatten(1), LAYERS).float().mean(dim=1)  # (B, LAYERS), visible share
-    # A layer that is seen; the others have no chance unless there is none.
+    # Only visible layers are drawn, unless there is none.
     chance = (area >= SMALLEST) * area.pow(LARGE_FIRST) * torch.where(_has_hole(scenes), RING_CHANCE, 1.0) + 1e-6
     chance[:, 0] = 1e-6
     chance[:, 1 : 1 + REGIONS] *= REGION_CHANCE
@@ -102,16 +102,25 @@ def boxes_of(mask: Tensor) -> Tensor:
 
 
 def jitter_boxes(boxes: Tensor, generator: torch.Generator, share: float = 0.05) -> Tensor:
-    """Boxes whose edges moved by up to this share of their own side, as a hand draws them."""
+    """Move the edges of boxes by up to this share of their own side, as when a person draws them."""
     side = torch.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]] * 2, dim=1)
     drawn = torch.rand(boxes.shape, generator=generator) < 0.5
     return boxes + drawn * side * share * (2 * torch.rand(boxes.shape, generator=generator) - 1)
 
 
 def points_in(region: Tensor, generator: torch.Generator) -> Tensor:
-    """A pixel of each region `(N, H, W)`, its centre as x, y in pixels `(N, 2)`; any pixel where it is empty."""
+    """Draw a pixel of each region.
+
+    Args:
+        region: `(N, H, W)` bool, or 0 and 1; where it is empty, any pixel is drawn.
+        generator: Of the CPU, where the pixels are drawn whatever the device of the region.
+
+    Returns:
+        `(N, 2)` float32: the centre of the pixel as x, y in pixels, on the device of the region.
+    """
     width = region.shape[-1]
-    chosen = torch.multinomial(region.flatten(1).float() + 1e-6, 1, generator=generator)[:, 0]
+    chance = region.flatten(1).float().cpu() + 1e-6
+    chosen = torch.multinomial(chance, 1, generator=generator)[:, 0].to(region.device)
     return torch.stack([chosen % width, chosen // width], dim=1).float() + 0.5
 
 
