@@ -188,7 +188,7 @@ def predict(
         only: Predict only these images: their names, or a text file with one a line.
         device: `"cpu"` or `"cuda"`; None: a GPU where there is one.
         amp: `"no"`, or `"bf16"`, which is faster where the processor has it.
-        progress: Called with the number of files; returns what to call after each.
+        progress: As in `check`.
 
     Returns:
         `files` (with `image`, `label`, `error` each), `failed` (sentences), and with `uncertainty` `cases`, worst
@@ -266,8 +266,8 @@ def evaluate(
         truth: Folder of true masks, or one file.
         out: Folder for `scores.csv` and `scores.json`; None writes nothing.
         classes: Number of classes, or their names, background first; None: as many as the files have.
-        label_values: Mask values in the order of the classes, where they are not 0, 1, 2, ...
-        ignore_value: Mask value of pixels nobody annotated.
+        label_values: As in `check`.
+        ignore_value: As in `check`.
 
     Returns:
         The scores. `print(scores)` shows a table; `cases`, `summary.mean["dice"]` in [0, 1], `unit` of the distances
@@ -295,7 +295,7 @@ def calibrate(run: str | Path, data: str | Path | None = None, device: str | Non
     Args:
         run: The run's folder.
         data: Its data folder, if that was moved.
-        device: `"cpu"` or `"cuda"`; None: a GPU where there is one.
+        device: As in `predict`.
 
     Returns:
         What estimates of Dice rest on from now on: `calibration` (None where there are too few cases), `assessment`,
@@ -330,8 +330,8 @@ def suggest(
         data: The run's data folder, another one, or a folder of images.
         n: How many images or groups, at least 1.
         out: Folder for `suggest.csv`, `suggest.json`, a page and pictures; None writes nothing.
-        device: `"cpu"` or `"cuda"`; None: a GPU where there is one.
-        progress: Called with the number of files; returns what to call after each.
+        device: As in `predict`.
+        progress: As in `check`.
 
     Returns:
         At most n, most useful first: `candidate.group` (its name), `candidate.cases` (its files), `candidate.dice`
@@ -397,7 +397,7 @@ def report(
         run: The run's folder, finished or not.
         out: File to write; None: `report.html` in the run's folder.
         baseline: Supervised run to compare with; None: one found beside the run.
-        progress: Called with the number of files; returns what to call after each.
+        progress: As in `check`.
 
     Returns:
         `path`, and `left_out`: why the page goes without cases, one sentence, or None.
@@ -444,10 +444,10 @@ def compare(
         size: Network size in pixels of all runs, as in `train`.
         steps: Steps of each run.
         batch: Labelled and unlabelled images per step, as in `train`.
-        config: YAML file of settings.
+        config: As in `train`.
         settings: Settings of all runs, as in `train`; those of one method alone under its name:
             `{"train.clip": 1.0, "knowsam.options.ugda_start": 0.3}`.
-        quiet: No progress, no text.
+        quiet: As in `train`.
 
     Returns:
         Everything measured: `rows` of the table, `failed` (run -> why), `interrupted`, `to_json()`. The tables are in
