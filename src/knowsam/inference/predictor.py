@@ -27,8 +27,8 @@ from knowsam.runs.student_file import find_student, load_student
 from knowsam.types import Geometry, MedicalImage
 
 SLICES_PER_PASS = 8
-COLOUR = (1, 3)
-"""Lengths of a last axis that holds the channels of a picture."""
+COLOUR, WITH_ALPHA = (1, 3), (2, 4)
+"""Lengths of a last axis that holds the channels of a picture; those of pictures with transparency."""
 ONNX_SUFFIX = ".onnx"
 
 
@@ -189,7 +189,8 @@ def image_from_array(array: np.ndarray, volume: bool = False) -> MedicalImage:
         volume: Whether a 3-D array is a volume in any case.
 
     Raises:
-        InputError: For another shape or dtype, no pixel, or values that are NaN or infinite.
+        InputError: For another shape or dtype, no pixel, values that are NaN or infinite, or without `volume` for a
+            last axis of length 2 or 4 (transparency, or so few slices?).
     """
     array, place = np.asarray(array), Path("array")
     coloured = array.ndim == 4 or (array.ndim == 3 and not volume and array.shape[-1] in COLOUR)
@@ -198,6 +199,11 @@ def image_from_array(array: np.ndarray, volume: bool = False) -> MedicalImage:
         raise InputError(
             f"{place}: the shape {array.shape} was found, but expected {kind}; predict one image at a time, channels"
             " last."
+        )
+    if array.ndim == 3 and not volume and array.shape[-1] in WITH_ALPHA:
+        raise InputError(
+            f"{place}: the shape {array.shape} was found, but expected 1 or 3 channels of a picture, or a volume; leave"
+            " the alpha channel out, or say volume=True."
         )
     if array.dtype.kind not in "buif":
         raise InputError(f"{place}: {array.dtype} values were found, but expected integers or floats; convert them.")
