@@ -23,16 +23,13 @@ from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load
 from rich.console import Console
 from rich.table import Table
 
-from knowsam.config import Config, resolve_config
+import knowsam
 from knowsam.data.preprocess import to_unit_range
 from knowsam.evaluation.metrics import confusion_counts, dice_from_counts
 from knowsam.functional.probabilities import probabilities_at
-from knowsam.inference.files import predict_files
 from knowsam.inference.forward import predict_all
-from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image, read_label
 from knowsam.presentation.pictures import contact_sheet, overlay, write_png
-from knowsam.training.run import train
 from knowsam.training.state import load_trained_method
 
 STEPS = 200
@@ -79,14 +76,20 @@ def run_demo(out: Path, steps: int = STEPS, size: str = SIZE, slices: int = SLIC
     for method, sam in (("supervised", "none"), ("knowsam", "tiny")):
         console.print(f"\n[bold]Training {method}[/bold]")
         begun = time.perf_counter()
-        if not train(demo_config(out, method, sam, steps, size, seed), out / "runs" / method).finished:
+        # Both get the same data, size, steps and seed; everything else is the default. All six masks train: no
+        # validation set, the last weights are kept.
+        run = knowsam.train(
+            out / "data", out / "runs" / method, method=method, sam=sam, size=size, steps=steps, batch=BATCH, seed=seed,
+            settings={"data.classes": CLASSES, "data.val_fraction": 0, "train.checkpoint_every": steps},
+        )  # fmt: skip
+        if not run.finished:
             sys.exit(130)
         minutes[method] = round((time.perf_counter() - begun) / 60, 2)
 
     console.print("\n[bold]Predicting all slices[/bold]")
     for method in minutes:
-        for item in predict_files(Predictor(out / "runs" / method), out / "data", out / "predictions" / method):
-            assert item.error is None, item.error
+        failed = knowsam.predict(out / "runs" / method, out / "data", out / "predictions" / method).failed
+        assert not failed, failed
     write_volume(out / "knowsam_volume.nii.gz", out / "predictions" / "knowsam", affine)
     dice = score(out, "supervised") | score(out, "knowsam")
     picture = draw(out, dice)
@@ -144,19 +147,6 @@ def write_grey(path: Path, array: np.ndarray) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.ascontiguousarray(np.rot90(array))).save(path)
-
-
-def demo_config(out: Path, method: str, sam: str, steps: int, size: str, seed: int) -> Config:
-    """Both methods get the same data, size, steps and seed; everything else is the default."""
-    return resolve_config(
-        {
-            "method": method,
-            "sam": sam,
-            # All six masks train: no validation set, the last weights are kept.
-            "data": {"path": str(out / "data"), "size": size, "classes": CLASSES, "val_fraction": 0},
-            "train": {"steps": steps, "batch": BATCH, "seed": seed, "checkpoint_every": steps},
-        }
-    )
 
 
 def write_volume(path: Path, folder: Path, affine: np.ndarray) -> None:

@@ -2,33 +2,25 @@
 
     python examples/predict_array.py RUN IMAGE
 
-RUN is a run folder or a student.safetensors. Needs neither SAM nor anything else of training.
+RUN is a run folder, a student.safetensors or an exported .onnx. Needs neither SAM nor anything else of training.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from knowsam.inference.predictor import Predictor
-from knowsam.io import read_image
-from knowsam.types import Geometry, MedicalImage
-
-
-def segment(predictor: Predictor, array: np.ndarray) -> np.ndarray:
-    """`(H, W)`, `(H, W, 3)` or, as a volume, `(X, Y, Z, 1)` -> class indices of the same spatial shape."""
-    array = array[..., None] if array.ndim == 2 else array
-    image = MedicalImage(array, Geometry(), Path("array"))
-    return predictor.predict(image).label
+import knowsam
 
 
 def main(run: str, source: str) -> None:
-    predictor = Predictor(run)
-    label = segment(predictor, read_image(source).array)
-    for index, name in enumerate(predictor.info.class_names):
-        print(f"{name}: {np.mean(label == index):.1%} of the pixels")
+    model = knowsam.load(run)
+    array = np.asarray(Image.open(source))  # (H, W) or (H, W, 3), uint8; a volume (X, Y, Z) would do as well
+    mask = model(array)  # class indices, (H, W) or (X, Y, Z)
+    for index, name in enumerate(model.class_names):
+        print(f"{name}: {np.mean(mask == index):.1%} of the pixels")
 
 
 if __name__ == "__main__":

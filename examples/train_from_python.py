@@ -1,4 +1,4 @@
-"""From a folder to predicted masks in five lines of Python.
+"""From a folder to predicted masks in a few lines of Python.
 
     python examples/train_from_python.py DATA OUT [key=value ...]
 
@@ -10,18 +10,22 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from knowsam.config import parse_overrides, resolve_config
-from knowsam.inference.files import predict_files
-from knowsam.inference.predictor import Predictor
-from knowsam.training.run import train
+import knowsam
+from knowsam.config import parse_overrides
 
 
 def main(data: str, out: str, *settings: str) -> None:
-    config = resolve_config({"data": {"path": data}}, parse_overrides(settings))
-    result = train(config, Path(out) / "run")
-    predictor = Predictor(result.folder.path)
-    for item in predict_files(predictor, data, Path(out) / "predictions", with_overlay=True):
+    report = knowsam.check(data)
+    print(report)
+    if not report.ok:
+        return
+    run = knowsam.train(data, Path(out) / "run", settings=parse_overrides(settings))
+    if not run.finished:  # interrupted by Ctrl-C; what was done is saved
+        run = knowsam.resume(run.folder.path)
+    predicted = knowsam.predict(run.folder.path, data, Path(out) / "predictions", overlay=True)
+    for item in predicted.files:
         print(item.image.name, "->", item.label or item.error)
+    print(knowsam.evaluate(Path(out) / "predictions", Path(data) / "masks"))
 
 
 if __name__ == "__main__":

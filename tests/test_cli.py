@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 
 from support.cli import knowsam, make_trained_run, train_small
+from support.comparisons import in_this_process
 from support.folders import make_folder, make_image, make_label, make_nifti_folder, save_nifti, save_picture
 
 Capture = pytest.CaptureFixture[str]
@@ -92,6 +94,29 @@ def test_train_flags_override_keys_and_file(tmp_path: Path, capsys: Capture) -> 
     assert len(json.loads((tmp_path / "run" / "split.json").read_text())["labelled"]) == 2
 
 
+def test_train_takes_the_options_of_compare(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from knowsam.comparison import loop
+    from knowsam.runs.folder import RunFolder
+
+    data = make_folder(tmp_path / "data", n_masks=6)
+    options = (
+        "--sam", "none", "--method", "supervised", "--labelled", "2", "--seed", "3", "--size", "32", "--steps", "2",
+        "--batch", "2+2", "--quiet", "train.report=false",
+    )  # fmt: skip
+    ended = knowsam(capsys, "train", data, "--out", tmp_path / "run", *options, "sam=tiny", "sam.lr=0.5")
+    assert ended == (0, "", "")
+    monkeypatch.setattr(loop, "compare", functools.partial(loop.compare, runner=in_this_process))
+    ended = knowsam(capsys, "compare", data, "--out", tmp_path / "grid", *options)
+    assert ended == (0, "", "")
+    alone = RunFolder(tmp_path / "run").read_config()
+    of_grid = RunFolder(tmp_path / "grid" / "runs" / "supervised_sam-none_labelled-2_seed-3").read_config()
+    assert (alone.sam.name, alone.sam.lr) == ("none", 0.5)  # the flag wins, as the other flags do
+    assert (of_grid.method, of_grid.train, of_grid.data.size) == (alone.method, alone.train, alone.data.size)
+    ended = knowsam(capsys, "compare", tmp_path / "grid", "--table-only")
+    assert ended.code == 0
+    assert "supervised" in ended.out
+
+
 def test_resume_trains_longer(tmp_path: Path, capsys: Capture) -> None:
     data = make_folder(tmp_path / "data")
     assert train_small(capsys, data, tmp_path / "run").code == 0
@@ -103,7 +128,7 @@ def test_resume_trains_longer(tmp_path: Path, capsys: Capture) -> None:
 def test_interrupted_run_saves_and_ends_with_130(tmp_path: Path, capsys: Capture) -> None:
     data, out = make_folder(tmp_path / "data"), tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "knowsam.cli", "train", data, "--out", out, "--size", "32", "--batch", "1+1",
+        [sys.executable, "-m", "knowsam", "train", data, "--out", out, "--size", "32", "--batch", "1+1",
          "--steps", "5000", "sam=none", "train.log_every=1", "method=supervised"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -369,6 +394,7 @@ def test_resume_mistakes(tmp_path: Path, run: Path, capsys: Capture) -> None:
         (["--resume", tmp_path / "none"], str(tmp_path / "none")),
         (["--resume", run], "2 of 2 steps"),
         (["--resume", run, "--seed", "1"], "--seed"),
+        (["--resume", run, "--sam", "none"], "--sam"),
         ([], "DATA"),
         ([tmp_path], "--out"),
     ):
@@ -435,7 +461,9 @@ def modules_after(*arguments: str | Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["check"], ["train"], ["predict"], ["evaluate"], ["report"], ["compare"]], ids=str
+    "command",
+    [[], ["check"], ["train"], ["predict"], ["evaluate"], ["report"], ["compare"], ["settings"], ["sam", "pretrain"]],
+    ids=str,
 )
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     heavy = {"torch", "transformers", "accelerate", "kornia", "numpy", "scipy", "matplotlib"}
@@ -452,7 +480,7 @@ def test_predict_imports_no_training_dependency(tmp_path: Path, run: Path) -> No
 
 def test_module_entry_point_reports_bad_input(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "knowsam.cli", "train", str(tmp_path / "none"), "--out", str(tmp_path / "run")],
+        [sys.executable, "-m", "knowsam", "train", str(tmp_path / "none"), "--out", str(tmp_path / "run")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 2
@@ -548,6 +576,23 @@ def test_predict_mixes_good_and_broken_files(tmp_path: Path, run: Path, capsys: 
     assert list((tmp_path / "none").iterdir()) == []
 
 
+def test_settings_are_listed(capsys: Capture) -> None:
+    ended = knowsam(capsys, "settings")
+    assert ended.code == 0
+    assert "train.lr = 0.01  (number > 0)\n    Learning rate of the students" in ended.out
+    assert "options.box" not in ended.out
+    ended = knowsam(capsys, "settings", "bcp")
+    assert "options.box = 0.666667  (number > 0, <= 1)\n    beta: height" in ended.out
+    assert "preset=paper changes\n    train.pretrain = 0.25\n" in ended.out
+    groups = json.loads(knowsam(capsys, "settings", "cps", "--json").out)
+    assert [group["title"] for group in groups] == ["run", "data", "sam", "train", "options of cps"]
+    assert groups[-1]["changes"]["short"]["options.ramp"] == "true"
+    assert next(one["default"] for one in groups[-1]["settings"] if one["name"] == "options.pseudo_weight") == 1.5
+    ended = knowsam(capsys, "settings", "knowsan")
+    assert ended.code == 2
+    assert "did you mean 'knowsam'" in one_sentence(ended.err)
+
+
 def test_version(capsys: Capture) -> None:
     from knowsam import __version__
 
@@ -562,7 +607,7 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     ours, theirs = pty.openpty()
     changed = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "TERM")}
     subprocess.run(
-        [sys.executable, "-m", "knowsam.cli", *arguments],
+        [sys.executable, "-m", "knowsam", *arguments],
         stderr=theirs, stdout=subprocess.DEVNULL, check=False, env=changed | {"TERM": "xterm"} | environment,
     )  # fmt: skip
     os.close(theirs)

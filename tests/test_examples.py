@@ -9,7 +9,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from knowsam.inference.predictor import Predictor
 from support.cli import make_trained_run
 from support.folders import make_folder, make_image, save_picture
 
@@ -31,16 +30,24 @@ def test_train_from_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     load_example("train_from_python").main(str(data), str(tmp_path / "out"), *settings)
     assert (tmp_path / "out" / "run" / "student.safetensors").exists()
     assert len(list((tmp_path / "out" / "predictions").glob("case_?.png"))) == 6
-    assert "case_5.png -> " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Ready to train." in said
+    assert "case_5.png -> " in said
+    assert "number of cases: 4" in said
 
 
 def test_predict_array(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_trained_run(tmp_path)
-    example = load_example("predict_array")
     source = save_picture(tmp_path / "image.png", make_image((40, 56)))
-    example.main(str(run), str(source))
-    assert "background: " in capsys.readouterr().out
-    predictor = Predictor(run)
-    assert example.segment(predictor, make_image((40, 56))).shape == (40, 56)
-    volume = np.random.default_rng(0).random((8, 40, 56, 1)).astype(np.float32)
-    assert example.segment(predictor, volume).shape == (8, 40, 56)
+    load_example("predict_array").main(str(run), str(source))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["background", "class_1", "class_2"]
+    shares = [float(line.partition(": ")[2].partition("%")[0]) for line in lines]
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+
+
+def test_plug_in(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = load_example("plug_in").main()
+    assert len(losses) == 3
+    assert np.isfinite(losses).all()
+    assert f"loss {losses[-1]:.3f}" in capsys.readouterr().out

@@ -22,7 +22,7 @@ LAYERS = (
     ("config",),
     ("runs",),
     ("sam", "inference"),
-    ("reliability", "reporting"),
+    ("reliability", "reporting", "settings"),
     ("training",),
     ("comparison",),
     ("api",),

@@ -10,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from knowsam.errors import InputError, did_you_mean
+from knowsam.plugins import names_file
 
 if TYPE_CHECKING:
     from knowsam.methods import Method
@@ -157,9 +158,11 @@ class TrainConfig(_Section):
     """The training loop."""
 
     steps: int = Field(30_000, ge=1)
+    """Optimiser steps of the whole run."""
     batch: Annotated[tuple[int, int], BeforeValidator(_parse_batch), AfterValidator(_check_batch)] = (12, 12)
     """Labelled + unlabelled images per step, over all processes."""
     seed: int = Field(0, ge=0)
+    """Seed of everything random: initial weights, the draw of the validation groups, batches, augmentation."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
     """Optimiser of the students; SAM always has Adam."""
     lr: float = Field(0.01, gt=0)
@@ -167,9 +170,11 @@ class TrainConfig(_Section):
     pretrain: float = Field(0.0, ge=0, le=1)
     """Share of the run that sees labelled images alone, B_l + B_u per step, before the unlabelled ones join."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of `sgd`; `adamw` has none."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Weight decay of the students' optimiser; SAM has none."""
     warmup: int = Field(0, ge=0)
-    """Steps over which the learning rate rises from 0."""
+    """Steps over which the learning rate rises from 0; 0: none."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Validate and keep a running average of the student's weights with this decay; 0 keeps the weights themselves."""
     clip: float | None = Field(None, gt=0)
@@ -177,9 +182,11 @@ class TrainConfig(_Section):
     amp: Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(_parse_amp)] = "auto"
     """Mixed precision; `auto`: on a GPU only."""
     validate_every: int = Field(200, ge=1)
+    """Steps between validations; the student with the best one is kept."""
     checkpoint_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; None: at each validation."""
     log_every: int = Field(10, ge=1)
+    """Steps between lines of `metrics.jsonl` with the terms of the loss."""
     report: bool = True
     """Write `report.html` when the run has finished."""
     tensorboard: bool = False
@@ -190,7 +197,10 @@ class Config(_Section):
     """A whole run. `options` are the method's own, see the method's `Options`."""
 
     method: str = "knowsam"
+    """Name of a method, of this package or an installed one, or `FILE.py:CLASS`."""
     preset: Literal["auto", "short", "paper"] = "auto"
+    """Which defaults hold: `paper`, those of the method's paper; `short`, those for few steps; `auto`: `short` below
+    10,000 steps."""
     data: DataConfig = DataConfig()
     sam: Annotated[SamSettings, BeforeValidator(_parse_sam)] = SamSettings()
     train: TrainConfig = TrainConfig()
@@ -262,6 +272,37 @@ def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"train.lr": 0.02, "data": {"size": 96}}` -> `{"train": {"lr": 0.02}, "data": {"size": 96}}`.
+
+    Raises:
+        InputError: For something else than a mapping, or a key that is no text.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"settings: {values!r} was found, but expected names and values; correct it.")
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise InputError(f"settings: the key {key!r} was found, but expected text such as 'train.lr'; correct it.")
+        parsed = nest(value) if isinstance(value, Mapping) else value
+        # The name of a method may be that of a file, under which `compare` takes its settings.
+        for part in reversed([key] if names_file(key) else key.split(".")):
+            parsed = {part: parsed}
+        nested = _merge(nested, parsed)
+    return nested
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Inverse of `nest`: `{"train": {"lr": 1}}` -> `{"train.lr": 1}`."""
+    named: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            named |= flat(value, f"{prefix}{key}.")
+        else:
+            named[prefix + key] = value
+    return named
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as a nested mapping.
 
@@ -301,9 +342,7 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
             raise InputError(
                 f"'{argument}' was found, but the part after = is no valid YAML value; correct or quote it."
             ) from error
-        for part in reversed(key.split(".")):
-            parsed = {part: parsed}
-        nested = _merge(nested, parsed)
+        nested = _merge(nested, nest({key: parsed}))
     return nested
 
 

@@ -255,7 +255,7 @@ def test_command_says_what_failed_and_ends_with_1(
         (("--methods", "supervised"), "compare: --out is missing"),
         (("--out", "x"), "compare: --methods is missing"),
         (("--methods", "supervised,", "--out", "x"), "--methods: 'supervised,' was found, but expected names"),
-        (("--methods", "supervised", "--seeds", "0,a", "--out", "x"), "--seeds: 'a' was found, but expected whole"),
+        (("--methods", "supervised", "--seeds", "0,a", "--out", "x"), "--seeds: '0,a' was found, but expected whole"),
         (("--methods", "supervised", "--sam", "tine", "--out", "x"), "sam: 'tine' was found"),
         (("--table-only",), "no comparison was found"),
     ],

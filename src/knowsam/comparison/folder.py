@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from knowsam.comparison.grid import Cell, Grid, flat
-from knowsam.config import Config, read_resolved
+from knowsam.comparison.grid import Cell, Grid
+from knowsam.config import Config, flat, read_resolved
 from knowsam.errors import InputError
 from knowsam.presentation.text import first_few
 from knowsam.runs.folder import RunFolder

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from knowsam.config import Config, resolve_config
+from knowsam.config import Config, flat, resolve_config
 from knowsam.data.folder import DataFolder, scan_folder
 from knowsam.data.split import Split, make_split, parse_labelled
 from knowsam.errors import InputError
@@ -205,17 +205,6 @@ def _reach(layer: Any, place: tuple[str, ...]) -> bool:
             return False
         layer = layer[part]
     return True
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"train": {"lr": 1}}` -> `{"train.lr": 1}`."""
-    named: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            named |= flat(value, f"{prefix}{key}.")
-        else:
-            named[prefix + key] = value
-    return named
 
 
 def plan_splits(grid: Grid) -> tuple[DataFolder, dict[tuple[str, int], Split]]:

@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knowsam.comparison.figure import draw_figure
-from knowsam.comparison.results import MEAN, SHOWN_METRICS, Results, Row
+from knowsam.comparison.folder import CompareFolder
+from knowsam.comparison.results import MEAN, SHOWN_METRICS, Results, Row, read_results
 from knowsam.comparison.tables import TextTable, all_tables, footnotes
 from knowsam.presentation.console import make_console, make_table
 from knowsam.storage import write_csv, write_json, write_text
@@ -35,6 +37,17 @@ def write_tables(results: Results) -> None:
     alt = draw_figure(results, folder)
     write_text(folder / "table.md", to_markdown(all_tables(results), footnotes(results), alt))
     write_text(folder / "table.tex", to_latex(all_tables(results), footnotes(results)))
+
+
+def rewrite_tables(folder: str | Path) -> Results:
+    """Write the tables of a comparison anew from what its folder holds; nothing is trained.
+
+    Raises:
+        InputError: If there is no comparison.
+    """
+    results = read_results(CompareFolder(folder))
+    write_tables(results)
+    return results
 
 
 def _write_csv(results: Results) -> None:

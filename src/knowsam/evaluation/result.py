@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from knowsam.errors import InputError
 from knowsam.evaluation.metrics import METRICS, ClassScore, Spread, Summary
 from knowsam.presentation.console import make_console, make_table
+from knowsam.presentation.text import printed
 from knowsam.storage import without_nan, write_csv, write_json
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class EvaluationResult:
     truth_without_prediction: tuple[str, ...]
     prediction_without_truth: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return printed(lambda console: print_table(self, console))
 
 
 def write_scores(result: EvaluationResult, out: Path) -> None:

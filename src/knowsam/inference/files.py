@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from knowsam.data.lists import read_lines
 from knowsam.data.preprocess import to_unit_range
 from knowsam.errors import InputError
 from knowsam.functional.uncertainty import CaseSums
@@ -67,6 +68,19 @@ def list_inputs(source: Path, own: Path | None = None) -> list[Path]:
                 " written to one file; rename one."
             )
     return files
+
+
+def listed_stems(only: str | Path | Iterable[str]) -> set[str]:
+    """The stems of a list; as in every list of this package, a name may carry the suffix of its file.
+
+    Args:
+        only: A text file with one name a line, or the names themselves.
+
+    Raises:
+        InputError: If the file is missing or no text.
+    """
+    names = [line for _, line in read_lines(Path(only))] if isinstance(only, str | Path) else only
+    return {file_stem(name) for name in names}
 
 
 def predict_files(

@@ -12,7 +12,7 @@ from knowsam.data.labels import LabelCoding
 from knowsam.data.split import Split
 from knowsam.inspection.examine import CaseFacts
 from knowsam.presentation.console import make_console, make_table
-from knowsam.presentation.text import count_text, first_few, share_text
+from knowsam.presentation.text import count_text, first_few, printed, share_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -161,6 +161,9 @@ class CheckReport:
         """The result in one sentence."""
         errors = len(self.of("error"))
         return "Ready to train." if self.ok else f"{count_text(errors, 'error')} to correct before training."
+
+    def __str__(self) -> str:
+        return printed(lambda console: print_report(self, console))
 
     def to_json(self) -> dict[str, Any]:
         """The whole result as plain values, every file named."""

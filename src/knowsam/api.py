@@ -1,0 +1,489 @@
+"""The public functions of the package, `knowsam.check` to `knowsam.compare`: plain arguments in, a record out.
+
+Each calls one function of the package; what is imported for it is imported when it is called. Everything a user may
+have got wrong raises `knowsam.InputError`, a `ValueError` of one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from knowsam.comparison.results import Results
+    from knowsam.evaluation.result import EvaluationResult
+    from knowsam.inference.export import Exported
+    from knowsam.inference.predictor import Predictor
+    from knowsam.inspection.findings import CheckReport
+    from knowsam.presentation.console import ProgressStart
+    from knowsam.reliability.of_run import CalibrationStatus
+    from knowsam.reliability.predictions import Predictions
+    from knowsam.reliability.suggest import Suggestion
+    from knowsam.reporting.write import WrittenReport
+    from knowsam.runs.result import Run
+
+Labelled = int | float | str | Path
+"""Groups that stay labelled: so many, a share of them (`0.1`, `"10%"`), or those that a list file names."""
+
+PLACES = {
+    "method": "method", "sam": "sam.name", "size": "data.size", "labelled": "data.labelled", "steps": "train.steps",
+    "batch": "train.batch", "seed": "train.seed",
+}  # fmt: skip
+"""Arguments that have a name of their own -> the setting they are."""
+
+
+def check(
+    data: str | Path,
+    *,
+    labelled: Labelled | None = None,
+    classes: int | Sequence[str] | None = None,
+    label_values: Sequence[int] | None = None,
+    ignore_value: int | None = None,
+    val_fraction: float | None = None,
+    html: str | Path | None = None,
+    progress: ProgressStart | None = None,
+) -> CheckReport:
+    """Look through a data folder before any training: what is there, and what would go wrong.
+
+    Args:
+        data: Folder with `images/` and `masks/` (or `labels/`).
+        labelled: Groups that stay labelled: a number, a share (`0.1`, `"10%"`) or a list file; None: all with masks.
+        classes: Number of classes, or their names, background first; None: found in the masks.
+        label_values: Mask values in the order of the classes, where they are not 0, 1, 2, ...
+        ignore_value: Mask value of pixels nobody annotated.
+        val_fraction: Share of the labelled groups kept for validation where there is no `val.txt`.
+        html: Also write a page with pictures to this file.
+        progress: Called with the number of files; returns what to call after each.
+
+    Returns:
+        The report. `print(report)` shows it; `ok`, `errors`, `warnings`, `notes`, `counts`, `classes`, `to_json()`.
+
+    Raises:
+        InputError: If an argument makes no sense. What is wrong with the data is in the report and never raises.
+
+    Example:
+        ```python
+        report = knowsam.check("DATA")
+        print(report)
+        assert report.ok
+        ```
+    """
+    from knowsam.data.split import parse_labelled
+    from knowsam.inspection.check import check_folder
+
+    given = _given(val_fraction=val_fraction)
+    labelled = parse_labelled(labelled) if isinstance(labelled, str) else labelled
+    report = check_folder(data, labelled, classes, label_values, ignore_value, **given, progress=progress)
+    if html is not None:
+        from knowsam.inspection.page import write_page
+
+        write_page(report, Path(html))
+    return report
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    *,
+    method: str | None = None,
+    sam: str | None = None,
+    size: int | str | tuple[int, int] | None = None,
+    steps: int | None = None,
+    batch: str | tuple[int, int] | None = None,
+    labelled: Labelled | None = None,
+    seed: int | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Train a run. What is not given has its default (`knowsam settings`, docs/settings.md).
+
+    Args:
+        data: Folder with `images/` and `masks/` (or `labels/`).
+        out: New or empty folder for the run.
+        method: Name of a method (default `"knowsam"`), or `"FILE.py:CLASS"`.
+        sam: `"none"`, `"tiny"` (default), `"vit_b"`, `"vit_l"`, `"vit_h"`, a directory or an original `.pth` file.
+        size: Network size in pixels, multiples of 16: `256`, `(192, 256)` or `"192x256"` (height, width).
+        steps: Optimiser steps of the whole run.
+        batch: Labelled and unlabelled images per step: `(12, 12)` or `"12+12"`.
+        labelled: Groups that stay labelled: a number, a share (`0.1`, `"10%"`) or a list file; None: all with masks.
+        seed: Seed of everything random, from 0.
+        config: YAML file of settings.
+        settings: Any other setting, nested or with dotted names; they win over the file, the arguments over both.
+        quiet: No progress bar, no text.
+
+    Returns:
+        The run: `folder` (its files; `folder.path`, `folder.student`), `steps` done, `best` validation Dice in [0, 1]
+        or None, `finished` (False after Ctrl-C: what was done is saved, `knowsam.resume` goes on).
+
+    Raises:
+        InputError: For bad data, an unknown or bad setting, or an occupied folder; nothing was written then.
+
+    Example:
+        ```python
+        run = knowsam.train("DATA", "runs/a", size=256, steps=30_000, batch=(12, 12), settings={"train.clip": 1.0})
+        if not run.finished:
+            run = knowsam.resume("runs/a")
+        print(run.best)
+        ```
+    """
+    from knowsam.config import resolve_config
+
+    labelled = str(labelled) if isinstance(labelled, Path) else labelled
+    given = _given(method=method, sam=sam, size=size, steps=steps, batch=batch, labelled=labelled, seed=seed)
+    resolved = resolve_config(_settings(config, settings, {"data.path": str(data)}, given))
+
+    from knowsam.training import run as training
+
+    return training.train(resolved, out, quiet=quiet)
+
+
+def resume(run: str | Path, steps: int | None = None, quiet: bool = False) -> Run:
+    """Continue a run from its last checkpoint, to the same weights as if it had never stopped.
+
+    Args:
+        run: The run's folder.
+        steps: New total number of steps, to train longer; the schedules then stretch over the new total.
+        quiet: No progress bar, no text.
+
+    Returns:
+        The run, as `knowsam.train` does.
+
+    Raises:
+        InputError: If there is no run or nothing to continue, or the data or checkpoint have changed.
+
+    Example:
+        ```python
+        run = knowsam.resume("runs/a", steps=40_000)
+        ```
+    """
+    from knowsam.training import run as training
+
+    return training.resume(run, steps=steps, quiet=quiet)
+
+
+def predict(
+    run: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    overlay: bool = False,
+    probabilities: bool = False,
+    uncertainty: bool = False,
+    only: str | Path | Iterable[str] | None = None,
+    device: str | None = None,
+    amp: str = "no",
+    progress: ProgressStart | None = None,
+) -> Predictions:
+    """Predict masks for new images, in their own size and geometry; a broken file does not stop the others.
+
+    Args:
+        run: Run folder, `student.safetensors` or exported `.onnx`.
+        images: An image, a volume, a folder of them, or a data folder.
+        out: Folder to write to; masks hold class indices and are named like their images.
+        overlay: Also draw the masks over the images.
+        probabilities: Also write the soft maps, float in [0, 1].
+        uncertainty: Also write entropy and disagreement, in [0, 1], and estimate the Dice of each case (`cases.csv`).
+        only: Predict only these images: their names, or a text file with one a line.
+        device: `"cpu"` or `"cuda"`; None: a GPU where there is one.
+        amp: `"no"`, or `"bf16"`, which is faster where the processor has it.
+        progress: As in `check`.
+
+    Returns:
+        `files` (with `image`, `label`, `error` each), `failed` (sentences), and with `uncertainty` `cases`, worst
+        first (`case`, `dice`), and `trust.sentence()`, what these estimates rest on.
+
+    Raises:
+        InputError: If there is no network or no image, or `out` holds the images themselves.
+
+    Example:
+        ```python
+        done = knowsam.predict("runs/a", "NEW_IMAGES", "preds", uncertainty=True)
+        print(len(done.written), "masks;", *done.failed)
+        print(done.cases[0].case, done.cases[0].dice, done.trust.sentence())
+        ```
+    """
+    from knowsam.inference.predictor import Predictor
+    from knowsam.reliability.predictions import predict_folder
+    from knowsam.training.memory import keep_freed_memory
+
+    predictor = Predictor(run, device, amp)
+    with keep_freed_memory():
+        return predict_folder(
+            predictor, images, out, overlay=overlay, probabilities=probabilities, uncertainty=uncertainty, only=only,
+            progress=progress,
+        )  # fmt: skip
+
+
+def load(run: str | Path, device: str | None = None, amp: str = "no") -> Predictor:
+    """Open a trained network for arrays: `model(array)` is a mask of class indices.
+
+    A picture is `(H, W)`, `(H, W, 1)` or `(H, W, 3)`; any other 3-D array is a volume `(X, Y, Z)`. A volume whose last
+    axis is shorter than 5 needs `model(array, volume=True)`. Volumes are cut into slices along the axis the network was
+    trained with (`data.axis`), else the last; `model(array, axis=0)` cuts along another. Values are those of a file:
+    uint8 pictures 0 to 255, all else any integers or floats, scaled by their own percentiles (`data.normalise`). Sizes
+    are free.
+
+    Args:
+        run: Run folder, `student.safetensors` or exported `.onnx`.
+        device: `"cpu"` or `"cuda"`; None: a GPU where there is one. An ONNX file runs on the CPU.
+        amp: `"no"`, or `"bf16"`, which is faster where the processor has it.
+
+    Returns:
+        The model. `model(array)`: uint8 (uint16 of more than 256 classes), the array's spatial shape.
+        `model.predict(array, probabilities=True, uncertainty=True)`: a record with `label`, `probabilities` `(K,
+        *shape)` in [0, 1], `uncertainty.entropy` and `.disagreement` in [0, 1]. `model.class_names`, `model.classes`.
+
+    Raises:
+        InputError: If there is no such network; from the model, if the array is no image.
+
+    Example:
+        ```python
+        model = knowsam.load("runs/a")
+        mask = model(array)
+        print({name: int((mask == k).sum()) for k, name in enumerate(model.class_names)})
+        ```
+    """
+    from knowsam.inference.predictor import Predictor
+
+    return Predictor(run, device, amp)
+
+
+def evaluate(
+    predictions: str | Path,
+    truth: str | Path,
+    out: str | Path | None = None,
+    *,
+    classes: int | Sequence[str] | None = None,
+    label_values: Sequence[int] | None = None,
+    ignore_value: int | None = None,
+) -> EvaluationResult:
+    """Score predicted masks: Dice, Jaccard, HD95 and ASD per case and class, at native size.
+
+    Args:
+        predictions: Folder of predicted masks, or one file; paired with the truth by name.
+        truth: Folder of true masks, or one file.
+        out: Folder for `scores.csv` and `scores.json`; None writes nothing.
+        classes: Number of classes, or their names, background first; None: as many as the files have.
+        label_values: As in `check`.
+        ignore_value: As in `check`.
+
+    Returns:
+        The scores. `print(scores)` shows a table; `cases`, `summary.mean["dice"]` in [0, 1], `unit` of the distances
+        (`"mm"` where the truth states its spacing, else `"px"`), `notes`.
+
+    Raises:
+        InputError: If no names agree, sizes differ, a value is no class, or a file is broken.
+
+    Example:
+        ```python
+        scores = knowsam.evaluate("preds", "truth", "scores")
+        print(scores)
+        ```
+    """
+    from knowsam.evaluation.evaluate import evaluate
+
+    return evaluate(predictions, truth, out, classes=classes, label_values=label_values, ignore_value=ignore_value)
+
+
+def calibrate(run: str | Path, data: str | Path | None = None, device: str | None = None) -> CalibrationStatus:
+    """Learn from a run's validation cases how good its predictions are, and write `calibration.json` into the run.
+
+    Training does it at its end; do it for a run that was interrupted, or whose validation masks have changed.
+
+    Args:
+        run: The run's folder.
+        data: Its data folder, if that was moved.
+        device: As in `predict`.
+
+    Returns:
+        What estimates of Dice rest on from now on: `calibration` (None where there are too few cases), `assessment`,
+        and `sentence()`, both in words.
+
+    Raises:
+        InputError: If there is no run, no data or no validation case, or the classes are not those of the network.
+
+    Example:
+        ```python
+        print(knowsam.calibrate("runs/a").sentence())
+        ```
+    """
+    from knowsam.reliability.of_run import calibrate_run
+
+    return calibrate_run(run, data, device)
+
+
+def suggest(
+    run: str | Path,
+    data: str | Path,
+    n: int = 10,
+    out: str | Path | None = None,
+    *,
+    device: str | None = None,
+    progress: ProgressStart | None = None,
+) -> list[Suggestion]:
+    """Say which unlabelled images to label next: those the network is unsure of and that are unlike the labelled.
+
+    Args:
+        run: Run folder or `student.safetensors`.
+        data: The run's data folder, another one, or a folder of images.
+        n: How many images or groups, at least 1.
+        out: Folder for `suggest.csv`, `suggest.json`, a page and pictures; None writes nothing.
+        device: As in `predict`.
+        progress: As in `check`.
+
+    Returns:
+        At most n, most useful first: `candidate.group` (its name), `candidate.cases` (its files), `candidate.dice`
+        (estimated, in [0, 1]), `reason` in words.
+
+    Raises:
+        InputError: If there is nothing to choose from, or a file is broken.
+
+    Example:
+        ```python
+        for one in knowsam.suggest("runs/a", "DATA", n=5, out="next"):
+            print(one.candidate.group, one.reason)
+        ```
+    """
+    from knowsam.inference.predictor import Predictor
+    from knowsam.reliability.suggest import suggest
+
+    predictor = Predictor(run, device)
+    chosen = suggest(predictor, data, n, progress=progress)
+    if out is not None:
+        from knowsam.reliability.suggest_output import write_suggestions
+
+        write_suggestions(chosen, predictor, Path(out))
+    return chosen
+
+
+def export(run: str | Path, to: str | Path, network: str | None = None, images: str | Path | None = None) -> Exported:
+    """Write the network as one file that predicts without knowsam, verified, with a model card beside it.
+
+    Args:
+        run: Run folder or `student.safetensors`.
+        to: File to write: `.onnx` (needs the extra `export`), or `.pt2` for a `torch.export` program.
+        network: `"fused"`, `"unet"` or `"vnet"`, as far as the student has them; None: what `predict` uses.
+        images: Verify on these images too: a file or a folder. Random images are always used.
+
+    Returns:
+        `path`, `card`, `network`, `parameters` (their number), `verification`.
+
+    Raises:
+        InputError: If run, suffix or network do not fit, a package is missing, or the file's probabilities differ.
+
+    Example:
+        ```python
+        print(knowsam.export("runs/a", "model.onnx").verification)
+        mask = knowsam.load("model.onnx")(array)
+        ```
+    """
+    from knowsam.inference.export import export
+
+    return export(run, to, network, images)
+
+
+def report(
+    run: str | Path,
+    out: str | Path | None = None,
+    baseline: str | Path | None = None,
+    *,
+    progress: ProgressStart | None = None,
+) -> WrittenReport:
+    """Write one self-contained page about a run: scores, curves, cases, data, settings, what to do next.
+
+    Args:
+        run: The run's folder, finished or not.
+        out: File to write; None: `report.html` in the run's folder.
+        baseline: Supervised run to compare with; None: one found beside the run.
+        progress: As in `check`.
+
+    Returns:
+        `path`, and `left_out`: why the page goes without cases, one sentence, or None.
+
+    Raises:
+        InputError: If there is no run or no measurement, or the baseline cannot be compared with.
+
+    Example:
+        ```python
+        print(knowsam.report("runs/a").path)
+        ```
+    """
+    from knowsam.reporting.write import write_report
+
+    return write_report(run, out, baseline, progress)
+
+
+def compare(
+    data: str | Path,
+    out: str | Path,
+    methods: Sequence[str],
+    sam: Sequence[str] = ("none", "tiny"),
+    labelled: Sequence[Labelled | None] = (None,),
+    seeds: Sequence[int] = (0,),
+    *,
+    size: int | str | tuple[int, int] | None = None,
+    steps: int | None = None,
+    batch: str | tuple[int, int] | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> Results:
+    """Train methods with and without SAM over seeds, score each run once, and write one table.
+
+    Every run has a process of its own, which imports the script again: call it under `if __name__ == "__main__":`.
+
+    Args:
+        data: The data folder.
+        out: New folder, or that of an earlier call with the same settings: what is done is not done again.
+        methods: Names of methods, or `"FILE.py:CLASS"`.
+        sam: Each method with each of these: `"none"`, `"tiny"`, `"vit_b"`, ..., paths.
+        labelled: Each with so many groups labelled: numbers, shares, list files; None: all with masks.
+        seeds: One run for each.
+        size: Network size in pixels of all runs, as in `train`.
+        steps: Steps of each run.
+        batch: Labelled and unlabelled images per step, as in `train`.
+        config: As in `train`.
+        settings: Settings of all runs, as in `train`; those of one method alone under its name:
+            `{"train.clip": 1.0, "knowsam.options.ugda_start": 0.3}`.
+        quiet: As in `train`.
+
+    Returns:
+        Everything measured: `rows` of the table, `failed` (run -> why), `interrupted`, `to_json()`. The tables are in
+        `out`: `table.md`, `.csv`, `.json`, `.tex`, `figure.png`.
+
+    Raises:
+        InputError: For bad settings or data, or a folder that holds something else; nothing was trained then.
+
+    Example:
+        ```python
+        results = knowsam.compare("DATA", "runs/c", ["supervised", "knowsam"], labelled=[3, 7], seeds=[0, 1, 2])
+        print(results.failed)
+        ```
+    """
+    from knowsam.comparison.loop import compare
+    from knowsam.comparison.output import write_tables
+
+    given = _settings(config, settings, {}, _given(size=size, steps=steps, batch=batch))
+    # The folder is an argument of its own; whatever a file says of it gives way, as in `train`.
+    if isinstance(given.get("data"), dict):
+        given["data"].pop("path", None)
+    results = compare(data, out, methods, sam, labelled, seeds, given, quiet)
+    write_tables(results)
+    return results
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """The arguments that were given: defaults have one place, and it is not here."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _settings(
+    config: str | Path | None, settings: Mapping[str, Any] | None, first: dict[str, Any], given: dict[str, Any]
+) -> dict[str, Any]:
+    """A file, `settings` and arguments as one nested mapping, later ones winning."""
+    from knowsam.config import load_yaml, merge_layers, nest
+
+    layer = first | {PLACES[name]: value for name, value in given.items()}
+    return merge_layers({} if config is None else load_yaml(Path(config)), nest(settings or {}), nest(layer))

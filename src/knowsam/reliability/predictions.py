@@ -1,0 +1,100 @@
+"""A folder predicted: the files written, those that failed, and how good each case seems to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from knowsam.inference.files import PredictedFile, list_inputs, listed_stems, predict_files
+from knowsam.inference.predictor import Predictor
+from knowsam.io import file_stem
+from knowsam.presentation.text import first_few
+from knowsam.reliability.cases import CASES_FILE, CaseQuality, case_rows, estimate_cases, write_cases
+from knowsam.reliability.of_run import CalibrationStatus, load_calibration
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was predicted.
+
+    Attributes:
+        files: What happened to each image, in order; `label` is the mask that was written.
+        failed: One sentence for each image that could not be read, and one for names of the list without an image.
+        class_names: Background first.
+        cases: Estimated Dice of each case, worst first; empty if not asked for.
+        trust: What the estimates rest on; `trust.sentence()` says it. None if not asked for.
+        cases_file: The table of the cases, None if there is none.
+    """
+
+    files: tuple[PredictedFile, ...]
+    failed: tuple[str, ...]
+    class_names: tuple[str, ...]
+    cases: tuple[CaseQuality, ...] = ()
+    trust: CalibrationStatus | None = None
+    cases_file: Path | None = None
+
+    @property
+    def written(self) -> tuple[PredictedFile, ...]:
+        """The files that have a mask now."""
+        return tuple(item for item in self.files if item.label is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: images and masks, failures, the rows of `cases.csv`, the sentence about them."""
+        result: dict[str, Any] = {
+            "predicted": [{"image": str(item.image), "mask": str(item.label)} for item in self.written],
+            "failed": list(self.failed),
+        }
+        if self.trust is not None:
+            result |= {"cases": case_rows(self.cases, self.class_names), "trust": self.trust.sentence()}
+        return result
+
+
+def predict_folder(
+    predictor: Predictor,
+    source: str | Path,
+    out: str | Path,
+    *,
+    overlay: bool = False,
+    probabilities: bool = False,
+    uncertainty: bool = False,
+    only: str | Path | Iterable[str] | None = None,
+    progress: Callable[[int], Callable[[], None]] | None = None,
+) -> Predictions:
+    """Predict a file or a folder; a broken file does not stop the others.
+
+    Args:
+        predictor: The network.
+        source: A file or a folder.
+        out: Where to write.
+        overlay: As `with_overlay` of `predict_files`.
+        probabilities: As `with_probabilities` of `predict_files`.
+        uncertainty: As `with_uncertainty` of `predict_files`; also estimates the Dice of each case and writes
+            `cases.csv`.
+        only: Predict only these stems: a text file with one a line, or the names.
+        progress: Called with the number of files; returns what to call after each.
+
+    Raises:
+        InputError: There is nothing to predict, the list cannot be read, or `out` is where the images lie.
+    """
+    source, out = Path(source), Path(out)
+    stems = {file_stem(path) for path in list_inputs(source, out)}
+    wanted = stems if only is None else listed_stems(only)
+    advance = None if progress is None else progress(len(wanted & stems))
+    files = []
+    for item in predict_files(predictor, source, out, overlay, probabilities, wanted.__contains__, uncertainty):
+        files.append(item)
+        if advance is not None:
+            advance()
+    failed = [item.error for item in files if item.error is not None]
+    if missing := sorted(wanted - stems):
+        place = only if isinstance(only, str | Path) else "only"
+        failed.append(f"{place}: {first_few(missing)} have no image in {source}; correct the list or add the images.")
+    names = predictor.class_names
+    if not uncertainty or all(item.label is None for item in files):
+        return Predictions(tuple(files), tuple(failed), names)
+    trust = load_calibration(predictor.path)
+    cases = estimate_cases(files, trust)
+    write_cases(cases, names, out / CASES_FILE)
+    return Predictions(tuple(files), tuple(failed), names, tuple(cases), trust, out / CASES_FILE)
