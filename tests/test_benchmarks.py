@@ -67,7 +67,7 @@ def test_objects_of_the_prompt_benchmark_are_classes_joined_ones_or_pieces(
     assert torch.equal(classes.truth[0] + classes.truth[1], joined.truth[0])
     assert torch.equal(classes.other[0], classes.truth[1])
     assert joined.other.sum() == 0
-    for image, mask, other in sam_prompts._windows(classes.image[0], joined.truth[0].numpy() > 0, 32, default_rng(0)):
+    for image, mask, other in sam_prompts.windows(classes.image[0], joined.truth[0].numpy() > 0, 32, default_rng(0)):
         assert image.shape == (3, 32, 32)
         assert mask.any()
         assert not (mask & other).any()

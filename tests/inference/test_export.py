@@ -40,8 +40,8 @@ def pretend_export(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], T
         networks.append(network)
         path.write_text("new")
 
-    monkeypatch.setattr(module, "_write_onnx", write)
-    monkeypatch.setattr(module, "_open_onnx", lambda path: lambda image: change(networks[-1](image)))
+    monkeypatch.setattr(module, "write_onnx", write)
+    monkeypatch.setattr(module, "open_onnx", lambda path: lambda image: change(networks[-1](image)))
 
 
 # --- the ONNX file -------------------------------------------------------------------------------------------------

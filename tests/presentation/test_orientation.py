@@ -13,10 +13,10 @@ from knowsam.data.labels import LabelCoding
 from knowsam.inference.files import draw, predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.inspection.examine import examine
-from knowsam.inspection.page import _picture
+from knowsam.inspection.page import draw_case
 from knowsam.io import read_image
 from knowsam.presentation.orientation import View, view_of
-from knowsam.reliability.suggest_output import _maps
+from knowsam.reliability.suggest_output import slice_maps
 from knowsam.reporting.cases import CaseResult, view_slice
 from support.exports import make_student
 from support.folders import make_image, save_picture
@@ -105,11 +105,11 @@ def test_every_picture_of_a_volume_is_turned_and_its_mask_is_not(tmp_path: Path)
     assert shown.picture.sum() == 1
     assert shown.truth[:6, :4].all()
     assert shown.truth.sum() == 24
-    picture, label, entropy = _maps(image, predictor)[1]
+    picture, label, entropy = slice_maps(image, predictor)[1]
     assert picture[0, 0, 0] == 1
     assert (shown.prediction == label).all()
     np.testing.assert_allclose(entropy, shown.entropy, atol=1e-5)
-    tile, names = _picture(examine(case), LabelCoding((0, 1), ("background", "class_1")))
+    tile, names = draw_case(examine(case), LabelCoding((0, 1), ("background", "class_1")))
     assert names == ["class_1"]
     assert tile[0, 0, 0] > tile[0, 0, 2] + 60  # orange
     assert (tile[-1, -1] == tile[-1, -1, 0]).all()  # grey

@@ -14,7 +14,7 @@ from knowsam.errors import InputError
 from knowsam.sam.backbone.decode import decode_masks
 from knowsam.sam.backbone.tiny import draw_boxes, draw_points, read_config, tiny_sam
 from knowsam.sam.loading.build import TINY, build_sam
-from knowsam.sam.pretrain.loop import _optimiser, pretrain
+from knowsam.sam.pretrain.loop import build_pretrain_optimiser, pretrain
 from knowsam.sam.pretrain.promptable import PromptableSam, intersection_over_union, mask_loss, step_losses
 from knowsam.sam.pretrain.steps import BOX, MASK, MASK_AND_POINT, POINT, PretrainConfig, draw_step
 from knowsam.sam.teacher import PIXEL_MEAN, PIXEL_STD
@@ -129,7 +129,9 @@ def test_every_weight_that_answers_gets_a_gradient() -> None:
     without = {name for name, weight in model.named_parameters() if weight.grad is None}
     # The frequencies of positions are fixed; the three masks for ambiguous prompts are not asked for.
     assert all("positional_embedding" in name or "output_hypernetworks_mlps" in name for name in without)
-    optimised = {id(weight) for group in _optimiser(model, TINY_RUN).param_groups for weight in group["params"]}
+    optimised = {
+        id(weight) for group in build_pretrain_optimiser(model, TINY_RUN).param_groups for weight in group["params"]
+    }
     assert optimised == {id(weight) for weight in model.parameters() if weight.requires_grad}
 
 

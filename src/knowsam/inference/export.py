@@ -94,7 +94,7 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
             probabilities differ from the network's.
     """
     to = Path(to)
-    formats = {ONNX_SUFFIX: (_write_onnx, _open_onnx), PROGRAM_SUFFIX: (_write_program, _open_program)}
+    formats = {ONNX_SUFFIX: (write_onnx, open_onnx), PROGRAM_SUFFIX: (_write_program, _open_program)}
     if to.suffix.lower() not in formats:
         raise InputError(
             f"{to}: a file ending in '{to.suffix}' was asked for, but expected {ONNX_SUFFIX} (ONNX) or"
@@ -173,7 +173,12 @@ def metadata(info: StudentInfo, network: str, stride: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
+def write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
+    """Write the ONNX file of a network, with `header` as JSON in its metadata.
+
+    Raises:
+        InputError: If a package of the extra `export` is missing.
+    """
     import_onnxruntime()  # needed to verify; said before the work, not after it
     try:
         import onnx  # noqa: F401 - asked for here, to say how to install it
@@ -209,7 +214,8 @@ def _write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Pa
     path.write_bytes(content.getvalue())
 
 
-def _open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+def open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    """Open an ONNX file again: a function from images `(B, C, H, W)` to probabilities `(B, K, H, W)`."""
     return OnnxStudent(path).probabilities
 
 

@@ -69,7 +69,7 @@ def _attend_region(base: Any, qkv: Tensor, window: tuple[int, int]) -> Tensor:
     cut = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 3).flatten(3, 4)
     query, key, value = cut.unbind(0)
     query, key, value = _with_positions(base, query, key, value, real, window)
-    attended = _softmax_attention(query, key, value)
+    attended = softmax_attention(query, key, value)
     attended = attended.view(batch, *tiles, attended.shape[1], *real, -1)  # (B, th, tw, heads, rh, rw, d)
     return attended.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, -1)
 
@@ -123,7 +123,7 @@ def _log_padding(rows: Tensor, columns: Tensor, real: tuple[int, int]) -> Tensor
     return below if columns.shape[-1] == real[1] else torch.logaddexp(below, beside)
 
 
-def _softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """`softmax(query key^T) value`; on a GPU by a kernel that keeps no logits."""
     if query.device.type != "cpu":
         return fused_attention(query, key, value)

@@ -123,7 +123,7 @@ class _Pretraining:
         self.config, self.folder, self.model = config, RunFolder(out), model
         self.started = started
         self.average = cast(PromptableSam, ema_copy(model))
-        self.optimiser = _optimiser(model, config)
+        self.optimiser = build_pretrain_optimiser(model, config)
         self.step = 0
         self.sums: dict[str, float] = {}
 
@@ -219,7 +219,7 @@ def held_out_scores(config: PretrainConfig, model: PromptableSam, patch: int, st
     return sums
 
 
-def _optimiser(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
+def build_pretrain_optimiser(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
     """AdamW; vectors and positions are not decayed."""
     learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     matrices = [weight for name, weight in learning if weight.ndim > 1 and "embed" not in name]
