@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from test_examples import load_example
+from support.examples import load_example
 
 pytest.importorskip("nilearn", reason="the demo's data come with the extra `demo`")
 

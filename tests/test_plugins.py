@@ -16,7 +16,7 @@ from knowsam.plugins import absolute, entry_point_names, load_from_file, names_f
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
 from knowsam.training.trainer import resume
-from support import outside_code as outside_code
+from support import outside_code
 from support.cli import knowsam, train_small
 from support.folders import make_folder
 

@@ -19,9 +19,9 @@ from knowsam.inference.files import predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image, read_label
 from knowsam.types import Geometry, MedicalImage
+from support.examples import EXAMPLES, load_example
 from support.exports import ExportedFile
 from support.folders import make_image, save_nifti, save_picture
-from test_examples import EXAMPLES, load_example
 
 TIE = 1e-4
 
