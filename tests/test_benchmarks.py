@@ -110,6 +110,8 @@ def test_appearance_gives_back_what_a_mask_misses_where_brightness_tells(
     assert json.loads((tmp_path / "ceiling.json").read_text())["folders"]["data"] == row
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @pytest.mark.parametrize("script", SMALL)
 def test_benchmark_runs_and_writes_json(script: str, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
@@ -121,6 +123,8 @@ def test_benchmark_runs_and_writes_json(script: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_a_pretraining_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     import sam_pretraining

@@ -13,6 +13,7 @@ from support.examples import load_example
 pytest.importorskip("nilearn", reason="the demo's data come with the extra `demo`")
 
 
+@pytest.mark.slow
 def test_demo_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import nibabel as nib
     from PIL import Image

@@ -74,6 +74,7 @@ def make_environment(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.subprocess
 def test_masks_are_those_of_predict_without_torch_and_knowsam(exported: ExportedFile, tmp_path: Path) -> None:
     sources = make_inputs(tmp_path / "in")
     predictor = Predictor(exported.student, "cpu")

@@ -135,6 +135,8 @@ def test_every_weight_that_answers_gets_a_gradient() -> None:
     assert optimised == {id(weight) for weight in model.parameters() if weight.requires_grad}
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert pretrain(TINY_RUN, tmp_path / "whole", quiet=True)
     seen = iter([False, False, True])
@@ -149,6 +151,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> N
     assert sam.vision_encoder(torch.rand(1, 3, 48, 32))[0].shape[-2:] == (6, 4)
 
 
+@pytest.mark.subprocess
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     pretrain(dataclasses.replace(TINY_RUN, steps=1), tmp_path / "run", quiet=True)
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -161,6 +164,8 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         pretrain(TINY_RUN, tmp_path / "mine", quiet=True)
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_a_run_can_begin_with_the_weights_of_another(tmp_path: Path) -> None:
     unmoved = dataclasses.replace(TINY_RUN, steps=1, lr=0.0)
     pretrain(dataclasses.replace(unmoved, seed=1), tmp_path / "first", quiet=True)
@@ -172,6 +177,8 @@ def test_a_run_can_begin_with_the_weights_of_another(tmp_path: Path) -> None:
     assert settings["start_sha256"] == sha256(weights[0]).hexdigest()
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_a_run_goes_on_without_the_weights_it_began_with(tmp_path: Path) -> None:
     pretrain(dataclasses.replace(TINY_RUN, steps=1), tmp_path / "first", quiet=True)
     config = dataclasses.replace(TINY_RUN, start=str(tmp_path / "first"))

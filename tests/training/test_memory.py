@@ -48,6 +48,7 @@ def allocate(context: str) -> tuple[int, int, int]:
     return int(from_system), int(kept), int(after)
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(
     allocator.glibc() is None or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33 or newer"
 )

@@ -127,6 +127,7 @@ def test_no_sam_is_no_distillation() -> None:
     assert build_distillation(SamSettings(name="none"), (32, 32), 2) is None
 
 
+@pytest.mark.subprocess
 def test_a_run_without_sam_never_waits_for_transformers() -> None:
     """`train` asks this module for a name's meaning, SAM or not; importing transformers takes seconds."""
     code = (
