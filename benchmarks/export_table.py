@@ -21,12 +21,12 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from knowsam.data.dataset import ScoringVolume, load_scoring_volumes
+from knowsam.data.dataset import ScoringVolume, scoring_volumes
 from knowsam.data.folder import scan_folder
 from knowsam.data.labels import discover_coding
 from knowsam.data.split import Split
 from knowsam.errors import InputError
-from knowsam.evaluation.scoring import ValidationScores, validate
+from knowsam.evaluation.scoring import ValidationScores, score_volumes
 from knowsam.inference.export import export, select_network
 from knowsam.inference.onnx import OnnxStudent
 from knowsam.runs.folder import RunFolder
@@ -54,7 +54,8 @@ def main() -> None:
         latency = measure_latency({name: item.path for name, item in files.items()}, source, info, arguments.repeats)
         students = {name: OnnxStudent(item.path) for name, item in files.items()}
         volumes = validation_volumes(arguments.run, arguments.data, info)
-        scores = validate(lambda x: {n: s(x) for n, s in students.items()}, volumes, len(info.class_names))
+        scored = score_volumes(lambda x: {n: s(x) for n, s in students.items()}, volumes, len(info.class_names))
+        scores = ValidationScores.of(list(scored))
         rows = {
             name: {"file_mb": item.path.stat().st_size / 1e6, "parameters": item.parameters,
                    "largest_difference": item.verification.largest, "latency_ms": latency[name],
@@ -123,8 +124,8 @@ def validation_volumes(run: Path, data: Path, info: StudentInfo) -> list[Scoring
     folder = RunFolder(run)
     config = folder.read_config().data
     validation = [cases[stem] for stem in Split.read(folder.split).val]
-    coding, _, _ = discover_coding(validation, list(info.class_names), config.label_values, config.ignore_value)
-    return load_scoring_volumes(validation, info.preprocessing, coding)
+    coding = discover_coding(validation, list(info.class_names), config.label_values, config.ignore_value).coding
+    return list(scoring_volumes(validation, info.preprocessing, coding))
 
 
 def machine() -> dict[str, Any]:

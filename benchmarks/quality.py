@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from knowsam.data.folder import scan_folder
-from knowsam.data.split import Split
+from knowsam.evaluation.scoring import score_cases
+from knowsam.inference.forward import predict_all
 from knowsam.reliability.assessment import Assessment, assess, cross_fit
 from knowsam.reliability.calibration import CalibrationCase, estimate_without_calibration, fit_calibration
-from knowsam.reliability.of_run import load_volumes_of_run, measure_volumes
+from knowsam.reliability.of_run import calibration_cases
+from knowsam.runs.cases import Part, open_cases
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
 from knowsam.storage import without_nan, write_json
@@ -70,14 +72,16 @@ def assess_run(run: Path, device: str) -> dict[str, tuple[int, Assessment]]:
     return rows
 
 
-def measure_part(run: Path, part: str, device: str) -> list[CalibrationCase]:
+def measure_part(run: Path, part: Part, device: str) -> list[CalibrationCase]:
     """Confidence and true Dice of the validation or unlabelled cases of a run; none where a mask is missing."""
     folder = RunFolder(run)
-    cases = scan_folder(folder.read_config().data.path).cases
-    if any(cases[stem].label is None for stem in getattr(Split.read(folder.split), part)):
-        return []
     student, info = load_student(folder.student, device)
-    return measure_volumes(student, load_volumes_of_run(folder, part), len(info.class_names), device)
+    opened = open_cases(folder, len(info.class_names))
+    cases = opened.of(part)
+    if any(case.label is None for case in cases):
+        return []
+    scored = score_cases(partial(predict_all, student), cases, info.preprocessing, opened.coding, device)
+    return calibration_cases(list(scored))
 
 
 def cells(found: Assessment) -> list[str]:

@@ -131,7 +131,7 @@ def draw_objects(folder: Path, kind: str, arguments: argparse.Namespace) -> Obje
     """Objects of the folder's masks, spread evenly over its images and classes by a seeded order."""
     scanned, rng = scan_folder(folder), np.random.default_rng(arguments.seed)
     cases = scanned.labelled_cases()
-    coding = discover_coding(cases)[0]
+    coding = discover_coding(cases).coding
     size = (arguments.size, arguments.size)
     preprocessing = Preprocessing(size, 3)
     found: list[tuple[Tensor, Tensor, Tensor, int]] = []

@@ -25,7 +25,7 @@ from knowsam.config import resolve_config
 from knowsam.functional.losses import segmentation_loss
 from knowsam.runs.folder import RunFolder
 from knowsam.training.memory import keep_freed_memory
-from knowsam.training.trainer import _Run  # the loop itself: one step of it is what is measured
+from knowsam.training.trainer import Trainer  # the loop itself: one step of it is what is measured
 from knowsam.types import Batch, Progress
 from measure import Times, keep, parser, ratio, show, spread, summary, take_turns, total, write_pictures
 
@@ -52,11 +52,10 @@ def main() -> None:
             "train": {"steps": 1000, "batch": arguments.batch, "report": False, "amp": arguments.amp},
         }  # fmt: skip
         torch.manual_seed(0)
-        run = _Run(resolve_config(settings), RunFolder(Path(folder) / "run"), resume=False, quiet=True)
+        run = Trainer(resolve_config(settings), RunFolder(Path(folder) / "run"), quiet=True)
         # Memory first, of the loop alone: the measurements below hold other things at the same time.
-        run.step = 600
         for _ in range(2):
-            run._train_step(run.batches[run.step])
+            step_at(run, 600)
         report["peak_mb"] = round(peak_memory_mb())
         print(f"peak memory of two steps after UGDA: {report['peak_mb']} MB")
         for name, step, passes in (("before UGDA", 0, 1), ("after UGDA", 600, 2)):
@@ -65,20 +64,25 @@ def main() -> None:
     keep(arguments.out, report)
 
 
+def step_at(run: Trainer, step: int) -> None:
+    """Train one step as if it were that of this index."""
+    run.position = step
+    run.step(run.batches[step])
+
+
 def measure_step(run: Any, step: int, passes: int, rounds: int) -> dict[str, Times]:
     """The whole step, its parts and its floor, in turns."""
-    run.step = step
     batch = run.batches[step]
-    augmented = run._augment(batch)
+    augmented = run.augment(batch)
     assert augmented.unlabelled_image is not None
     images = torch.cat([augmented.labelled_image, augmented.unlabelled_image])
     plain = copy.deepcopy(run.method.students).to(memory_format=torch.contiguous_format)
     contenders: dict[str, Callable[[], Any]] = {
-        "step": lambda: run._train_step(run.batches[step]),
+        "step": lambda: step_at(run, step),
         "floor": student_passes(plain, images.contiguous(), passes),
         "own passes": student_passes(run.method.students, images, passes),
         "data": lambda: run.batches[step],
-        "augmentation": lambda: run._augment(batch),
+        "augmentation": lambda: run.augment(batch),
         "losses": losses_alone(run, augmented, images, Progress(step, 1000)),
         "optimisers": lambda: update(run),
     }
@@ -149,10 +153,10 @@ def update(run: Any) -> None:
     for group in run.groups:
         for parameter in group.parameters:
             parameter.grad = torch.zeros_like(parameter)
-    for optimiser in run.prepared.values():
+    for optimiser in run.optimisers.values():
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-    run.method.after_step(Progress(run.step, 1000))
+    run.method.after_step(Progress(run.position, 1000))
 
 
 def tell(name: str, times: dict[str, Times], passes: int) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from knowsam.reliability.of_run import calibrate_run
 from knowsam.reliability.suggest import suggest
 from knowsam.runs.checkpoint import load_checkpoint
 from knowsam.runs.folder import RunFolder
+from knowsam.runs.result import Run
 from knowsam.storage import write_json, write_text
-from knowsam.training.trainer import RunResult, resume, train
+from knowsam.training.run import resume, train
 
 RULES = {"suggest": "both", "uncertainty": "uncertainty", "diversity": "diversity", "random": None}
 RESULT = "simulated.json"
@@ -120,7 +121,7 @@ def run_round(arguments: argparse.Namespace, seed: int, name: str, labelled: lis
     return record
 
 
-def stop_unless_finished(result: RunResult) -> None:
+def stop_unless_finished(result: Run) -> None:
     """After Ctrl-C the run is saved; the same command continues it."""
     if not result.finished:
         raise SystemExit(130)

@@ -32,8 +32,8 @@ from knowsam.inference.forward import predict_all
 from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image, read_label
 from knowsam.presentation.pictures import contact_sheet, overlay, write_png
-from knowsam.training.state import load_method_of_run
-from knowsam.training.trainer import train
+from knowsam.training.run import train
+from knowsam.training.state import load_trained_method
 
 STEPS = 200
 """Training steps of each method."""
@@ -168,7 +168,7 @@ def write_volume(path: Path, folder: Path, affine: np.ndarray) -> None:
 @torch.inference_mode()
 def score(out: Path, method: str) -> dict[str, dict[str, float]]:
     """Dice of every prediction of a run on all slices without a mask, as one volume, at their own size."""
-    trained, info = load_method_of_run(out / "runs" / method)
+    trained, info = load_trained_method(out / "runs" / method)
     annotated = {path.name for path in (out / "data" / "masks").iterdir()}
     counts: dict[str, np.ndarray] = {}
     for path in sorted((out / "data" / "images").iterdir()):

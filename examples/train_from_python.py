@@ -13,7 +13,7 @@ from pathlib import Path
 from knowsam.config import parse_overrides, resolve_config
 from knowsam.inference.files import predict_files
 from knowsam.inference.predictor import Predictor
-from knowsam.training.trainer import train
+from knowsam.training.run import train
 
 
 def main(data: str, out: str, *settings: str) -> None:

@@ -15,7 +15,7 @@ from knowsam.networks.registry import build_network
 from knowsam.plugins import absolute, entry_point_names, load_from_file, names_file
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
-from knowsam.training.trainer import resume
+from knowsam.training.run import resume
 from support import outside_code
 from support.cli import knowsam, train_small
 from support.folders import make_folder

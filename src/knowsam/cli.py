@@ -168,7 +168,7 @@ def train(
                 f"--resume: {', '.join(given)} was given too, but expected at most --steps; a resumed run keeps its own"
                 " settings, so leave that out or start a new run."
             )
-        from knowsam.training.trainer import resume as resume_run
+        from knowsam.training.run import resume as resume_run
 
         result = resume_run(resume, steps=steps, quiet=quiet)
     else:
@@ -176,7 +176,7 @@ def train(
             missing = "DATA" if data is None else "--out"
             raise InputError(f"train: {missing} is missing, but expected `knowsam train DATA --out RUN`; add it.")
         from knowsam.config import load_yaml, parse_overrides, resolve_config
-        from knowsam.training.trainer import train as train_run
+        from knowsam.training.run import train as train_run
 
         flags = _flags(data=data, method=method, labelled=labelled, size=size, steps=steps, batch=batch, seed=seed)
         from_file = {} if config is None else load_yaml(config)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 IGNORE = -1
 """Label value of pixels without ground truth: no loss, no metric looks at them. Never a value in a file."""
 
+SAM = "sam"
+"""Name of SAM's own prediction beside those of the students: it is scored, and is no view of the student."""
+
 
 @dataclass(frozen=True)
 class Geometry:

@@ -24,7 +24,7 @@ from knowsam.evaluation.evaluate import evaluate
 from knowsam.inference.files import predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.runs.checkpoint import load_checkpoint
-from knowsam.training.trainer import train
+from knowsam.training.run import train
 from support.comparisons import in_this_process
 from support.folders import make_folder
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from knowsam.data import dataset as module
-from knowsam.data.dataset import IndexStream, SliceStore, StepDataset, decode_case, load_scoring_volumes
+from knowsam.data.dataset import IndexStream, SliceStore, StepDataset, decode_case, scoring_volumes
 from knowsam.data.folder import DataFolder, scan_folder
 from knowsam.data.labels import LabelCoding
 from knowsam.data.preprocess import Preprocessing
@@ -154,7 +154,7 @@ def test_a_mask_of_another_size_is_named(folder: DataFolder) -> None:
 def test_scoring_volumes_gather_slices_at_native_size(tmp_path: Path) -> None:
     root = make_folder(tmp_path, n_images=3, n_masks=3)
     (root / "groups.csv").write_text("stem,group,volume\ncase_0,p,v\ncase_1,p,v\ncase_2,q,w\n")
-    volumes = load_scoring_volumes(list(scan_folder(root).cases.values()), PREPROCESSING, CODING)
+    volumes = list(scoring_volumes(list(scan_folder(root).cases.values()), PREPROCESSING, CODING))
     assert [(v.name, tuple(v.images.shape), len(v.labels)) for v in volumes] == [
         ("v", (2, 1, 32, 32), 2),
         ("w", (1, 1, 32, 32), 1),
@@ -165,7 +165,7 @@ def test_scoring_volumes_gather_slices_at_native_size(tmp_path: Path) -> None:
 
 def test_a_validation_case_without_mask_is_named(folder: DataFolder) -> None:
     with pytest.raises(InputError, match=r"case_7\.png: no mask was found.*val\.txt"):
-        load_scoring_volumes([folder.cases["case_7"]], PREPROCESSING, CODING)
+        list(scoring_volumes([folder.cases["case_7"]], PREPROCESSING, CODING))
 
 
 def test_pretraining_steps_hold_labelled_images_alone_and_skip_none(folder: DataFolder) -> None:

@@ -107,7 +107,8 @@ def test_value_counts() -> None:
 
 def test_discover_counts_pixels_and_notes_absent_classes(tmp_path: Path) -> None:
     folder = scan_folder(make_folder(tmp_path, n_images=3, n_masks=3, size=(4, 8), classes=2))
-    coding, notes, counts = discover_coding(folder.labelled_cases(), classes=3)
+    found = discover_coding(folder.labelled_cases(), classes=3)
+    coding, notes, counts = found.coding, found.notes, found.pixels
     assert counts.tolist() == [48, 48, 0]
     assert len(notes) == 1
     assert "Class 2 (class_2, mask value 2) never occurs" in notes[0]
@@ -118,7 +119,8 @@ def test_validation_masks_count_for_the_coding_only(tmp_path: Path) -> None:
     make_folder(tmp_path, n_images=2, n_masks=2, size=(4, 8), classes=2)
     save_picture(tmp_path / "masks" / "case_1.png", make_label((4, 8), classes=4))
     cases = scan_folder(tmp_path).labelled_cases()
-    coding, notes, counts = discover_coding(cases[:1], also=cases[1:])
+    found = discover_coding(cases[:1], also=cases[1:])
+    coding, notes, counts = found.coding, found.notes, found.pixels
     assert coding.classes == 4
     assert counts.tolist() == [16, 16, 0, 0]
     assert len(notes) == 2
@@ -141,5 +143,5 @@ def test_corrupt_hidden_masks_are_never_opened(tmp_path: Path) -> None:
         assert hidden is not None
         hidden.write_bytes(b"broken")
     visible = [folder.cases[stem] for stem in split.labelled]
-    coding, _, _ = discover_coding(visible, also=[folder.cases[stem] for stem in split.val])
+    coding = discover_coding(visible, also=[folder.cases[stem] for stem in split.val]).coding
     assert coding.classes == 3

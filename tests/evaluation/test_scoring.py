@@ -9,13 +9,18 @@ from torch import Tensor
 
 from knowsam.data.dataset import ScoringVolume
 from knowsam.evaluation.metrics import dice_score
-from knowsam.evaluation.scoring import SLICES_PER_PASS, ValidationScores, validate
+from knowsam.evaluation.scoring import Forward, ValidationScores, score_volumes
 from knowsam.functional.probabilities import probabilities_at
 from knowsam.inference.forward import predict_all
 from knowsam.types import IGNORE
 from support.training import SIZE, small_method
 
 K = 3
+PER_PASS = 4
+
+
+def validate(forward: Forward, volumes: list[ScoringVolume], classes: int) -> ValidationScores:
+    return ValidationScores.of(list(score_volumes(forward, volumes, classes, slices_per_pass=PER_PASS)))
 
 
 def make_volume(name: str, slices: int, native: tuple[int, int], seed: int) -> ScoringVolume:
@@ -34,9 +39,9 @@ def fake_network(image: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("native", [(16, 16), (23, 31), (9, 12)])
-def test_validate_is_dice_of_the_stacked_volume_at_native_size(native: tuple[int, int]) -> None:
+def test_scores_are_dice_of_the_stacked_volume_at_native_size(native: tuple[int, int]) -> None:
     # More slices than one pass takes, so that the counts of two passes must be added.
-    volumes = [make_volume("v", SLICES_PER_PASS + 3, native, 0), make_volume("w", 1, (20, 20), 1)]
+    volumes = [make_volume("v", PER_PASS + 3, native, 0), make_volume("w", 1, (20, 20), 1)]
     scores = validate(fake_network, volumes, K)
     assert list(scores.per_volume) == ["a", "b"]
     for volume in volumes:
@@ -49,7 +54,7 @@ def test_validate_is_dice_of_the_stacked_volume_at_native_size(native: tuple[int
             assert scores.per_volume[name][volume.name] == pytest.approx(expected)
 
 
-def test_validate_looks_at_no_pixel_without_ground_truth() -> None:
+def test_scoring_looks_at_no_pixel_without_ground_truth() -> None:
     volume = make_volume("v", 2, (16, 16), 0)
     predicted = fake_network(volume.images.float())["a"].argmax(dim=1)
     # The label is right where it exists; the rest is unknown.

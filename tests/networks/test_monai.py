@@ -12,7 +12,7 @@ from knowsam.config import resolve_config
 from knowsam.errors import InputError
 from knowsam.inference.predictor import Predictor
 from knowsam.networks.registry import build_network
-from knowsam.training.trainer import train
+from knowsam.training.run import train
 from support.folders import make_folder
 
 pytest.importorskip("monai", reason="the extra monai is not installed")

@@ -17,11 +17,13 @@ from knowsam.config import resolve_config
 from knowsam.data.dataset import ScoringVolume
 from knowsam.errors import InputError
 from knowsam.evaluation.metrics import dice_score
+from knowsam.evaluation.scoring import score_volumes
+from knowsam.inference.forward import predict_all
 from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image, read_label
-from knowsam.reliability.of_run import load_calibration, measure_volumes
+from knowsam.reliability.of_run import calibration_cases, load_calibration
 from knowsam.runs.student_file import load_student
-from knowsam.training.trainer import train
+from knowsam.training.run import train
 from support.cli import knowsam
 from support.folders import make_folder, make_image, make_label, save_nifti, save_picture
 
@@ -195,6 +197,7 @@ def test_slices_of_different_size_are_one_case(run: Path) -> None:
     student, _ = load_student(run / "student.safetensors")
     images = torch.rand(2, 1, 32, 32).half()
     labels = [torch.from_numpy(make_label(size)).long() for size in ((20, 24), (30, 40))]
-    (found,) = measure_volumes(student, [ScoringVolume("v", images, labels, "g")], 3)
+    volume = ScoringVolume("v", images, labels, "g")
+    (found,) = calibration_cases(list(score_volumes(lambda image: predict_all(student, image), [volume], 3)))
     assert (found.case, found.group) == ("v", "g")
     assert len(found.dice) == 2

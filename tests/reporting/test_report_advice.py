@@ -6,17 +6,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from knowsam.config import resolve_config
+from knowsam.evaluation.scoring import ScoredVolume, TellingSlice
+from knowsam.functional.uncertainty import measure_uncertainty
 from knowsam.reporting import advice
 from knowsam.reporting.baseline import Baseline
-from knowsam.reporting.cases import CaseResult
 from knowsam.runs.record import Validation
 from support.records import run_with
 
 
-def case(name: str, *dice: float) -> CaseResult:
-    return CaseResult(name, (), dice, 1, 0, 0, 1)
+def case(name: str, *dice: float) -> ScoredVolume:
+    """A case of 1,000 pixels of each class, as many predicted, of which this share is right."""
+    sizes = np.full(1 + len(dice), 1000)
+    counts = np.stack([1000 * np.array([1.0, *dice]), sizes, sizes])
+    telling = TellingSlice(0, 0, 1, np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.float16))
+    sums = measure_uncertainty(torch.full((1, len(sizes), 2, 2), 1 / len(sizes)))[2]
+    return ScoredVolume(name, name, (), ((2, 2),), {"fused": counts}, sums, telling)
 
 
 def test_a_curve_that_still_rises_asks_for_more_steps() -> None:

@@ -16,8 +16,8 @@ from knowsam.io import read_image
 from knowsam.runs.checkpoint import load_checkpoint
 from knowsam.runs.folder import RunFolder
 from knowsam.training import trainer as engine
-from knowsam.training.state import load_method_of_run
-from knowsam.training.trainer import resume, train
+from knowsam.training.run import resume, train
+from knowsam.training.state import load_trained_method
 from support.folders import make_folder
 from support.original_sam import published_sam, save_original
 from support.training import run_config
@@ -96,7 +96,7 @@ def test_a_run_is_not_continued_on_other_weights(run: RunFolder, base: Path) -> 
     with torch.no_grad():
         other.vision_encoder.pos_embed += 1
     save_original(base, other)
-    for attempt in (lambda: resume(run.path, steps=4, quiet=True), lambda: load_method_of_run(run.path)):
+    for attempt in (lambda: resume(run.path, steps=4, quiet=True), lambda: load_trained_method(run.path)):
         with pytest.raises(
             InputError, match=r"checkpoint\.pt: a checkpoint on the SAM weights.*sha256.*put the former"
         ):

@@ -46,7 +46,7 @@ def train_small(capsys: pytest.CaptureFixture[str], data: Path, out: Path, *argu
 def make_trained_run(root: Path) -> Path:
     """A finished run on noise, for anything that predicts; three classes, grey."""
     from knowsam.config import resolve_config
-    from knowsam.training.trainer import train
+    from knowsam.training.run import train
 
     data = make_folder(root / "data")
     values = {"method": "supervised", "sam": "none", "data": {"path": str(data), "size": 32}}

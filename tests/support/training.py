@@ -53,7 +53,7 @@ def run_config(data: Path, *layers: dict[str, Any], sam: str = "none", steps: in
 
 def make_run_with_cases(root: Path, **data: Any) -> Path:
     """A run of three classes with three validation cases and a supervised run beside it, both of four steps."""
-    from knowsam.training.trainer import train
+    from knowsam.training.run import train
     from support.folders import make_folder
 
     folder = make_folder(root / "data", n_images=12, n_masks=9, groups=[f"g{i}" for i in range(12)])

@@ -40,8 +40,8 @@ def record(dataset, step):
     return batch
 
 StepDataset.__getitem__ = record
-run = engine._Run(resolve_config(yaml.safe_load(config.read_text())), RunFolder(out), resume=False, quiet=True)
-run.loop()
+run = engine.Trainer(resolve_config(yaml.safe_load(config.read_text())), RunFolder(out), quiet=True)
+run.fit()
 rank = run.accelerator.process_index
 (config.parent / f"seen-{rank}.json").write_text(json.dumps(seen))
 state = {"method": run.method.state_dict(), "averaged": run.averaged.state_dict()}

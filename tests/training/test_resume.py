@@ -19,7 +19,7 @@ from knowsam.errors import InputError
 from knowsam.runs.checkpoint import load_checkpoint
 from knowsam.runs.folder import RunFolder
 from knowsam.training import trainer as engine
-from knowsam.training.trainer import resume, train
+from knowsam.training.run import resume, train
 from support.folders import make_folder, make_image, make_label, save_picture
 from support.training import run_config
 
@@ -136,7 +136,8 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_counts_no_step_twice(
         "    if step == 3:\n"  # three steps are measured, the checkpoint is of the second
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "engine.seed_step = seed_step\n"
-        "engine.train(resolve_config(yaml.safe_load(open(sys.argv[1]))), sys.argv[2], quiet=True)\n"
+        "from knowsam.training.run import train\n"
+        "train(resolve_config(yaml.safe_load(open(sys.argv[1]))), sys.argv[2], quiet=True)\n"
     )
     (tmp_path / "c.yaml").write_text(config.to_yaml())
     arguments = [sys.executable, str(script), str(tmp_path / "c.yaml"), str(tmp_path / "run")]
@@ -176,8 +177,8 @@ def test_the_split_of_a_run_is_kept_although_the_folder_grew(data: Path, tmp_pat
     split = json.loads(folder.split.read_text())
     save_picture(data / "images" / "new.png", make_image(seed=99))
     save_picture(data / "masks" / "new.png", make_label())
-    run = engine._Run(folder.read_config().model_copy(update={"train": config_of("supervised", data, 3).train}),
-                      folder, resume=True, quiet=True)  # fmt: skip
+    longer = folder.read_config().model_copy(update={"train": config_of("supervised", data, 3).train})
+    run = engine.Trainer(longer, folder, resume=True, quiet=True)
     assert run.data.split.labelled == split["labelled"]
     assert json.loads(folder.split.read_text()) == split
 

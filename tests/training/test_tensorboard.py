@@ -9,7 +9,7 @@ import pytest
 
 from knowsam.errors import InputError
 from knowsam.runs.folder import RunFolder
-from knowsam.training.trainer import resume, train
+from knowsam.training.run import resume, train
 from support.folders import make_folder
 from support.training import run_config
 

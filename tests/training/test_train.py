@@ -11,18 +11,21 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from knowsam.config import resolve_config
+from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.functional.schedules import linear_decay
 from knowsam.methods import METHODS, Method, MethodContext, register_method
+from knowsam.networks import UNet
 from knowsam.networks.registry import build_network
+from knowsam.reliability.of_run import is_calibrated
 from knowsam.runs.checkpoint import load_checkpoint
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
 from knowsam.training import trainer as engine
 from knowsam.training.build import build_method, build_optimiser
+from knowsam.training.run import resume, train
 from knowsam.training.seeding import seed_step
 from knowsam.training.state import load_trained_state, trained_state
-from knowsam.training.trainer import resume, train
 from knowsam.types import Batch, Progress, StepOutput
 from support.folders import make_folder
 from support.training import run_config, small_method
@@ -121,12 +124,12 @@ def test_the_students_running_average_is_what_is_kept(data: Path, tmp_path: Path
 
 def test_a_folder_without_unlabelled_image_trains_supervised_with_the_whole_batch(tmp_path: Path) -> None:
     data = make_folder(tmp_path / "data", n_images=4, n_masks=4)
-    run = engine._Run(run_config(data, steps=1), RunFolder(tmp_path / "run"), resume=False, quiet=True)
-    batch = run._dataset()[0]
+    run = engine.Trainer(run_config(data, steps=1), RunFolder(tmp_path / "run"), quiet=True)
+    batch = run.batches[0]
     assert batch.unlabelled_image is None
     assert len(batch.labelled_image) == 4
     assert any("No unlabelled image" in note for note in run.data.notes)
-    assert run.loop().finished
+    assert run.fit().finished
 
 
 def test_a_batch_without_unlabelled_half_trains_on_the_labelled_images(data: Path, tmp_path: Path) -> None:
@@ -141,8 +144,8 @@ def test_unlabelled_images_are_augmented_as_the_method_asks(
         mark = {"weak": 0.25, "strong": 0.75}[name]
         monkeypatch.setattr(engine, f"{name}_augmentation", lambda size, mark=mark: Marked(mark))
     config = run_config(data, {"method": method, "train": {"pretrain": 0.0}})
-    run = engine._Run(config, RunFolder(tmp_path / "run"), resume=False, quiet=True)
-    batch = run._augment(run._dataset()[0])
+    run = engine.Trainer(config, RunFolder(tmp_path / "run"), quiet=True)
+    batch = run.augment(run.batches[0])
     assert batch.labelled_image.unique().tolist() == [0.25]
     assert batch.unlabelled_image.unique().tolist() == [{"weak": 0.25, "strong": 0.75}[view]]
 
@@ -184,15 +187,15 @@ def test_learning_rates_fall_linearly_and_each_group_has_its_own(data: Path, tmp
 def test_clipping_bounds_every_groups_gradient(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
 
-    def record(run: engine._Run, batch: Batch) -> StepOutput:
+    def record(run: engine.Trainer, batch: Batch) -> StepOutput:
         output = step(run, batch)
         for group in run.groups:
             gradients = [p.grad for p in group.parameters if p.grad is not None]
             norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
         return output
 
-    step = engine._Run._train_step
-    monkeypatch.setattr(engine._Run, "_train_step", record)
+    step = engine.Trainer.step
+    monkeypatch.setattr(engine.Trainer, "step", record)
     train(run_config(data, {"train": {"clip": 1e-3}}, sam="tiny", steps=1), tmp_path / "run", quiet=True)
     assert norms == pytest.approx([1e-3, 1e-3], rel=1e-2)
 
@@ -255,3 +258,27 @@ def test_resume_of_a_folder_without_run_or_checkpoint_is_refused(data: Path, tmp
     folder.checkpoint.unlink()
     with pytest.raises(InputError, match="no checkpoint was found"):
         resume(tmp_path / "run", steps=2, quiet=True)
+
+
+@pytest.mark.parametrize("best_is_last", [True, False])
+def test_the_validation_cases_are_predicted_once_although_calibration_and_report_need_them(
+    best_is_last: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[int] = []
+    forward = UNet.forward
+
+    def count(network: UNet, image: Tensor) -> Tensor:
+        if not network.training:
+            predicted.append(len(image))
+        return forward(network, image)
+
+    monkeypatch.setattr(UNet, "forward", count)
+    # A rate of nearly nothing: equal scores, and the first of equals is kept.
+    layer = {"method": "supervised", "options": {}, "train": {"report": True, "lr": 1e-12}}
+    config = run_config(data, layer, steps=2 if best_is_last else 4)
+    run = train(config, tmp_path / "run", quiet=True)
+    validations = [r for r in run.folder.read_metrics() if "validation" in r]
+    assert len(validations) == (1 if best_is_last else 2)
+    assert sum(predicted) == len(validations) * len(Split.read(run.folder.split).val)
+    assert is_calibrated(run.folder.student)
+    assert "<h3>Best" in run.folder.report.read_text() or "<h3>Worst" in run.folder.report.read_text()

@@ -69,8 +69,9 @@ def do_cell(job: CellJob, quiet: bool = False) -> bool:
     from knowsam.methods.registry import METHODS
     from knowsam.networks import REGISTERED
     from knowsam.runs.folder import RunFolder
-    from knowsam.runs.record import SAM, read_run
+    from knowsam.runs.record import read_run
     from knowsam.runs.student_file import load_student
+    from knowsam.types import SAM
 
     METHODS.update(job.registered.methods)
     REGISTERED.update(job.registered.networks)
@@ -99,7 +100,7 @@ def _train(config: Any, run: Any, cell: Path, quiet: bool) -> bool:
     """Start, continue or leave alone: whatever the run needs. False if it was interrupted and saved."""
     from knowsam.reliability.of_run import calibrate_run
     from knowsam.runs.checkpoint import load_checkpoint
-    from knowsam.training.trainer import resume, train
+    from knowsam.training.run import resume, train
 
     if not run.checkpoint.exists():
         # Nothing to continue from: a run killed before its first checkpoint starts again.

@@ -19,7 +19,7 @@ from knowsam.plugins import absolute, names_file
 ALL = "all"
 """Written where every mask may be used."""
 BASE = {"train": {"report": False}}
-"""Under whatever the user sets: a page for each of many runs would take a validation pass each."""
+"""Under whatever the user sets: a comparison is read by its table; `knowsam report RUN` draws the page of one run."""
 VARIED = {
     ("method",): "--methods", ("sam", "name"): "--sam", ("data", "labelled"): "--labelled",
     ("train", "seed"): "--seeds", ("data", "path"): "DATA",

@@ -58,34 +58,40 @@ def score_run(run: RunFolder) -> ScoredRun:
     Raises:
         InputError: If the data no longer fit the run, or a mask is missing or broken.
     """
-    from knowsam.data.folder import scan_folder
-    from knowsam.data.labels import discover_coding
-    from knowsam.data.pairing import check_pair
+    import torch
+
     from knowsam.evaluation.evaluate import common_unit, score_arrays
     from knowsam.evaluation.metrics import summarise
     from knowsam.evaluation.result import EvaluationResult
-    from knowsam.inference.predictor import Predictor
-    from knowsam.io import read_image, read_label
+    from knowsam.evaluation.scoring import score_cases
+    from knowsam.inference.predictor import SLICES_PER_PASS, Predictor
+    from knowsam.runs.cases import open_cases
 
-    config, split = run.read_config(), Split.read(run.split)
-    folder = scan_folder(Path(config.data.path))
-    part, cases = cases_to_score(folder, split)
-    labelled, validation = ([folder.cases[stem] for stem in stems] for stems in (split.labelled, split.val))
-    given = config.data
-    coding, _, _ = discover_coding(labelled, given.classes, given.label_values, given.ignore_value, also=validation)
     predictor = Predictor(run.path)
+    opened = open_cases(run, predictor.classes)
+    folder, split, coding = opened.folder, opened.split, opened.coding
+    part, cases = cases_to_score(folder, split)
     by_volume = grouped(cases, lambda case: case.volume)
+    ordered = [
+        case
+        for volume in natural_sorted(by_volume)
+        for case in sorted(by_volume[volume], key=lambda case: natural_key(case.stem))
+    ]
+    # As `knowsam predict` does: full precision, few slices at a time.
+    scored = score_cases(
+        predictor.outputs,
+        ordered,
+        predictor.info.preprocessing,
+        coding,
+        dtype=torch.float32,
+        slices_per_pass=SLICES_PER_PASS,
+        keep_labels=True,
+    )
     results = []
-    for volume in natural_sorted(by_volume):
-        predicted, expected, spacing = [], [], None
-        for case in sorted(by_volume[volume], key=lambda case: natural_key(case.stem)):
-            assert case.label is not None  # cases_to_score left the others out
-            image, label = read_image(case.image), read_label(case.label)
-            check_pair(image, label)
-            predicted.append(predictor.predict(image).label)
-            expected.append(coding.encode(label))
-            spacing = label.geometry.spacing_mm
-        results.append(score_arrays(volume, predicted, expected, coding.classes, spacing))
+    for volume in scored:
+        assert volume.label is not None  # both were asked for
+        assert volume.truth is not None
+        results.append(score_arrays(volume.name, [volume.label], [volume.truth], coding.classes, volume.spacing_mm))
     unscored = [stem for stem in split.test if folder.cases[stem].label is None] if part == "test" else []
     notes = [f"{len(unscored)} images of the test list have no mask and were not scored."] if unscored else []
     summary = summarise(score for result in results for score in result.scores)

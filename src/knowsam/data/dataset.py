@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from knowsam.data.folder import Case
 from knowsam.data.labels import LabelCoding
+from knowsam.data.lists import grouped
 from knowsam.data.pairing import check_pair
 from knowsam.data.preprocess import Preprocessing, resize_label
 from knowsam.errors import InputError
@@ -207,41 +208,76 @@ class StepDataset(Dataset[Batch]):
 
 @dataclass
 class ScoringVolume:
-    """One validation case: everything that is scored together, at native size.
+    """One case with its truth: everything that is scored together, at native size.
 
     Attributes:
         name: The volume's name.
-        images: `(N, C, H, W)` float16 at network size.
-        labels: One `(h, w)` int64 native label map per slice.
+        images: `(N, C, H, W)` at network size, in [0, 1].
+        labels: One `(h, w)` int64 native label map per slice, class index or `IGNORE`.
         group: What it shares with other volumes: usually the patient.
+        files: The cases it was read from, in order.
+        counts: Number of slices of each file.
+        slice_axis: Axis along which its one file was cut; None for a picture, and for several files.
+        spacing_mm: Distances of neighbouring pixels along the axes of `stacked`, in mm; None where they are not known,
+            and for several files, whose distance from each other is stored nowhere.
     """
 
     name: str
     images: Tensor
     labels: list[Tensor]
     group: str = ""
+    files: tuple[Case, ...] = ()
+    counts: tuple[int, ...] = ()
+    slice_axis: int | None = None
+    spacing_mm: tuple[float, ...] | None = None
+
+    def stacked(self, slices: Sequence[np.ndarray]) -> np.ndarray:
+        """Put maps of its slices, `(h, w)` each, together: in the axes of its file, or `(N, h, w)` of several files."""
+        if len(slices) == 1 and self.slice_axis is None:
+            return slices[0]
+        return np.moveaxis(np.stack(slices), 0, self.slice_axis or 0)
 
 
-def load_scoring_volumes(
+def scoring_volumes(
     cases: Sequence[Case],
     preprocessing: Preprocessing,
     coding: LabelCoding,
     advance: Callable[[], None] | None = None,
-) -> list[ScoringVolume]:
-    """Read the validation cases; slices that belong to one volume are gathered into it."""
-    volumes: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
-    for case in cases:
-        if case.label is None:
-            raise InputError(
-                f"{case.image}: no mask was found, but expected one for a validation case; add it or take it"
-                " off val.txt."
-            )
-        image, label = read_image(case.image), read_label(case.label)
-        check_pair(image, label)
-        images, labels = volumes.setdefault(case.volume, ([], []))
-        images.append(preprocessing.slices(image).to(torch.float16))
-        labels.extend(preprocessing.label_slices(coding.encode(label), image))
-        if advance is not None:
-            advance()
-    groups = {case.volume: case.group for case in cases}
-    return [ScoringVolume(name, torch.cat(images), labels, groups[name]) for name, (images, labels) in volumes.items()]
+    dtype: torch.dtype = torch.float16,
+) -> Iterator[ScoringVolume]:
+    """Read cases with their masks, one volume at a time; slices that belong to one volume are gathered into it.
+
+    Args:
+        cases: In the order in which a volume's slices are put together.
+        preprocessing: What the networks expect.
+        coding: How mask values become classes.
+        advance: Called after each file.
+        dtype: Of the images; half precision holds 8-bit steps exactly enough at half the memory.
+
+    Raises:
+        InputError: A case has no mask, a file is broken, or a mask does not fit its image or the coding.
+    """
+    for name, files in grouped(cases, lambda case: case.volume).items():
+        images: list[Tensor] = []
+        labels: list[Tensor] = []
+        counts: list[int] = []
+        axis: int | None = None
+        spacing: tuple[float, ...] | None = None
+        for case in files:
+            if case.label is None:
+                raise InputError(
+                    f"{case.image}: no mask was found, but expected one for a validation case; add it or take it off"
+                    " val.txt."
+                )
+            image, label = read_image(case.image), read_label(case.label)
+            check_pair(image, label)
+            images.append(preprocessing.slices(image).to(dtype))
+            found = preprocessing.label_slices(coding.encode(label), image)
+            labels.extend(found)
+            counts.append(len(found))
+            if len(files) == 1:
+                axis = preprocessing.axis_of(image) if image.is_volume else None
+                spacing = label.geometry.spacing_mm
+            if advance is not None:
+                advance()
+        yield ScoringVolume(name, torch.cat(images), labels, files[0].group, tuple(files), tuple(counts), axis, spacing)

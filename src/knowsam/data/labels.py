@@ -108,14 +108,31 @@ def value_counts(array: np.ndarray) -> dict[int, int]:
     return {int(value): int(number) for value, number in zip(values, numbers, strict=True)}
 
 
+@dataclass(frozen=True)
+class FoundCoding:
+    """What the masks of a set say.
+
+    Attributes:
+        coding: The meaning of their values.
+        notes: Sentences for the user.
+        pixels: `(K,)` int64, pixels of each class in the labelled cases.
+        shapes: Spatial shape of each labelled mask, in order.
+    """
+
+    coding: LabelCoding
+    notes: list[str]
+    pixels: np.ndarray
+    shapes: list[tuple[int, ...]]
+
+
 def discover_coding(
     cases: Sequence[Case],
     classes: int | Sequence[str] | None = None,
     label_values: Sequence[int] | None = None,
     ignore_value: int | None = None,
     also: Sequence[Case] = (),
-) -> tuple[LabelCoding, list[str], np.ndarray]:
-    """Reads the given masks and decides what their values mean.
+) -> FoundCoding:
+    """Read the given masks and decide what their values mean.
 
     Args:
         cases: The labelled training cases; no other mask is opened.
@@ -125,7 +142,7 @@ def discover_coding(
         also: Cases whose values belong to the coding but not to the counts: those of validation.
 
     Returns:
-        The coding, notes for the user, and the number of pixels of each class in `cases`, `(K,)` int64.
+        The coding and what else the labelled masks say.
 
     Raises:
         InputError: A broken mask, values outside the given classes, values that have no obvious meaning, a
@@ -136,12 +153,12 @@ def discover_coding(
     counted = list(_read_counts(cases))
     beside = list(_read_counts(also))
     first_seen: dict[int, Path] = {}
-    for path, counts in counted + beside:
+    for path, counts, _ in counted + beside:
         for value in counts:
             first_seen.setdefault(value, path)
     coding, notes = infer_coding(first_seen, classes, label_values, ignore_value)
-    total = class_counts((counts for _, counts in counted), coding)
-    return coding, notes + absent_notes(total, coding), total
+    total = class_counts((counts for _, counts, _ in counted), coding)
+    return FoundCoding(coding, notes + absent_notes(total, coding), total, [shape for *_, shape in counted])
 
 
 def infer_coding(
@@ -210,13 +227,14 @@ def absent_notes(total: np.ndarray, coding: LabelCoding) -> list[str]:
     ]
 
 
-def _read_counts(cases: Sequence[Case]) -> Iterator[tuple[Path, dict[int, int]]]:
-    """(mask file, its value counts) of each case, in order; decoding runs in threads."""
+def _read_counts(cases: Sequence[Case]) -> Iterator[tuple[Path, dict[int, int], tuple[int, ...]]]:
+    """(mask file, its value counts, its shape) of each case, in order; decoding runs in threads."""
 
-    def read(case: Case) -> tuple[Path, dict[int, int]]:
+    def read(case: Case) -> tuple[Path, dict[int, int], tuple[int, ...]]:
         if case.label is None:
             raise InputError(f"{case.image}: has no mask; expected a labelled image.")
-        return case.label, value_counts(read_label(case.label).array)
+        array = read_label(case.label).array
+        return case.label, value_counts(array), array.shape
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         yield from pool.map(read, cases)

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from knowsam.types import SAM
+
 
 def predict_all(student: Any, image: Tensor, sam: Any = None) -> dict[str, Tensor]:
     """Every prediction there is for `(B, C, H, W)`: logits `(B, K, H, W)` by name, the one that is used first.
@@ -19,5 +21,5 @@ def predict_all(student: Any, image: Tensor, sam: Any = None) -> dict[str, Tenso
     several: Callable[[Tensor], dict[str, Tensor]] | None = getattr(student, "outputs", None)
     outputs = {"student": student(image)} if several is None else several(image)
     if sam is not None:
-        outputs = outputs | {"sam": sam.predict(image, next(iter(outputs.values())))}
+        outputs = outputs | {SAM: sam.predict(image, next(iter(outputs.values())))}
     return outputs

@@ -84,6 +84,20 @@ class Predictor:
         return len(self.info.class_names)
 
     @torch.inference_mode()
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Every prediction for prepared images, the one that is used first.
+
+        Args:
+            images: `(B, C, H, W)` float32 in [0, 1], as `Preprocessing.slices` gives them.
+
+        Returns:
+            Logits `(B, K, H, W)` by name.
+        """
+        batch = images.to(self.device)
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
+            return predict_all(self.student, batch.contiguous(memory_format=torch.channels_last))
+
+    @torch.inference_mode()
     def predict(self, image: MedicalImage, probabilities: bool = False, uncertainty: bool = False) -> Prediction:
         """Segment one image at its native size.
 
@@ -103,10 +117,7 @@ class Predictor:
         native = (spatial[0], spatial[1])
         labels, soft, unsure = [], [], []
         for first in range(0, len(slices), SLICES_PER_PASS):
-            batch = slices[first : first + SLICES_PER_PASS].to(self.device)
-            with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
-                outputs = predict_all(self.student, batch.contiguous(memory_format=torch.channels_last))
-            used, *behind = outputs.values()
+            used, *behind = self.outputs(slices[first : first + SLICES_PER_PASS]).values()
             probs = probabilities_at(used, native)
             labels.append(most_probable_class(probs).to("cpu", torch.int32).numpy())
             if probabilities:

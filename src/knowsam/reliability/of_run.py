@@ -1,7 +1,7 @@
 """From a run's validation cases to `calibration.json`, and back.
 
-Training writes it at its end; `knowsam calibrate RUN` does for older runs, interrupted ones, or after a change of the
-validation data. It belongs to the very weights it was measured with and says so by their checksum.
+Training writes it with every student that it keeps; `knowsam calibrate RUN` does for older runs, or after a change of
+the validation data. It belongs to the very weights it was measured with and says so by their checksum.
 """
 
 from __future__ import annotations
@@ -9,28 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
-from operator import add
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 
-from knowsam.data.dataset import ScoringVolume, load_scoring_volumes
-from knowsam.data.folder import scan_folder
-from knowsam.data.labels import discover_coding
 from knowsam.data.split import Split
 from knowsam.errors import InputError
-from knowsam.evaluation.metrics import confusion_counts, dice_from_counts
-from knowsam.evaluation.scoring import SLICES_PER_PASS
-from knowsam.functional.probabilities import most_probable_class, probabilities_at
-from knowsam.functional.uncertainty import measure_uncertainty
+from knowsam.evaluation.scoring import ScoredVolume, score_cases
 from knowsam.inference.forward import predict_all
 from knowsam.reliability.assessment import Assessment, assess, cross_fit
 from knowsam.reliability.calibration import INTERVAL_LEVEL, Calibration, CalibrationCase, fit_calibration
+from knowsam.runs.cases import open_cases
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import StudentInfo, load_student
 from knowsam.storage import without_nan, write_json
@@ -71,63 +64,34 @@ class CalibrationStatus:
         return said + " It holds for images like those; another scanner, protocol or disease can deceive it."
 
 
-@torch.inference_mode()
-def measure_volumes(
-    student: torch.nn.Module,
-    volumes: Sequence[ScoringVolume],
-    classes: int,
-    device: torch.device | str = "cpu",
-    advance: Callable[[], None] | None = None,
-) -> list[CalibrationCase]:
-    """How confident a network is of its prediction, and its true Dice, for cases with a mask.
+def calibration_cases(scored: Sequence[ScoredVolume]) -> list[CalibrationCase]:
+    """How confident the network is of each scored case, beside its true Dice."""
+    return [
+        CalibrationCase(
+            volume.name,
+            volume.group,
+            tuple(volume.sums.confidence()[1:].tolist()),
+            tuple((volume.sums.predicted_px[1:] > 0).tolist()),
+            tuple(volume.dice),
+        )
+        for volume in scored
+    ]
+
+
+def write_calibration(folder: RunFolder, info: StudentInfo, scored: Sequence[ScoredVolume]) -> CalibrationStatus:
+    """Keep in the run what its validation cases say of its student.
 
     Args:
-        student: In evaluation mode, on `device`.
-        volumes: The cases.
-        classes: K, background included.
-        device: Where the student is.
-        advance: Called after each case.
+        folder: The run; its student file must be the network that was scored.
+        info: What belongs to the student.
+        scored: Its validation cases.
     """
-    measured = []
-    for volume in volumes:
-        sums, counts = [], np.zeros((3, classes), dtype=np.int64)
-        for first in range(0, len(volume.images), SLICES_PER_PASS):
-            image = volume.images[first : first + SLICES_PER_PASS].to(device).float()
-            outputs = list(predict_all(student, image).values())
-            for position, label in enumerate(volume.labels[first : first + SLICES_PER_PASS]):
-                # One by one: the slices of a case may differ in native size.
-                native = (label.shape[0], label.shape[1])
-                probs, *students = (probabilities_at(logits[position, None], native) for logits in outputs)
-                sums.append(measure_uncertainty(probs, students)[2])
-                predicted = most_probable_class(probs)[0].cpu().numpy()
-                counts += np.stack(confusion_counts(predicted, label.numpy(), classes))
-        total = reduce(add, sums)
-        measured.append(
-            CalibrationCase(
-                volume.name,
-                volume.group or volume.name,
-                tuple(total.confidence()[1:].tolist()),
-                tuple((total.predicted_px[1:] > 0).tolist()),
-                tuple(dice_from_counts(*counts)[1:].tolist()),
-            )
-        )
-        if advance is not None:
-            advance()
-    return measured
-
-
-def write_calibration(
-    folder: RunFolder, volumes: Sequence[ScoringVolume], device: torch.device | str = "cpu"
-) -> CalibrationStatus:
-    """Measure the run's student on its validation cases and keep the result in the run."""
-    student, info = load_student(folder.student, device)
-    cases = measure_volumes(student, volumes, len(info.class_names), device)
-    write_json(folder.calibration, _to_json(folder.student, info, cases))
+    write_json(folder.calibration, _to_json(folder.student, info, calibration_cases(scored)))
     return load_calibration(folder.student)
 
 
 def calibrate_run(run: str | Path, data: str | Path | None = None, device: str | None = None) -> CalibrationStatus:
-    """Calibrate a finished run: read its validation cases again, measure, write `calibration.json`.
+    """Calibrate a run: predict its validation cases again and write `calibration.json`.
 
     Args:
         run: The run's folder.
@@ -143,42 +107,12 @@ def calibrate_run(run: str | Path, data: str | Path | None = None, device: str |
             f"{folder.split}: no validation case was found, but expected some to calibrate on; train with"
             " data.val_fraction above 0 or a val.txt."
         )
-    volumes = load_volumes_of_run(folder, data=data)
-    return write_calibration(folder, volumes, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def load_volumes_of_run(
-    folder: RunFolder, part: Literal["val", "unlabelled", "test"] = "val", data: str | Path | None = None
-) -> list[ScoringVolume]:
-    """Read cases of a run with their masks.
-
-    Args:
-        folder: The run.
-        part: Which cases of its split. `"unlabelled"`: those whose mask was there, but hidden from training.
-        data: Where its data folder is now, if it was moved.
-
-    Raises:
-        InputError: No run, no data, a case without mask, or classes that are not those of the student.
-    """
-    config = folder.read_config()
-    scanned, split = scan_folder(Path(data or config.data.path)), Split.read(folder.split)
-    wanted: list[str] = getattr(split, part)
-    absent = [stem for stem in [*split.labelled, *split.val, *wanted] if stem not in scanned.cases]
-    if absent:
-        raise InputError(
-            f"{scanned.root}: {absent[0]} of the run's split is not there ({len(absent)} such images), but expected the"
-            " data the run was trained on; name their folder with --data."
-        )
-    labelled, validation = ([scanned.cases[stem] for stem in stems] for stems in (split.labelled, split.val))
-    given = config.data
-    coding, _, _ = discover_coding(labelled, given.classes, given.label_values, given.ignore_value, also=validation)
-    info = load_student(folder.student)[1]
-    if coding.classes != len(info.class_names):
-        raise InputError(
-            f"{scanned.root}: masks of {coding.classes} classes were found, but expected {len(info.class_names)} as in"
-            f" {folder.student}; restore the masks."
-        )
-    return load_scoring_volumes([scanned.cases[stem] for stem in wanted], info.preprocessing, coding)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    student, info = load_student(folder.student, device)
+    cases = open_cases(folder, len(info.class_names), data)
+    forward = partial(predict_all, student)
+    scored = list(score_cases(forward, cases.of("val"), info.preprocessing, cases.coding, device))
+    return write_calibration(folder, info, scored)
 
 
 def load_calibration(student: Path) -> CalibrationStatus:
@@ -209,6 +143,12 @@ def load_calibration(student: Path) -> CalibrationStatus:
             f"{path}: no calibration could be read ({error}), but expected what `knowsam calibrate` writes; delete it"
             f" or {advice}"
         ) from error
+
+
+def is_calibrated(student: Path) -> bool:
+    """Whether the calibration beside a student file was measured with that very student."""
+    path = student.with_name("calibration.json")
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["student_sha256"] == checksum(student)
 
 
 def checksum(path: Path) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from knowsam.evaluation.scoring import ScoredVolume
 from knowsam.presentation.text import count_text, points_text
 from knowsam.reporting.baseline import Baseline
-from knowsam.reporting.cases import CaseResult
 from knowsam.reporting.terms import prediction_name
-from knowsam.runs.record import SAM, RunRecord
+from knowsam.runs.record import RunRecord
+from knowsam.types import SAM
 
 # In Dice. Smaller differences are left without comment.
 STILL_RISING = 0.005
@@ -24,7 +25,7 @@ FEW_VOLUMES = 10
 
 
 def advise(
-    run: RunRecord, baseline: Baseline | None, class_names: Sequence[str], cases: Sequence[CaseResult]
+    run: RunRecord, baseline: Baseline | None, class_names: Sequence[str], cases: Sequence[ScoredVolume]
 ) -> list[str]:
     """Everything the numbers say, the most useful first.
 
@@ -125,7 +126,7 @@ def sam_teacher(run: RunRecord) -> str | None:
     )
 
 
-def weak_classes(class_names: Sequence[str], cases: Sequence[CaseResult]) -> str | None:
+def weak_classes(class_names: Sequence[str], cases: Sequence[ScoredVolume]) -> str | None:
     """A class far behind the others."""
     if not cases or len(class_names) < 2:
         return None
@@ -140,7 +141,7 @@ def weak_classes(class_names: Sequence[str], cases: Sequence[CaseResult]) -> str
     )
 
 
-def failed_cases(cases: Sequence[CaseResult]) -> str | None:
+def failed_cases(cases: Sequence[ScoredVolume]) -> str | None:
     """Cases that a mean hides."""
     failed = sorted((case for case in cases if case.mean < FAILED), key=lambda case: case.mean)
     if not failed:
@@ -153,7 +154,7 @@ def failed_cases(cases: Sequence[CaseResult]) -> str | None:
     )
 
 
-def certainty(cases: Sequence[CaseResult]) -> str | None:
+def certainty(cases: Sequence[ScoredVolume]) -> str | None:
     """How much a difference between two runs means on so few volumes."""
     if not 2 <= len(cases) < 4 * FEW_VOLUMES:
         return None

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from knowsam.inference.predictor import Predictor
+from knowsam.evaluation.scoring import ScoredVolume
 from knowsam.presentation import html
 from knowsam.presentation.pictures import class_colour, css_colour
 from knowsam.reporting import figures
 from knowsam.reporting.advice import advise
 from knowsam.reporting.baseline import Baseline, is_plain_baseline
-from knowsam.reporting.cases import CaseResult, DataRecord, view_slice
+from knowsam.reporting.cases import DataRecord, view_slice
 from knowsam.reporting.panels import CONFUSED, EXTRA, MISSED, Panel, entropy_scale, panels
 from knowsam.reporting.terms import prediction_name
 from knowsam.runs.next_steps import NextCommand, baseline_command, next_commands
 from knowsam.runs.record import RunRecord
+from knowsam.runs.student_file import StudentInfo
 
 MOST_ROWS = 200
 """Of the table of all cases; the worst are shown."""
@@ -42,15 +43,23 @@ class ShownCase:
     """A case with its pictures."""
 
     rank: str
-    result: CaseResult
+    result: ScoredVolume
     panels: list[Panel]
     radiological: bool
+
+
+@dataclass(frozen=True)
+class KeptNetwork:
+    """The network of a run's student file: what travels with it, and its number of weights."""
+
+    info: StudentInfo
+    parameters: int
 
 
 def render(
     run: RunRecord,
     baseline: Baseline | None,
-    predictor: Predictor | None,
+    network: KeptNetwork | None,
     data: DataRecord | None,
     left_out: str | None,
 ) -> str:
@@ -59,12 +68,12 @@ def render(
     Args:
         run: The run.
         baseline: The supervised run beside it.
-        predictor: Its network; None where there is none yet.
+        network: Its network; None where there is none yet.
         data: Its data folder and validation cases; None where they could not be read.
         left_out: The sentence about why.
     """
     cases = () if data is None else data.cases
-    names = class_names(run, predictor, data)
+    names = class_names(run, network, data)
     return html.render(
         "reporting/page.html.j2",
         prediction=prediction_name,
@@ -78,7 +87,7 @@ def render(
         terms=figures.term_figures(run),
         classes=class_rows(run, baseline, names, cases),
         class_spread=figures.spread_figure(names, np.array([case.dice for case in cases])) if cases else None,
-        shown=shown_cases(predictor, data),
+        shown=shown_cases(network, data),
         worst_first=sorted(cases, key=lambda case: case.mean)[:MOST_ROWS],
         cases=cases,
         data=data,
@@ -93,17 +102,17 @@ def render(
         entropy_scale=entropy_scale(),
         advice=advise(run, baseline, names, cases),
         commands=commands(run, baseline),
-        network=None if predictor is None else predictor.info,
-        parameters=None if predictor is None else sum(p.numel() for p in predictor.student.parameters()),
+        network=None if network is None else network.info,
+        parameters=None if network is None else network.parameters,
     )
 
 
-def class_names(run: RunRecord, predictor: Predictor | None, data: DataRecord | None) -> list[str]:
+def class_names(run: RunRecord, network: KeptNetwork | None, data: DataRecord | None) -> list[str]:
     """Names of classes 1..K-1, from whatever knows them."""
     if data is not None:
         return list(data.coding.names[1:])
-    if predictor is not None:
-        return list(predictor.info.class_names[1:])
+    if network is not None:
+        return list(network.info.class_names[1:])
     if run.best is None:
         return []
     return [f"class {index}" for index in range(1, len(run.best.per_class[run.best.used]) + 1)]
@@ -121,7 +130,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def class_rows(
-    run: RunRecord, baseline: Baseline | None, names: Sequence[str], cases: Sequence[CaseResult]
+    run: RunRecord, baseline: Baseline | None, names: Sequence[str], cases: Sequence[ScoredVolume]
 ) -> list[ClassRow]:
     """One row per foreground class."""
     kept = run.best.per_class[run.best.used] if run.best is not None else [None] * len(names)
@@ -162,16 +171,16 @@ def leaks(data: DataRecord | None) -> list[str]:
     return [group for group in groups.get("validation", ()) if group in trained]
 
 
-def shown_cases(predictor: Predictor | None, data: DataRecord | None) -> list[ShownCase]:
+def shown_cases(network: KeptNetwork | None, data: DataRecord | None) -> list[ShownCase]:
     """Best, median and worst case with their pictures; fewer where there are fewer cases."""
-    if predictor is None or data is None or not data.cases:
+    if network is None or data is None or not data.cases:
         return []
     order = sorted(data.cases, key=lambda case: (case.mean, case.name))
     picks = {"Best": order[-1], "Median": order[(len(order) - 1) // 2], "Worst": order[0]}
     shown: list[ShownCase] = []
     for rank, result in picks.items():
         if all(result is not other.result for other in shown):
-            view = view_slice(predictor, result, data.coding)
+            view = view_slice(result, network.info.preprocessing, data.coding)
             pictures = panels(view, f"{rank} case, {result.name}")
             shown.append(ShownCase(rank, result, pictures, view.radiological))
     return shown

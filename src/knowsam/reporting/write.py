@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from knowsam.errors import InputError
-from knowsam.inference.predictor import Predictor
+from knowsam.evaluation.scoring import ScoredVolume, score_cases
+from knowsam.inference.forward import predict_all
 from knowsam.reporting.baseline import find_baseline, given_baseline
-from knowsam.reporting.cases import DataRecord, ProgressStart, read_data
-from knowsam.reporting.page import render
+from knowsam.reporting.cases import DataRecord, summarise_data
+from knowsam.reporting.page import KeptNetwork, render
+from knowsam.runs.cases import RunCases, open_cases
+from knowsam.runs.folder import RunFolder
 from knowsam.runs.record import read_run
+from knowsam.runs.student_file import StudentInfo, find_student, load_student
 from knowsam.storage import write_text
+
+ProgressStart = Callable[[int], Callable[[], None]]
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,7 @@ def write_report(
     out: str | Path | None = None,
     baseline: str | Path | None = None,
     progress: ProgressStart | None = None,
+    scored: tuple[RunCases, Sequence[ScoredVolume]] | None = None,
 ) -> WrittenReport:
     """Write the page about a run, finished or not.
 
@@ -40,6 +52,8 @@ def write_report(
         out: The file to write, by default `report.html` in the run's folder.
         baseline: The supervised run to stand beside it; by default the one `find_baseline` finds in the same folder.
         progress: Called with the number of validation files; returns what to call after each.
+        scored: The run's data and its validation cases as its kept network segments them, where they are known
+            already, as at the end of training; by default they are read and predicted.
 
     Returns:
         Where the page is, and what could not be shown: if the data folder has moved or changed, the page says so and
@@ -53,13 +67,28 @@ def write_report(
     if path.is_dir():
         raise InputError(f"{path}: a folder was found, but expected the name of a file to write; add report.html.")
     other = find_baseline(record) if baseline is None else given_baseline(record, baseline)
-    predictor: Predictor | None = None
+    network: KeptNetwork | None = None
     data: DataRecord | None = None
     left_out = None
     try:
-        predictor = Predictor(record.folder.path)
-        data = read_data(record, predictor, progress)
+        student, info = load_student(find_student(record.folder.path))
+        network = KeptNetwork(info, sum(parameter.numel() for parameter in student.parameters()))
+        data = summarise_data(*(scored or _score_validation(record.folder, student, info, progress)))
+        page = render(record, other, network, data, None)
     except InputError as error:
         left_out = str(error)
-    write_text(path, render(record, other, predictor, data, left_out))
+        page = render(record, other, network, None, left_out)
+    write_text(path, page)
     return WrittenReport(path, left_out)
+
+
+def _score_validation(
+    folder: RunFolder, student: nn.Module, info: StudentInfo, progress: ProgressStart | None
+) -> tuple[RunCases, list[ScoredVolume]]:
+    """Predict the validation cases of a run with its kept network, on a GPU where there is one."""
+    cases = open_cases(folder, len(info.class_names))
+    validation = cases.of("val")
+    advance = None if progress is None else progress(len(validation))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    forward = partial(predict_all, student.to(device))
+    return cases, list(score_cases(forward, validation, info.preprocessing, cases.coding, device, advance))

@@ -12,8 +12,6 @@ from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.runs.folder import RunFolder, seconds_spent
 
-SAM = "sam"
-
 
 @dataclass(frozen=True)
 class Validation:

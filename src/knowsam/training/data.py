@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from knowsam.config import Config
-from knowsam.data.dataset import ScoringVolume, SliceStore, load_scoring_volumes
+from knowsam.data.dataset import ScoringVolume, SliceStore, StepDataset, scoring_volumes
 from knowsam.data.folder import DataFolder, scan_folder
-from knowsam.data.labels import LabelCoding, discover_coding
+from knowsam.data.labels import LabelCoding
 from knowsam.data.preprocess import Preprocessing
 from knowsam.data.split import Split, make_split, parse_labelled
 from knowsam.io import read_image
+from knowsam.methods import load_method
+from knowsam.runs.cases import RunCases, read_coding
+from knowsam.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from knowsam.training.display import TrainingDisplay
 
 
 @dataclass
@@ -20,8 +27,7 @@ class RunData:
     """What a run trains and validates on.
 
     Attributes:
-        split: Which cases are labelled, unlabelled, validation and test.
-        coding: How mask values become classes.
+        cases: The data folder, who is what in it, and what its masks mean.
         preprocessing: How images become network input.
         labelled: Store of labelled slices.
         unlabelled: Store of unlabelled slices, None if there are none.
@@ -29,13 +35,22 @@ class RunData:
         notes: Sentences for the user: what was inferred, what is unusual.
     """
 
-    split: Split
-    coding: LabelCoding
+    cases: RunCases
     preprocessing: Preprocessing
     labelled: SliceStore
     unlabelled: SliceStore | None
     validation: list[ScoringVolume]
     notes: list[str]
+
+    @property
+    def split(self) -> Split:
+        """Which cases are labelled, unlabelled, validation and test."""
+        return self.cases.split
+
+    @property
+    def coding(self) -> LabelCoding:
+        """How mask values become classes."""
+        return self.cases.coding
 
 
 def plan_split(config: Config) -> tuple[DataFolder, Split]:
@@ -65,12 +80,11 @@ def load_data(
     Raises:
         InputError: At the first file that is broken or does not fit.
     """
-    labelled = [folder.cases[stem] for stem in split.labelled]
-    unlabelled = [folder.cases[stem] for stem in split.unlabelled] if use_unlabelled else []
-    validation = [folder.cases[stem] for stem in split.val]
     data = config.data
-    coding, notes, _ = discover_coding(labelled, data.classes, data.label_values, data.ignore_value, also=validation)
-    notes = [*folder.warnings, *folder.notes, *notes]
+    cases = RunCases(folder, split, read_coding(folder, split, data))
+    labelled, validation = cases.of("labelled"), cases.of("val")
+    unlabelled = cases.of("unlabelled") if use_unlabelled else []
+    notes = [*folder.warnings, *folder.notes, *cases.found.notes]
 
     channels = data.channels
     if channels is None:
@@ -78,7 +92,7 @@ def load_data(
     preprocessing = Preprocessing(data.size, channels, data.normalise, data.axis)
 
     advance = None if progress is None else progress(len(labelled) + len(unlabelled) + len(validation))
-    labelled_store = SliceStore(labelled, preprocessing, coding, data.cache_mb)
+    labelled_store = SliceStore(labelled, preprocessing, cases.coding, data.cache_mb)
     labelled_store.fill(advance)
     unlabelled_store = None
     if unlabelled:
@@ -86,7 +100,49 @@ def load_data(
         unlabelled_store.fill(advance)
     elif use_unlabelled:
         notes.append("No unlabelled image was found: the run trains supervised, on the labelled images alone.")
-    volumes = load_scoring_volumes(validation, preprocessing, coding, advance)
+    volumes = list(scoring_volumes(validation, preprocessing, cases.coding, advance))
     if not volumes:
         notes.append("No validation case: the last weights are kept, and no score is computed while training.")
-    return RunData(split, coding, preprocessing, labelled_store, unlabelled_store, volumes, notes)
+    return RunData(cases, preprocessing, labelled_store, unlabelled_store, volumes, notes)
+
+
+def read_run_data(config: Config, folder: RunFolder, resume: bool, display: TrainingDisplay) -> RunData:
+    """Read what a run trains on, and say what was found: a new run is split here, a resumed one keeps its split.
+
+    Raises:
+        InputError: For an occupied folder, and as `load_data`.
+    """
+    if resume:
+        scanned, split = scan_folder(Path(config.data.path)), Split.read(folder.split)
+    else:
+        folder.check_free()
+        scanned, split = plan_split(config)
+    with display.reading() as progress:
+        data = load_data(config, scanned, split, load_method(config.method).uses_unlabelled, progress)
+    display.data(config, data)
+    return data
+
+
+def step_dataset(config: Config, data: RunData, rank: int = 0, world: int = 1) -> StepDataset:
+    """The batches of a run; without unlabelled images the labelled ones fill both halves.
+
+    Args:
+        config: The resolved configuration.
+        data: What the run trains on.
+        rank: Index of this process.
+        world: Number of processes.
+    """
+    train = config.train
+    labelled, unlabelled = train.batch
+    if data.unlabelled is None:
+        labelled, unlabelled = labelled + unlabelled, 0
+    return StepDataset(
+        data.labelled,
+        data.unlabelled,
+        (labelled, unlabelled),
+        train.steps,
+        train.seed,
+        rank,
+        world,
+        labelled_only_steps=round(train.pretrain * train.steps),
+    )

@@ -1,8 +1,9 @@
-"""What a checkpoint holds of a method: everything but SAM's frozen weights."""
+"""What a checkpoint holds of a run: everything that learns, but not SAM's frozen weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,8 +12,62 @@ from knowsam.methods import Method
 from knowsam.runs.checkpoint import load_checkpoint
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import StudentInfo, load_student
-from knowsam.sam.loading.report import require_same_base
+from knowsam.sam.loading.report import base_record, require_same_base
 from knowsam.training.build import build_method
+
+if TYPE_CHECKING:
+    from knowsam.training.trainer import Trainer
+
+
+def trainer_state(trainer: Trainer) -> dict[str, Any]:
+    """The state of a trainer as tensors and plain values, for `restore_state`."""
+    scaler = trainer.accelerator.scaler
+    return {
+        "step": trainer.position,
+        "total": trainer.config.train.steps,
+        "best": trainer.best,
+        "classes": trainer.data.coding.classes,
+        "sam": base_record(trainer.sam_base),
+        "method": trained_state(trainer.method),
+        "averaged": None if trainer.averaged is None else trainer.averaged.state_dict(),
+        "optimisers": {name: optimiser.state_dict() for name, optimiser in trainer.optimisers.items()},
+        "scaler": None if scaler is None else scaler.state_dict(),
+    }
+
+
+def restore_state(trainer: Trainer) -> None:
+    """Bring a trainer to where its folder's checkpoint stands, and drop what was measured after it.
+
+    Raises:
+        InputError: If there is no checkpoint, it is of other classes or another SAM, or its steps are done.
+    """
+    folder, config = trainer.folder, trainer.config
+    path, total = folder.checkpoint, config.train.steps
+    state = load_checkpoint(path)
+    if state["classes"] != trainer.data.coding.classes:
+        raise InputError(
+            f"{path}: a checkpoint of {state['classes']} classes was found, but expected"
+            f" {trainer.data.coding.classes} as in the data; restore the data, or start a new run."
+        )
+    if state["step"] >= total:
+        raise InputError(
+            f"{folder.path}: {state['step']} of {total} steps are done; to train longer give a larger total, e.g."
+            f" --steps {2 * state['step']}."
+        )
+    require_same_base(state.get("sam"), trainer.sam_base, path)
+    load_trained_state(trainer.method, state["method"], path)
+    if trainer.averaged is not None:
+        trainer.averaged.load_state_dict(state["averaged"])
+    for name, optimiser in trainer.optimisers.items():
+        optimiser.load_state_dict(state["optimisers"][name])
+    if trainer.accelerator.scaler is not None and state["scaler"] is not None:
+        trainer.accelerator.scaler.load_state_dict(state["scaler"])
+    trainer.position, trainer.best = state["step"], state["best"]
+    if trainer.accelerator.is_main_process:
+        folder.forget_after(trainer.position)
+        if total != state["total"]:
+            folder.rewrite_config(config)
+            folder.append({"step": trainer.position, "event": "extended", "from": state["total"], "to": total})
 
 
 def trained_state(method: Method) -> dict[str, torch.Tensor]:
@@ -37,7 +92,7 @@ def load_trained_state(method: Method, state: dict[str, torch.Tensor], path: Pat
         )
 
 
-def load_method_of_run(out: str | Path) -> tuple[Method, StudentInfo]:
+def load_trained_method(out: str | Path) -> tuple[Method, StudentInfo]:
     """The whole trained method of a run, for looking at what prediction does not need: single students, SAM.
 
     Args:
@@ -62,6 +117,9 @@ def load_method_of_run(out: str | Path) -> tuple[Method, StudentInfo]:
 
 
 def _frozen_sam(method: Method) -> set[str]:
-    """All names of SAM's frozen weights; one of its weights has two."""
+    """All names of SAM's frozen weights, under whatever attribute a method holds it; some have two."""
+    if method.sam is None:
+        return set()
+    frozen = {id(parameter) for parameter in method.sam.parameters() if not parameter.requires_grad}
     named = method.named_parameters(remove_duplicate=False)
-    return {name for name, parameter in named if name.startswith("sam.") and not parameter.requires_grad}
+    return {name for name, parameter in named if id(parameter) in frozen}
