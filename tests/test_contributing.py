@@ -27,8 +27,6 @@ STEPS = ("--size", "32", "--steps", "3", "--batch", "2+2", "--quiet")
 def recipe() -> tuple[str, str]:
     """The file of the method and its line for the table of methods, as they stand on the page."""
     text = CONTRIBUTING.read_text(encoding="utf-8")
-    if "class Toy(" not in text:
-        pytest.skip("the page does not have the whole file of a method yet")
     # Blocks may stand within a list, and are then indented.
     blocks = [textwrap.dedent(block) for _, block in re.findall(r"^( *)```\w*\n(.*?)^\1```", text, re.M | re.S)]
     (method,) = [block for block in blocks if "class Toy(" in block]

@@ -63,18 +63,14 @@ def check(
     quiet: Quiet = False,
 ) -> None:
     """Look through a data folder before any training: what is there, and what would go wrong."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from knowsam.data.split import parse_labelled
     from knowsam.inspection.check import check_folder
     from knowsam.inspection.findings import print_report
+    from knowsam.presentation.console import progress_bar
 
     given = None if labelled is None else parse_labelled(labelled)
     names, values = _parse_classes(classes), _parse_values(label_values)
-    hidden = quiet or not sys.stderr.isatty()
-    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
-        task = bar.add_task("reading", total=None)
+    with progress_bar("reading", quiet=quiet) as progress:
         report = check_folder(
             data,
             labelled=given,
@@ -82,7 +78,7 @@ def check(
             label_values=values,
             ignore_value=ignore_value,
             val_fraction=val_fraction,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     if html is not None:
         from knowsam.inspection.page import write_page
@@ -214,28 +210,23 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict masks for new images, in their own size and geometry."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from knowsam.data.lists import read_lines
     from knowsam.inference.files import list_inputs, predict_files
     from knowsam.inference.predictor import Predictor
     from knowsam.io import file_stem
+    from knowsam.presentation.console import progress_bar
     from knowsam.presentation.text import first_few
     from knowsam.training.memory import keep_freed_memory
 
     # As in the other lists, a name may carry the suffix of its file.
     wanted = None if only is None else {file_stem(line) for _, line in read_lines(only)}
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     failed, done, seen, items = [], 0, set(), []
-    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar, keep_freed_memory():
-        total = len(list_inputs(source, out)) if wanted is None else len(wanted)
-        task = bar.add_task("predicting", total=total)
+    with progress_bar("predicting", quiet=quiet) as progress, keep_freed_memory():
+        advance = progress(len(list_inputs(source, out)) if wanted is None else len(wanted))
         predictor = Predictor(run, device, _parse_amp(amp))
         accept = None if wanted is None else wanted.__contains__
         for item in predict_files(predictor, source, out, overlay, probabilities, accept, uncertainty):
-            bar.advance(task)
+            advance()
             items.append(item)
             seen.add(file_stem(item.image))
             done += item.error is None
@@ -321,19 +312,14 @@ def suggest(
     quiet: Quiet = False,
 ) -> None:
     """Say which unlabelled images to label next: those the network is unsure of and that are unlike the labelled."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from knowsam.inference.predictor import Predictor
+    from knowsam.presentation.console import progress_bar
     from knowsam.reliability.suggest import suggest as choose
     from knowsam.reliability.suggest_output import print_suggestions, to_records, write_suggestions
 
     predictor = Predictor(run, device)
-    with Progress(console=Console(stderr=True, quiet=quiet), transient=True) as bar:
-        task = bar.add_task("looking", total=None)
-        chosen = choose(
-            predictor, data, number, advance=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with progress_bar("reading", quiet=quiet) as progress:
+        chosen = choose(predictor, data, number, progress=progress)
     if out is not None:
         write_suggestions(chosen, predictor, out)
     if as_json:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary name in the same folder and renames it to `path` when the block succeeds.
+    """Give a temporary name in the same folder and rename it to `path` when the block succeeds.
 
     A reader, or a process killed half-way, therefore never sees half a file. The name starts with a dot,
     which makes folder scans pass it over, and keeps the suffix, by which libraries choose the format.
@@ -58,7 +58,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def without_nan(value: Any) -> Any:
-    """The same with None for NaN, which JSON does not have, at any depth; tuples become lists."""
+    """The same value with None for NaN, which JSON does not have, at any depth; tuples become lists."""
     if isinstance(value, dict):
         return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the grey value of a pixel (ITU-R BT.601)."""
+
 IGNORE = -1
 """Label value of pixels without ground truth: no loss, no metric looks at them. Never a value in a file."""
 
@@ -130,7 +133,7 @@ class Progress(NamedTuple):
 
     @property
     def fraction(self) -> float:
-        """`t = step / total` of METHOD section 5, in [0, 1)."""
+        """`t = step / total`, in [0, 1)."""
         return self.step / self.total
 
 

@@ -96,7 +96,7 @@ def test_predictions_may_hold_the_values_of_the_truth(folders):
     save_png(truth, "a", square(value=255))
     save_png(truth, "b", square(value=255))
     result = evaluate(predictions, truth)
-    assert [case.scores[0].dice for case in result.cases] == [1, 0]
+    assert [case.scores[0]["dice"] for case in result.cases] == [1, 0]
     assert any("[0, 255]" in note for note in result.notes)
 
 
@@ -119,9 +119,9 @@ def test_nifti_in_mm(folders, tmp_path):
     assert result.notes == ()
     for score in result.cases[0].scores:
         masks = prediction == score.class_index, label == score.class_index
-        assert score.dice == pytest.approx(dice_score(*masks))
-        assert score.hd95 == pytest.approx(hd95(*masks, spacing))
-        assert score.asd == pytest.approx(asd(*masks, spacing))
+        assert score["dice"] == pytest.approx(dice_score(*masks))
+        assert score["hd95"] == pytest.approx(hd95(*masks, spacing))
+        assert score["asd"] == pytest.approx(asd(*masks, spacing))
     assert [(row["name"], row["unit"]) for row in rows(tmp_path / "out")] == [("left", "mm"), ("right", "mm")]
 
 
@@ -131,7 +131,7 @@ def test_nifti_of_one_slice_is_scored_as_an_image(folders):
     save_nifti(truth, "v", square()[:, None, :], (2.0, 9.0, 2.0))
     score = evaluate(predictions, truth).cases[0].scores[0]
     # the shifted square, 2 mm a pixel
-    assert (score.hd95, score.asd) == (pytest.approx(4.0), pytest.approx(2.0))
+    assert (score["hd95"], score["asd"]) == (pytest.approx(4.0), pytest.approx(2.0))
 
 
 def test_another_affine_is_noted(folders):
@@ -158,9 +158,9 @@ def test_slices_of_one_volume_are_one_case(folders):
     result = evaluate(predictions, truth)
     (case,) = result.cases
     assert (case.case, case.unit) == ("p1", "px")
-    assert case.scores[0].dice == pytest.approx(dice_score(prediction, label))
-    assert case.scores[0].hd95 == pytest.approx(hd95(prediction, label))
-    assert case.scores[0].asd == pytest.approx(asd(prediction, label))
+    assert case.scores[0]["dice"] == pytest.approx(dice_score(prediction, label))
+    assert case.scores[0]["hd95"] == pytest.approx(hd95(prediction, label))
+    assert case.scores[0]["asd"] == pytest.approx(asd(prediction, label))
 
 
 def test_volume_column_of_groups_csv_names_the_volume(folders):
@@ -206,7 +206,7 @@ def test_ignored_pixels_are_not_scored(folders):
     save_png(truth, "a", label)
     result = evaluate(predictions, truth, ignore_value=255)
     assert result.class_names == ("background", "class_1")
-    assert (result.cases[0].scores[0].dice, result.cases[0].scores[0].hd95) == (1, 0)
+    assert (result.cases[0].scores[0]["dice"], result.cases[0].scores[0]["hd95"]) == (1, 0)
 
 
 def test_label_values_give_the_order_of_the_classes(folders):

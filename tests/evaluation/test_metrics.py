@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from knowsam.evaluation.metrics import (
+    METRICS,
     ClassScore,
+    ScoreStatus,
     asd,
     case_scores,
     confusion_counts,
@@ -246,17 +248,17 @@ def test_case_scores_statuses():
     records = case_scores(prediction, truth, 5)
     assert [record.class_index for record in records] == [1, 2, 3, 4]
     assert [record.status for record in records] == ["ok", "missed", "false_alarm", "both_empty"]
-    assert [record.dice for record in records] == [1, 0, 0, 1]
-    assert [record.jaccard for record in records] == [1, 0, 0, 1]
-    assert [math.isnan(record.hd95) for record in records] == [False, True, True, False]
-    assert records[3].hd95 == records[3].asd == 0
+    assert [record["dice"] for record in records] == [1, 0, 0, 1]
+    assert [record["jaccard"] for record in records] == [1, 0, 0, 1]
+    assert [math.isnan(record["hd95"]) for record in records] == [False, True, True, False]
+    assert records[3]["hd95"] == records[3]["asd"] == 0
 
 
 def test_case_scores_do_not_see_ignored_pixels():
     truth = np.array([[1, 1, 0, 0], [0, 0, IGNORE, IGNORE]])
     prediction = np.array([[1, 1, 0, 0], [0, 0, 1, 2]])
     first, second = case_scores(prediction, truth, 3)
-    assert (first.dice, first.hd95, first.status) == (1, 0, "ok")
+    assert (first["dice"], first["hd95"], first.status) == (1, 0, "ok")
     assert second.status == "both_empty"
 
 
@@ -266,10 +268,10 @@ def test_case_scores_agree_with_the_single_metrics():
     spacing = (4.0, 1.0, 0.5)
     for record in case_scores(prediction, truth, 3, spacing):
         masks = prediction == record.class_index, truth == record.class_index
-        assert record.dice == pytest.approx(dice_score(*masks))
-        assert record.jaccard == pytest.approx(jaccard_score(*masks))
-        assert record.hd95 == pytest.approx(hd95(*masks, spacing))
-        assert record.asd == pytest.approx(asd(*masks, spacing))
+        assert record["dice"] == pytest.approx(dice_score(*masks))
+        assert record["jaccard"] == pytest.approx(jaccard_score(*masks))
+        assert record["hd95"] == pytest.approx(hd95(*masks, spacing))
+        assert record["asd"] == pytest.approx(asd(*masks, spacing))
 
 
 def test_case_scores_follow_a_permutation_of_the_classes():
@@ -279,16 +281,20 @@ def test_case_scores_follow_a_permutation_of_the_classes():
     plain = {record.class_index: record for record in case_scores(prediction, truth, 4)}
     for record in case_scores(permutation[prediction], permutation[truth], 4):
         original = plain[int(np.flatnonzero(permutation == record.class_index)[0])]
-        assert (record.dice, record.hd95, record.asd) == (original.dice, original.hd95, original.asd)
+        assert (record["dice"], record["hd95"], record["asd"]) == (original["dice"], original["hd95"], original["asd"])
+
+
+def record(index: int, status: ScoreStatus, *values: float) -> ClassScore:
+    return ClassScore(index, status, dict(zip(METRICS, values, strict=True)))
 
 
 RECORDS = [
-    ClassScore(1, 0.5, 1 / 3, 2.0, 1.0, "ok"),
-    ClassScore(2, 1.0, 1.0, 0.0, 0.0, "both_empty"),
-    ClassScore(1, 0.0, 0.0, math.nan, math.nan, "missed"),
-    ClassScore(2, 0.8, 2 / 3, 4.0, 3.0, "ok"),
-    ClassScore(1, 1.0, 1.0, 6.0, 2.0, "ok"),
-    ClassScore(2, 0.0, 0.0, math.nan, math.nan, "false_alarm"),
+    record(1, "ok", 0.5, 1 / 3, 2.0, 1.0),
+    record(2, "both_empty", 1.0, 1.0, 0.0, 0.0),
+    record(1, "missed", 0.0, 0.0, math.nan, math.nan),
+    record(2, "ok", 0.8, 2 / 3, 4.0, 3.0),
+    record(1, "ok", 1.0, 1.0, 6.0, 2.0),
+    record(2, "false_alarm", 0.0, 0.0, math.nan, math.nan),
 ]
 
 
@@ -297,12 +303,12 @@ def test_summary_by_hand():
     first, second = summary.classes
     assert (first.class_index, first.n_cases, first.n_missed, first.n_false_alarm) == (1, 3, 1, 0)
     assert (second.n_both_empty, second.n_missed, second.n_false_alarm) == (1, 0, 1)
-    assert first.dice.mean == pytest.approx(0.5)
-    assert first.dice.std == pytest.approx(math.sqrt(1 / 6))
-    assert first.dice.median == 0.5
+    assert first["dice"].mean == pytest.approx(0.5)
+    assert first["dice"].std == pytest.approx(math.sqrt(1 / 6))
+    assert first["dice"].median == 0.5
     # the miss counts as Dice 0, and beside the mean distance it counts as undefined
-    assert (first.hd95.mean, first.hd95.n_defined, first.hd95.n_undefined) == (4, 2, 1)
-    assert (first.dice.n_defined, first.dice.n_undefined) == (3, 0)
+    assert (first["hd95"].mean, first["hd95"].n_defined, first["hd95"].n_undefined) == (4, 2, 1)
+    assert (first["dice"].n_defined, first["dice"].n_undefined) == (3, 0)
     assert summary.mean["dice"] == pytest.approx((0.5 + 0.6) / 2)
     assert summary.mean["hd95"] == pytest.approx((4 + 2) / 2)
     assert summary.n_undefined == {"dice": 0, "jaccard": 0, "hd95": 2, "asd": 2}
@@ -312,15 +318,15 @@ def test_summary_does_not_depend_on_the_order_of_cases():
     forward, backward = summarise(RECORDS), summarise(RECORDS[::-1])
     assert forward.mean == pytest.approx(backward.mean)
     for one, other in zip(forward.classes, backward.classes, strict=True):
-        assert one.hd95.mean == pytest.approx(other.hd95.mean)
-        assert one.dice.std == pytest.approx(other.dice.std)
+        assert one["hd95"].mean == pytest.approx(other["hd95"].mean)
+        assert one["dice"].std == pytest.approx(other["dice"].std)
         assert one.n_cases == other.n_cases
 
 
 def test_a_class_never_found_makes_the_mean_distance_undefined():
-    never = [ClassScore(2, 0.0, 0.0, math.nan, math.nan, "missed")]
+    never = [record(2, "missed", 0.0, 0.0, math.nan, math.nan)]
     summary = summarise([record for record in RECORDS if record.class_index == 1] + never)
-    assert math.isnan(summary.classes[1].hd95.mean)
+    assert math.isnan(summary.classes[1]["hd95"].mean)
     assert math.isnan(summary.mean["hd95"])
     assert summary.mean["dice"] == pytest.approx(0.25)
 

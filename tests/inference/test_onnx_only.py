@@ -14,11 +14,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from knowsam.data.preprocess import LUMINANCE, PERCENTILES, Normalisation, Preprocessing
+from knowsam.data.preprocess import PERCENTILES, Normalisation, Preprocessing
 from knowsam.inference.files import predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image, read_label
-from knowsam.types import Geometry, MedicalImage
+from knowsam.types import LUMINANCE, Geometry, MedicalImage
 from support.examples import EXAMPLES, load_example
 from support.exports import ExportedFile
 from support.folders import make_image, save_nifti, save_picture

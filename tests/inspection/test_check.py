@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from rich.console import Console
 
 from knowsam.data.folder import scan_folder
+from knowsam.data.pairing import check_pair
 from knowsam.data.split import make_split
 from knowsam.errors import InputError
-from knowsam.inspection.check import CheckReport, check_folder, check_pair, print_report
+from knowsam.inspection.check import check_folder
+from knowsam.inspection.findings import CheckReport, print_report
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
 from support.folders import (
     make_affine,
@@ -26,12 +29,17 @@ from support.folders import (
 
 
 def test_healthy_folder(tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
+    calls: list[int] = []
+
+    def progress(cases: int) -> Callable[[], None]:
+        calls.append(cases)
+        return lambda: calls.append(1)
+
     make_folder(tmp_path, n_images=6, n_masks=5, unlabelled=1)
-    report = check_folder(tmp_path, progress=lambda done, total: calls.append((done, total)))
+    report = check_folder(tmp_path, progress=progress)
     assert report.ok
     assert report.warnings == []
-    assert calls == [(i, 7) for i in range(1, 8)]
+    assert calls == [7, *[1] * 7]
     assert report.counts["images"] == 7
     assert report.counts["with a mask"] == 5
     assert report.counts["split: labelled"] == {"images": 4, "groups": 4}
@@ -158,7 +166,7 @@ def test_report_is_printed_whole_and_literally() -> None:
     out = io.StringIO()
     report = CheckReport(counts={"images": 3, "x": {"a": 1}})
     report.add("note", "k", "n")
-    report.add("warning", "near-copies", "w", "Do [this].", files=("a", "b"), twins=[("a", "b")])
+    report.add("warning", "near-copies", "w", "Do [this].", files=("a", "b"), pairs=[("a", "b")])
     report.add("error", "k", "2 are bad.", details=[f"a[{i}].png: bad" for i in range(7)])
     print_report(report, Console(file=out, width=60))
     text = out.getvalue()

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knowsam.inspection.check import CheckReport, check_folder
+from knowsam.inspection.check import check_folder
 from knowsam.inspection.duplicates import NEAR, difference_hash, near_pairs
 from knowsam.inspection.examine import thumbnail
+from knowsam.inspection.findings import CheckReport
 from knowsam.inspection.inverted import inverted
 from support.folders import make_folder, make_label, save_nifti, save_picture
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from knowsam.errors import InputError
-from knowsam.inspection.check import CheckReport, check_folder
+from knowsam.inspection.check import check_folder
+from knowsam.inspection.findings import CheckReport
 from knowsam.inspection.page import LABELLED_SHOWN, page, write_page
 from knowsam.presentation.pictures import class_colour
 from support.folders import make_folder, make_image, make_nifti_folder, save_picture
@@ -90,8 +91,8 @@ def test_findings_come_first_worst_first_with_pictures(tmp_path: Path) -> None:
     ]
     assert order == sorted(order)
     assert "1 error to correct before training." in shown.text
-    twins = text[text.index('class="twins"') :]
-    assert twins.index("case_2") < twins.index("case_3") < twins.index("</article>")
+    pair = text[text.index('class="pair"') :]
+    assert pair.index("case_2") < pair.index("case_3") < pair.index("</article>")
 
 
 def test_text_of_the_data_is_escaped(tmp_path: Path) -> None:

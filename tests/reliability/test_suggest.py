@@ -14,7 +14,7 @@ from PIL import Image
 
 from knowsam.errors import InputError
 from knowsam.networks.registry import build_network
-from knowsam.reliability.suggest import Candidate, choose, deepest_features, describe, find_candidates
+from knowsam.reliability.suggest import Candidate, choose_candidates, deepest_features, describe, find_candidates
 from support.cli import knowsam, make_trained_run
 from support.folders import make_folder, make_image, make_label, save_picture
 
@@ -27,7 +27,7 @@ def line(*positions: float) -> np.ndarray:
 
 def test_choose_multiplies_uncertainty_and_distance() -> None:
     # Taken at 0. Scores 1 * .5, 2 * .1, 4 * .2: the third, then (distances 1, 2 to 0 and 4) .5 again beats .2.
-    picks = choose(np.array([0.5, 0.1, 0.2]), line(1, 2, 4), 3, line(0))
+    picks = choose_candidates(np.array([0.5, 0.1, 0.2]), line(1, 2, 4), 3, line(0))
     assert [pick.index for pick in picks] == [2, 0, 1]
     assert [pick.distance for pick in picks] == [4, 1, 1]
     assert [pick.nearest for pick in picks] == [3, 3, 0]  # 3 is the taken one
@@ -35,26 +35,26 @@ def test_choose_multiplies_uncertainty_and_distance() -> None:
 
 def test_choose_does_not_take_two_of_a_kind() -> None:
     # The two most uncertain are twins; the second twin has nothing to add.
-    picks = choose(np.array([0.9, 0.89, 0.3]), line(5, 5, 9), 2, line(0))
+    picks = choose_candidates(np.array([0.9, 0.89, 0.3]), line(5, 5, 9), 2, line(0))
     assert [pick.index for pick in picks] == [0, 2]
 
 
 def test_choose_by_one_side_alone() -> None:
     uncertainty, features = np.array([0.9, 0.8, 0.1]), line(1, 1.1, 9)
-    assert [pick.index for pick in choose(uncertainty, features, 3, line(0), "uncertainty")] == [0, 1, 2]
-    assert [pick.index for pick in choose(uncertainty, features, 2, line(0), "diversity")] == [2, 1]
+    assert [pick.index for pick in choose_candidates(uncertainty, features, 3, line(0), "uncertainty")] == [0, 1, 2]
+    assert [pick.index for pick in choose_candidates(uncertainty, features, 2, line(0), "diversity")] == [2, 1]
 
 
 def test_choose_without_anything_labelled_starts_with_the_most_uncertain() -> None:
-    (first, second) = choose(np.array([0.2, 0.9, 0.3]), line(0, 1, 5), 2, np.zeros((0, 1)))
+    (first, second) = choose_candidates(np.array([0.2, 0.9, 0.3]), line(0, 1, 5), 2, np.zeros((0, 1)))
     assert (first.index, first.distance, first.nearest) == (1, math.inf, None)
     assert second.index == 2
     # By diversity alone: the one nearest to the mean, 2.
-    assert choose(np.array([0.2, 0.9, 0.3]), line(0, 1, 5), 1, np.zeros((0, 1)), "diversity")[0].index == 1
+    assert choose_candidates(np.array([0.2, 0.9, 0.3]), line(0, 1, 5), 1, np.zeros((0, 1)), "diversity")[0].index == 1
 
 
 def test_choose_gives_what_there_is_and_each_once() -> None:
-    picks = choose(np.zeros(3), line(0, 0, 0), 10, np.zeros((0, 1)))
+    picks = choose_candidates(np.zeros(3), line(0, 0, 0), 10, np.zeros((0, 1)))
     assert sorted(pick.index for pick in picks) == [0, 1, 2]
 
 

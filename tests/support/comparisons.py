@@ -23,7 +23,8 @@ Values = Mapping[str, Sequence[tuple[float, float]]]
 def write_cell(path: Path, values: Values, names: Sequence[str], **measured: Any) -> None:
     """The outcome and scores of one cell, as its process would leave them."""
     cases = tuple(
-        CaseScores(case, "px", tuple(ClassScore(i, dice, dice, hd95, hd95, "missed" if math.isnan(hd95) else "ok")
+        CaseScores(case, "px", tuple(ClassScore(i, "missed" if math.isnan(hd95) else "ok",
+                                                {"dice": dice, "jaccard": dice, "hd95": hd95, "asd": hd95})
                                      for i, (dice, hd95) in enumerate(scores, 1)))
         for case, scores in values.items()
     )  # fmt: skip

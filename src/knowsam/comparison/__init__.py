@@ -1,8 +1,1 @@
-"""`knowsam compare`: a grid of runs, one table.
-
-`grid` says which runs and under which settings, `folder` where everything is. `loop` does them one after the other,
-each in a process of its own (`cell`); `scores` predicts and scores once per run. `statistics` and `results` bring the
-numbers together; `tables`, `drawing` and `output` write them; `command` is what the command line calls.
-"""
-
-from __future__ import annotations
+"""The comparison of methods, with and without SAM, over a grid of runs."""

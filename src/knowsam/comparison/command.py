@@ -1,4 +1,4 @@
-"""What `knowsam compare` does with the texts of its command line."""
+"""The arguments of `knowsam compare`, from text to values."""
 
 from __future__ import annotations
 

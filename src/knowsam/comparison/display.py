@@ -1,4 +1,4 @@
-"""What a person sees while the grid runs: which cell of how many, its step, and how long all of it will take."""
+"""The terminal while the grid runs: the current run, its step, and the time left for all of them."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from typing import TYPE_CHECKING, Any
 
 from knowsam.comparison.grid import Cell
 from knowsam.comparison.outcome import Outcome
+from knowsam.presentation.console import make_bar, make_console
 from knowsam.presentation.text import count_text, duration_text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 TAIL_BYTES = 4096
 EARLY = 0.05
-"""Below this share of a run its own speed says less than that of runs like it."""
+"""Share of a run up to which the time of similar runs predicts better than its own speed."""
 
 
 def expected_seconds(cell: Cell, took: Mapping[Cell, float]) -> float | None:
-    """How long a run will take: as those of the same method and SAM, else of the same SAM, else as all; None at first.
+    """How long a run will take: the mean of runs of the same method and SAM, else of the same SAM, else of all.
 
     Args:
         cell: The run.
         took: Seconds of finished runs.
+
+    Returns:
+        Seconds; None as long as no run is finished.
     """
     alike = (
         [seconds for other, seconds in took.items() if (other.method, other.sam) == (cell.method, cell.sam)],
@@ -40,7 +43,7 @@ def expected_seconds(cell: Cell, took: Mapping[Cell, float]) -> float | None:
 def seconds_left(
     cell: Cell, later: Sequence[Cell], took: Mapping[Cell, float], elapsed: float, share: float, began: float = 0.0
 ) -> float | None:
-    """How long the rest of the grid will take; None as long as nothing is known.
+    """Seconds until the grid is done; None as long as nothing is known.
 
     Args:
         cell: The current run.
@@ -48,7 +51,7 @@ def seconds_left(
         took: Seconds of finished runs.
         elapsed: Seconds since the current run was started (or continued).
         share: Of the current run's steps that are done, in [0, 1].
-        began: That share when it was continued.
+        began: Share that was done when the run was continued; 0 for a new one.
     """
     known = expected_seconds(cell, took)
     measured = elapsed / (share - began) if share - began > EARLY else None
@@ -80,25 +83,24 @@ class GridDisplay:
     """A bar on a terminal, a line per run elsewhere, nothing when quiet; on stderr, since tables go to stdout."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = make_console(stderr=True, quiet=quiet)
         self._bar: Progress | None = None
         self._task: Any = None
 
     def start(self, cells: int, done: int) -> None:
-        """Say what is to do."""
+        """Say how many runs there are."""
         before = f", {done} of them done before" if done else ""
         self.console.print(f"{count_text(cells, 'run')}{before}")
 
     @contextmanager
     def running(self, number: int, cells: int, cell: Cell, steps: int) -> Iterator[None]:
-        """While one run is at work."""
+        """The bar of one run, within the block."""
         if not self.console.is_terminal:
             self.console.print(f"[{number}/{cells}] {cell}", markup=False)
-        columns = (
-            TextColumn("{task.description}"), TextColumn("step"), MofNCompleteColumn(), BarColumn(16),
-            TextColumn("{task.fields[left]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+        from rich.markup import escape
+
+        columns = ("{task.description}", "step", "count", "bar", "{task.fields[left]}")
+        with make_bar(self.console, *columns, width=16, transient=True) as bar:
             self._bar = bar
             self._task = bar.add_task(escape(f"[{number}/{cells}] {cell}"), total=steps, left="")
             yield

@@ -13,7 +13,7 @@ from knowsam.storage import whole_file
 WITHOUT_SAM = "#555555"
 MARKERS = ("o", "D", "s", "^", "v", "P", "X")
 LINE_HEIGHT, PANEL_WIDTH, MARGIN = 0.24, 4.2, 1.15
-"""Inches: of one method with one SAM, of a panel, of title and axis."""
+"""In inches: the height of one method with one SAM, the width of a panel, the height of title and axis."""
 DPI = 200
 METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
@@ -23,7 +23,7 @@ def draw_figure(results: Results, folder: Path) -> str:
 
     Args:
         results: The comparison.
-        folder: Where to.
+        folder: Where to write.
 
     Returns:
         The alternative text; empty where there is nothing to draw yet, and then no file is written.
@@ -48,9 +48,15 @@ def draw_figure(results: Results, folder: Path) -> str:
                     place = methods.index(row.method) * (len(teachers) + 1) + teachers.index(row.sam)
                     values = list(row.by_seed["dice"].values())
                     axes.scatter(
-                        values, [place] * len(values), s=26, marker=MARKERS[teachers.index(row.sam) % len(MARKERS)],
-                        color=_colour(row.sam, teachers), alpha=0.8, linewidths=0, zorder=3,
-                    )  # fmt: skip
+                        values,
+                        [place] * len(values),
+                        s=26,
+                        marker=MARKERS[teachers.index(row.sam) % len(MARKERS)],
+                        color=_colour(row.sam, teachers),
+                        alpha=0.8,
+                        linewidths=0,
+                        zorder=3,
+                    )
                     if len(values) > 1:
                         mean = row.scores["dice"][MEAN].mean
                         axes.plot([mean] * 2, [place - 0.38, place + 0.38], color="black", linewidth=1.4, zorder=4)
@@ -63,10 +69,16 @@ def draw_figure(results: Results, folder: Path) -> str:
         panels[0].set_yticks([number * (len(teachers) + 1) + middle for number in range(len(methods))], methods)
         panels[0].set_ylim(len(methods) * (len(teachers) + 1) - 1.4, -0.6)
         handles = [
-            Line2D([], [], linestyle="", marker=MARKERS[number % len(MARKERS)], color=_colour(sam, teachers),
-                   label="without SAM" if sam == "none" else f"with SAM {short_name(sam)}")
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                marker=MARKERS[number % len(MARKERS)],
+                color=_colour(sam, teachers),
+                label="without SAM" if sam == "none" else f"with SAM {short_name(sam)}",
+            )
             for number, sam in enumerate(teachers)
-        ]  # fmt: skip
+        ]
         if any(len(row.done) > 1 for row in rows):
             handles.append(
                 Line2D([], [], linestyle="", marker="|", markersize=10, color="black", label="mean over seeds")
@@ -79,7 +91,7 @@ def draw_figure(results: Results, folder: Path) -> str:
 
 
 def _colour(sam: str, teachers: list[str]) -> str:
-    """Grey without SAM, so that what SAM adds is what has colour."""
+    """Grey without SAM, so that colour stands for SAM."""
     if sam == "none":
         return WITHOUT_SAM
     others = [teacher for teacher in teachers if teacher != "none"]

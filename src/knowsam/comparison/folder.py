@@ -1,4 +1,4 @@
-"""The folder of a comparison: its files, and whether it holds the very comparison that is asked for."""
+"""The folder of a comparison: its files, and the check that a new call continues the comparison it holds."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ from knowsam.storage import write_json
 
 FORMAT = 1
 HARMLESS = (
-    "data.path", "data.cache_mb", "data.workers", "train.report", "train.tensorboard", "train.log_every",
+    "data.path",
+    "data.cache_mb",
+    "data.workers",
+    "train.report",
+    "train.tensorboard",
+    "train.log_every",
     "train.checkpoint_every",
-)  # fmt: skip
-"""Settings that change no score, so that a comparison may go on with others."""
+)
+"""Settings that change no score, so that a comparison may be continued with other values."""
 
 
 class CompareFolder:
     """The files of a comparison.
 
     `compare.json` the grid, `runs/CELL/` a run as `knowsam train` leaves it, `cells/CELL/` its outcome: `outcome.json`,
-    `scores.csv` (per case), `scores.json`, `log.txt`; `table.*` and `figure.*` what it comes to.
+    `scores.csv` (per case), `scores.json`, `log.txt`; `table.*` and `figure.*` the results.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -43,7 +48,7 @@ class CompareFolder:
         return self.path / "cells" / cell.name
 
     def read(self) -> Grid:
-        """The grid as it was written.
+        """Read the grid.
 
         Raises:
             InputError: If there is none.
@@ -67,23 +72,22 @@ class CompareFolder:
             ) from error
 
     def write(self, grid: Grid) -> None:
-        """Keep the grid."""
+        """Write the grid."""
         settings = {name: config.model_dump(mode="json") for name, config in grid.settings.items()}
         cells = [asdict(cell) for cell in grid.cells]
-        write_json(self.grid, {"format": FORMAT, "cells": cells, "settings": settings} | {
-            "own": grid.own, "footnotes": grid.footnotes,
-        })  # fmt: skip
+        values = {"format": FORMAT, "cells": cells, "settings": settings, "own": grid.own, "footnotes": grid.footnotes}
+        write_json(self.grid, values)
 
 
 def _footnotes(methods: Iterable[str]) -> dict[str, str]:
-    """Those of a comparison that was written before it kept them."""
+    """The footnotes of a comparison that was written before they were part of its grid."""
     from knowsam.methods.registry import METHODS, load_method
 
     return {name: load_method(name).footnote for name in methods if name in METHODS}
 
 
 def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
-    """What the folder holds and what is asked for, as one grid.
+    """The grid of the folder and the one asked for, as one.
 
     Args:
         folder: Where the comparison is or will be.
@@ -108,7 +112,7 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
         raise InputError(
             f"{path}: a comparison on {there.data} was found, but {asked.data} was asked for; choose another --out."
         )
-    # What is new must be as comparable as what is there, its own options aside.
+    # A new method must be as comparable as those that are there, its own options aside.
     reference = next((config for name, config in there.settings.items() if name not in there.own), None)
     differing: dict[str, list[str]] = {}
     for name, config in asked.settings.items():
@@ -128,13 +132,16 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
         )
     cells = tuple(dict.fromkeys([*there.cells, *asked.cells]))
     return replace(
-        asked, cells=cells, settings=there.settings | asked.settings, own=there.own | asked.own,
+        asked,
+        cells=cells,
+        settings=there.settings | asked.settings,
+        own=there.own | asked.own,
         footnotes=there.footnotes | asked.footnotes,
-    )  # fmt: skip
+    )
 
 
 def _demands(config: Config, key: str) -> bool:
-    """Whether a setting is as the paper of its method has it and others do not, see `Method.paper_train`."""
+    """Whether a setting has the value that the paper of its method asks for, see `Method.paper_train`."""
     from knowsam.methods.registry import is_known, load_method
 
     if config.preset != "paper" or not is_known(config.method):

@@ -1,4 +1,4 @@
-"""The grid of a comparison: its cells, their settings, the sets they are trained on."""
+"""The grid of a comparison: its cells, their settings, their splits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from knowsam.errors import InputError
 from knowsam.plugins import absolute, names_file
 
 ALL = "all"
-"""Written where every mask may be used."""
+"""Stands for every training mask."""
 BASE = {"train": {"report": False}}
 """Under whatever the user sets: a comparison is read by its table; `knowsam report RUN` draws the page of one run."""
 VARIED = {
-    ("method",): "--methods", ("sam", "name"): "--sam", ("data", "labelled"): "--labelled",
-    ("train", "seed"): "--seeds", ("data", "path"): "DATA",
-}  # fmt: skip
-"""Settings that cells differ in, and what gives them."""
+    ("method",): "--methods",
+    ("sam", "name"): "--sam",
+    ("data", "labelled"): "--labelled",
+    ("train", "seed"): "--seeds",
+    ("data", "path"): "DATA",
+}
+"""Settings that cells differ in -> the argument that gives them."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,10 @@ class Cell:
     """One run of the grid.
 
     Attributes:
-        method: What `load_method` knows; a file of one's own with its full path.
+        method: A name for `load_method`; a file with its full path.
         sam: `"none"`, the name of a SAM, or a path.
         labelled: `"7"` groups, `"10%"` of them, the path of a list, or `ALL`.
-        seed: Of everything random.
+        seed: Seed of everything random.
     """
 
     method: str
@@ -45,7 +48,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Its folder: `knowsam_sam-tiny_labelled-7_seed-0`."""
+        """Name of its folder: `knowsam_sam-tiny_labelled-7_seed-0`."""
         return f"{_slug(self.method)}_sam-{_slug(self.sam)}_labelled-{_slug(self.labelled)}_seed-{self.seed}"
 
     def __str__(self) -> str:
@@ -62,7 +65,7 @@ def _slug(text: str) -> str:
     text = text.replace("%", "percent")
     if re.fullmatch(r"[\w.-]+", text):
         return text
-    # Two paths may end alike.
+    # Two paths may have the same last part.
     return re.sub(r"[^\w.-]", "-", Path(text).name) + "-" + hashlib.sha1(text.encode()).hexdigest()[:6]
 
 
@@ -72,9 +75,9 @@ class Grid:
 
     Attributes:
         cells: The runs, in the order in which they are done.
-        settings: Method -> the configuration of its cells, but for what cells differ in.
+        settings: Method -> the configuration of its cells, apart from what cells differ in.
         own: Method -> settings that were given for it alone, as `key: value`.
-        footnotes: Method -> its `footnote`, kept because a method of one's own need not be known later.
+        footnotes: Method -> its `footnote`, kept because a user's method may not be known when tables are written.
     """
 
     cells: tuple[Cell, ...]
@@ -145,7 +148,7 @@ def plan_grid(
 
 
 def _own_key(method: str) -> str:
-    """Under what the settings of one method alone are given: its name, or that of the class in a file."""
+    """The key of the settings of one method alone: its name, or that of the class in a file."""
     return method.rpartition(":")[2] if names_file(method) else method
 
 
@@ -216,7 +219,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def plan_splits(grid: Grid) -> tuple[DataFolder, dict[tuple[str, int], Split]]:
-    """Who is labelled, validation and test for each (labelled, seed): the same for every method. Opens no image.
+    """The split of each (labelled, seed): the same for every method. Opens no image.
 
     Raises:
         InputError: For a folder that does not fit, or more labelled groups than it has.

@@ -1,4 +1,4 @@
-"""Does the grid: one cell after the other, each in a process of its own, whatever happens to it or to this process."""
+"""The loop over the grid: one cell after the other, each in a process of its own, which may fail or be interrupted."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ from knowsam.errors import InputError
 
 POLL_S = 1.0
 Runner = Callable[[CellJob, Callable[[], bool], Callable[[], None]], int]
-"""Does one cell: the order, whether to stop, what to call now and then; returns the process's exit code."""
+"""Does one cell. Arguments: the job, a function that says whether to stop, one to call about once a second. Returns the
+exit code of the process."""
 
 
-def in_own_process(order: CellJob, asked_to_stop: Callable[[], bool], on_poll: Callable[[], None]) -> int:
-    """Do a cell in a new process: its memory is its own, and gone afterwards.
+def in_own_process(job: CellJob, asked_to_stop: Callable[[], bool], on_poll: Callable[[], None]) -> int:
+    """Do a cell in a new process, so that its memory is measured alone and freed at its end.
 
     Args:
-        order: What to do.
-        asked_to_stop: Whether to stop; the process is then asked to save and end.
+        job: What to do.
+        asked_to_stop: True asks the process to save and end.
         on_poll: Called about once a second.
 
     Returns:
         0 done, 1 failed, 130 interrupted and saved, below 0 ended by that signal.
     """
     # spawn: a forked torch with running threads may hang, and would start with this process's memory.
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(order,))
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(job,))
     process.start()
     try:
         while process.is_alive():
             process.join(POLL_S)
             on_poll()
             if asked_to_stop():
-                # Each second anew: a process that reads data or scores ends by it, one that trains saves first.
+                # Every second: a process that reads data or scores ends at once, one that trains saves first.
                 process.terminate()
     finally:
         if process.is_alive():  # a second Ctrl-C
@@ -67,7 +68,7 @@ def compare(
 ) -> Results:
     """Train every combination of methods, SAMs, labelled subsets and seeds, and score each once.
 
-    What is done already is not done again, what was interrupted is continued, what failed is tried again.
+    Finished runs are kept, interrupted runs are continued, failed runs are tried again.
 
     Args:
         data: The data folder.
@@ -115,7 +116,7 @@ def compare(
 
 
 def _registered(method: str, options: Mapping[str, Any]) -> Registered:
-    """What this process was told of a method and its network, which a new process must be able to find again."""
+    """The registered method and network, which a new process must be able to import."""
     from knowsam.methods.registry import METHODS
     from knowsam.networks import REGISTERED
 
@@ -139,7 +140,7 @@ def _registered(method: str, options: Mapping[str, Any]) -> Registered:
 def _check_splits(
     folder: CompareFolder, grid: Grid, scanned: DataFolder, splits: Mapping[tuple[str, int], Split]
 ) -> None:
-    """Runs that are there must have been trained on the sets that new ones would be trained on."""
+    """Make sure that earlier runs were trained on the same split as new ones will be."""
     for cell in grid.cells:
         planned, run = splits.get((cell.labelled, cell.seed)), folder.run(cell)
         if planned is not None and run.split.exists() and Split.read(run.split) != planned:
@@ -152,7 +153,7 @@ def _check_splits(
 def _do_cells(
     folder: CompareFolder, grid: Grid, entries: Mapping[str, Registered], display: GridDisplay, runner: Runner
 ) -> bool:
-    """Do what is not done; True if interrupted."""
+    """Do the cells that are not done; True if interrupted."""
     from knowsam.training.interrupt import stop_on_signal
 
     took: dict[Cell, float] = {}
@@ -170,32 +171,36 @@ def _do_cells(
             config, later = grid.config(cell), open_cells[position + 1 :]
             steps, metrics = config.train.steps, folder.run(cell).metrics
             (folder.cell(cell) / OUTCOME_FILE).unlink(missing_ok=True)
-            order = CellJob(
+            job = CellJob(
                 config.model_dump(mode="json"), folder.run(cell).path, folder.cell(cell), entries[cell.method]
             )
             started, first = time.monotonic(), last_step(metrics) / steps
 
             def on_poll(
-                cell: Cell = cell, later: Sequence[Cell] = later, steps: int = steps, metrics: Path = metrics,
-                started: float = started, first: float = first,
-            ) -> None:  # fmt: skip
+                cell: Cell = cell,
+                later: Sequence[Cell] = later,
+                steps: int = steps,
+                metrics: Path = metrics,
+                started: float = started,
+                first: float = first,
+            ) -> None:
                 step, elapsed = last_step(metrics), time.monotonic() - started
                 display.step(step, seconds_left(cell, later, took, elapsed, step / steps, first))
 
             number = done + position + 1
             try:
                 with display.running(number, total, cell, steps):
-                    code = runner(order, asked_to_stop, on_poll)
+                    code = runner(job, asked_to_stop, on_poll)
             except KeyboardInterrupt:
                 code = INTERRUPTED
-            outcome = Outcome.read(order.cell)
+            outcome = Outcome.read(job.cell)
             if outcome is None and (code == INTERRUPTED or asked_to_stop()):
                 display.stopped(number - 1, total)
                 return True
             if outcome is None:
-                outcome = Outcome("failed", _ended_by(code, order.cell))
-                order.cell.mkdir(parents=True, exist_ok=True)
-                outcome.write(order.cell)
+                outcome = Outcome("failed", _ended_by(code, job.cell))
+                job.cell.mkdir(parents=True, exist_ok=True)
+                outcome.write(job.cell)
             seconds = time.monotonic() - started
             if outcome.status == "done":
                 took[cell] = seconds if first == 0 else outcome.seconds or seconds

@@ -27,7 +27,7 @@ class Outcome:
         notes: About the scores.
         dice: Mean Dice over cases and foreground classes.
         validation_dice: Best validation Dice, which chose the network; None without validation.
-        best_step: After so many steps.
+        best_step: The step at which it was reached.
         sam_best: Largest mean validation Dice of SAM itself over the run, None without SAM.
         sam_last: The same at the last validation.
         seconds: Training and validation, resumed parts added up, start and reading left out.
@@ -58,12 +58,12 @@ class Outcome:
     device: str = ""
 
     def write(self, folder: Path) -> None:
-        """Keep it."""
+        """Write `outcome.json`."""
         write_json(folder / OUTCOME_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Outcome | None:
-        """What `write` wrote, None where there is nothing yet.
+        """Read what `write` wrote; None where there is nothing yet.
 
         Raises:
             InputError: If the file is broken.

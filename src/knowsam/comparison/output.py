@@ -1,4 +1,4 @@
-"""Writes a comparison: `table.csv`, `.json`, `.md`, `.tex`, the figure, and the table on screen."""
+"""The output of a comparison: `table.csv`, `.json`, `.md`, `.tex`, the figure, and the tables on the terminal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from knowsam.comparison.figure import draw_figure
 from knowsam.comparison.results import MEAN, SHOWN_METRICS, Results
 from knowsam.comparison.tables import TextTable, all_tables, footnotes
+from knowsam.presentation.console import make_console, make_table
 from knowsam.storage import write_csv, write_json, write_text
 
 if TYPE_CHECKING:
@@ -45,8 +46,12 @@ def _write_csv(results: Results) -> None:
 
 def _record(row: Any, class_names: Sequence[str]) -> dict[str, Any]:
     record: dict[str, Any] = {
-        "method": row.method, "sam": row.sam, "labelled": row.labelled, "seeds": len(row.seeds), "done": len(row.done),
-    }  # fmt: skip
+        "method": row.method,
+        "sam": row.sam,
+        "labelled": row.labelled,
+        "seeds": len(row.seeds),
+        "done": len(row.done),
+    }
     for metric in SHOWN_METRICS:
         for name in (MEAN, *class_names):
             value = row.scores[metric].get(name)
@@ -101,15 +106,10 @@ def to_latex(tables: Sequence[TextTable], notes: Sequence[str]) -> str:
     for table in tables:
         columns = "l" * table.left + "r" * (len(table.headings) - table.left)
         lines = [" & ".join(escape_latex(cell) for cell in line) + r" \\" for line in (table.headings, *table.rows)]
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(table.title)}}}",
-                    rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule",
-                    r"\end{tabular}", r"\end{table}",
-                ]
-            )
-        )  # fmt: skip
+        head, *body = lines
+        opening = [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(table.title)}}}"]
+        rows = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+        parts.append("\n".join([*opening, *rows, r"\end{tabular}", r"\end{table}"]))
     parts.append("{\\footnotesize\n" + "\n\n".join(escape_latex(note) for note in notes) + "\n}")
     return "\n\n".join(parts) + "\n"
 
@@ -126,27 +126,15 @@ def print_tables(results: Results, console: Console | None = None) -> None:
         results: The comparison.
         console: Where to print; None for the terminal.
     """
-    from rich.box import SIMPLE_HEAVY
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = console or Console()
+    console = console or make_console()
     if not any(row.done for row in results.rows):
-        console.print(
-            f"no run of {results.folder.path} is done yet, so there is no table", markup=False, soft_wrap=True
-        )
+        console.print(f"no run of {results.folder.path} is done yet, so there is no table", markup=False)
         return
     shortened = False
     for text in all_tables(results):
         if _width(text) > console.width:
             text, shortened = _without_detail(text), True
-        table = Table(title=escape(text.title), title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
-        for number, heading in enumerate(text.headings):
-            table.add_column(escape(heading), justify="left" if number < text.left else "right", overflow="fold")
-        for row in text.rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
+        console.print(make_table(text.headings, text.rows, text.title, names=range(text.left), fold=True))
     for note in footnotes(results):
         console.print(f"- {note}", markup=False, highlight=False)
     if shortened and results.class_names:
@@ -155,7 +143,7 @@ def print_tables(results: Results, console: Console | None = None) -> None:
 
 
 def _width(table: TextTable) -> int:
-    """Of a rich table with two spaces between columns."""
+    """Width of the printed table, with two spaces between columns."""
     columns = zip(table.headings, *table.rows, strict=True)
     return sum(max(len(cell) for cell in column) + 2 for column in columns)
 

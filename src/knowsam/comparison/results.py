@@ -1,4 +1,4 @@
-"""Outcomes and scores of all cells, brought together: one row per method, SAM and labelled subset."""
+"""Outcomes and scores of all cells, summed up in one row per method, SAM and labelled subset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from knowsam.evaluation.metrics import ClassScore, Summary, summarise
 from knowsam.storage import without_nan
 
 MEAN = "mean"
-"""Stands where else the name of a class stands."""
+"""Stands for the mean over classes, in the place of the name of a class."""
 SHOWN_METRICS = ("dice", "hd95")
 
 Scores = Mapping[str, tuple[ClassScore, ...]]
@@ -31,12 +31,12 @@ class Row:
         method: A key of `METHODS`.
         sam: `"none"`, a name or a path.
         labelled: As in `Cell`.
-        seeds: Those that were asked for.
-        done: Those that are trained and scored.
+        seeds: The seeds that were asked for.
+        done: The seeds that are trained and scored.
         scores: Metric -> class name or `MEAN` -> mean and SD over seeds of the mean over cases.
         by_seed: Metric -> seed -> mean over classes of the mean over cases: what the figure shows.
         undefined: HD95 that are undefined because one of the two masks is empty, over all seeds, cases and classes.
-        scored: Number of all HD95, the undefined among them.
+        scored: Number of all HD95, undefined ones included.
         difference: Metric -> class name or `MEAN` -> what SAM changes: this row minus the one without SAM, paired by
             seed and case. Empty without SAM and without a counterpart.
         left_out: Metric -> pairs of the mean that could not be compared, because a value is undefined.
@@ -78,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """A comparison, as far as it has come.
+    """A comparison, finished or not.
 
     Attributes:
         folder: Its files.
@@ -190,7 +190,7 @@ def summarise_rows(grid: Grid, done: Mapping[Cell, Outcome], scores: Mapping[Cel
 
 
 def _rank(names: Iterable[str]) -> Callable[[str], int]:
-    """CellJob of first appearance."""
+    """Position of each name in order of first appearance."""
     return list(dict.fromkeys(names)).index
 
 
@@ -261,7 +261,7 @@ def _by_class(summaries: Mapping[int, Summary], metric: str, names: Sequence[str
     for seed, summary in summaries.items():
         values.setdefault(MEAN, {})[seed] = summary.mean[metric]
         for name, entry in zip(names, summary.classes, strict=True):
-            values.setdefault(name, {})[seed] = getattr(entry, metric).mean
+            values.setdefault(name, {})[seed] = entry[metric].mean
     return values
 
 

@@ -115,7 +115,7 @@ def read_scores(path: Path) -> dict[str, tuple[ClassScore, ...]]:
                 status: Any = row["status"]
                 if status not in get_args(ScoreStatus):
                     raise ValueError(f"status {status!r}")
-                cases.setdefault(row["case"], []).append(ClassScore(int(row["class"]), **values, status=status))
+                cases.setdefault(row["case"], []).append(ClassScore(int(row["class"]), status, values))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: no scores could be read ({error}), but expected what `knowsam compare` wrote; delete the folder"
@@ -126,5 +126,5 @@ def read_scores(path: Path) -> dict[str, tuple[ClassScore, ...]]:
 
 def case_value(scores: Sequence[ClassScore], metric: str, class_index: int | None = None) -> float:
     """One metric of one case: of one class, or the mean over classes, NaN as soon as one is undefined."""
-    values = [getattr(score, metric) for score in scores if class_index in (None, score.class_index)]
+    values = [score[metric] for score in scores if class_index in (None, score.class_index)]
     return sum(values) / len(values) if values else math.nan

@@ -1,4 +1,4 @@
-"""What a handful of seeds and a few dozen cases allow to say. Pure functions."""
+"""Statistics of a few seeds and a few dozen cases: spread over seeds, paired differences, bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DRAWS_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """One number per seed, summed up.
+    """Mean and spread of one number per seed.
 
     Attributes:
         mean: Mean over seeds; NaN as soon as one seed has no value.
@@ -86,7 +86,7 @@ def paired_differences(
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference and how sure it is.
+    """A mean difference and its interval.
 
     Attributes:
         mean: Mean over cases.
@@ -113,8 +113,8 @@ def bootstrap_interval(
     """Mean with its percentile bootstrap interval, cases resampled by group.
 
     All cases of a group (the two volumes of a patient) are drawn together, because they are alike: drawn one by one
-    they would make the interval too narrow. Without groups each case is its own. The interval speaks of other cases,
-    not of other trainings.
+    they would make the interval too narrow. Without groups each case is its own. The interval is about other cases,
+    not about other trainings.
 
     Args:
         values: One per case, finite.

@@ -1,4 +1,4 @@
-"""The numbers of a comparison as three small tables of text, the same for Markdown, LaTeX and the screen."""
+"""The numbers of a comparison as three tables of text, the same for Markdown, LaTeX and the terminal."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class TextTable:
         title: What its numbers are.
         headings: One per column.
         rows: The cells.
-        left: So many first columns are names, the others numbers.
-        detail: Columns that a narrow screen goes without.
+        left: Number of first columns that hold names; the others hold numbers.
+        detail: Columns that are left out on a narrow terminal.
     """
 
     title: str
@@ -39,7 +39,7 @@ class TextTable:
 
 
 def all_tables(results: Results) -> list[TextTable]:
-    """Dice, HD95, and what it cost."""
+    """The tables of Dice, of HD95 and of costs."""
     return [score_table(results, "dice"), score_table(results, "hd95"), cost_table(results)]
 
 
@@ -116,7 +116,7 @@ def difference_text(value: Interval | None, metric: str) -> str:
 
 
 def _signed(number: float, digits: int) -> str:
-    """With its sign, except for what rounds to 0."""
+    """A number with its sign, or without one where it rounds to 0."""
     text = f"{number:+.{digits}f}".replace("-", MINUS)
     return text if any(digit in "123456789" for digit in text) else text[1:]
 
@@ -127,7 +127,7 @@ def memory_text(megabytes: float | None) -> str:
 
 
 def footnotes(results: Results) -> list[str]:
-    """What a reader must know before believing a number, one sentence each."""
+    """What a reader must know to understand the numbers, one sentence or more each."""
     notes = [_scored_on(results)] if results.part else []
     if any(row.seeds != row.done for row in results.rows):
         undone = len(results.failed) + len(results.missing)

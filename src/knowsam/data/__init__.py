@@ -1,1 +1,1 @@
-"""From a folder to batches: what is in it, who is labelled, what mask values mean, what is wrong."""
+"""From a folder to batches: its files and lists, the split, the meaning of mask values, slices at network size."""

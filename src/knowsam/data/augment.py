@@ -1,4 +1,4 @@
-"""Weak and strong augmentation of whole batches, on whatever device they are (KnowSAM, section 5; UniMatch).
+"""Weak and strong augmentation of whole batches, on whatever device they are (docs/method.md, section 5; UniMatch).
 
 All randomness comes from torch's global generator, which the training loop seeds anew at every step.
 """
@@ -104,7 +104,7 @@ def strong_augmentation(image_size: tuple[int, int]) -> Augmentation:
 
 
 class IntensityAugmentation(nn.Module):
-    """Another look without moving a pixel: colour jitter and Gaussian blur, as UniMatch has them for ACDC.
+    """Colour jitter and Gaussian blur, which leave every pixel in its place, as UniMatch has them for ACDC.
 
     Brightness, contrast and saturation change by up to half and the hue by up to a quarter of the circle, in four of
     five images; half of them are blurred.

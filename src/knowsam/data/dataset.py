@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from knowsam.data.pairing import check_pair
 from knowsam.data.preprocess import Preprocessing, resize_label
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label
+from knowsam.presentation.console import Advance
 from knowsam.types import Batch
 
 
@@ -36,7 +37,7 @@ class DecodedCase:
 
 
 def decode_case(case: Case, preprocessing: Preprocessing, coding: LabelCoding | None) -> DecodedCase:
-    """Read one file, and its mask only if `coding` is given.
+    """Read one file, and its mask if `coding` is given.
 
     Args:
         case: The files.
@@ -77,8 +78,8 @@ class SliceStore:
     _bytes: int = 0
     _index: list[tuple[int, int]] = field(default_factory=list, repr=False)
 
-    def fill(self, advance: Callable[[], None] | None = None) -> None:
-        """Decode every case once: finds broken files before training starts and counts the slices.
+    def fill(self, advance: Advance | None = None) -> None:
+        """Decode every case once, which finds broken files before training starts and counts the slices.
 
         Args:
             advance: Called after each case, for a progress bar.
@@ -113,7 +114,7 @@ class SliceStore:
 
 
 class IndexStream:
-    """An endless shuffled stream over `n` items, addressed by position: no state to save, none to lose.
+    """An endless shuffled stream over `n` items, addressed by position, so that it has no state to save.
 
     Every epoch is a permutation of its own, so that after `k` epochs each item was drawn exactly `k` times.
     """
@@ -129,7 +130,7 @@ class IndexStream:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._permutations:
-            if len(self._permutations) > 2:  # a batch spans at most a few epochs; older ones are never asked again
+            if len(self._permutations) > 2:  # a batch spans at most a few epochs; older ones are not needed again
                 self._permutations.clear()
             self._permutations[epoch] = np.random.default_rng([*self.key, epoch]).permutation(self.n)
         return self._permutations[epoch]
@@ -149,7 +150,8 @@ class StepDataset(Dataset[Batch]):
         seed: Seed of the shuffling.
         rank: Index of this process.
         world: Number of processes; divides both batch sizes.
-        labelled_only_steps: So many first steps hold labelled images alone, as many as both halves together.
+        labelled_only_steps: Number of first steps whose batch holds labelled images alone, as many as both halves
+            together.
     """
 
     def __init__(
@@ -167,8 +169,7 @@ class StepDataset(Dataset[Batch]):
             if size % world:
                 raise InputError(
                     f"batch: {size} {kind} images per step were asked for on {world} processes, but expected a"
-                    " multiple of"
-                    f" {world}; the batch is the total over all processes."
+                    f" multiple of {world}; the batch is the total over all processes."
                 )
         # A batch of 4+0 is a batch without unlabelled half, whatever the folder holds.
         self.labelled, self.unlabelled = labelled, unlabelled if batch[1] else None
@@ -242,7 +243,7 @@ def scoring_volumes(
     cases: Sequence[Case],
     preprocessing: Preprocessing,
     coding: LabelCoding,
-    advance: Callable[[], None] | None = None,
+    advance: Advance | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> Iterator[ScoringVolume]:
     """Read cases with their masks, one volume at a time; slices that belong to one volume are gathered into it.

@@ -1,4 +1,4 @@
-"""What is in this folder? Directory listings only: no image and no mask is opened here.
+"""The files of a data folder, from directory listings alone: no image and no mask is opened.
 
 Two layouts are known.
 
@@ -8,8 +8,8 @@ Two layouts are known.
 2. SSL4MIS: `data/slices/*.h5` to train on, `data/*.h5` volumes to validate on, with
    `train_slices.list` (or `train.list`), `val.list` and `test.list`; image and mask share a file.
 
-A *group* (usually a patient) is what a split must keep together; a *volume* is what the slices of one
-scan are put together to when scores are computed. Both default to the stem without its slice number.
+A *group* (usually a patient) is what a split must keep together. A *volume* is what the slices of one
+scan are stacked to when scores are computed. Both default to the stem without its slice number.
 """
 
 from __future__ import annotations
@@ -20,20 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knowsam.data.lists import natural_key, natural_sorted, read_groups, read_list
+from knowsam.data.lists import natural_sorted, read_groups, read_list
 from knowsam.errors import InputError
 from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix
 from knowsam.presentation.text import first_few
-
-__all__ = [
-    "Case",
-    "DataFolder",
-    "natural_key",
-    "natural_sorted",
-    "scan_folder",
-    "volume_names",
-    "volume_of",
-]
 
 SLICE_NUMBER = re.compile(r"[_-](slice|sl|z)[_-]?\d+$", re.IGNORECASE)
 MASK_ENDINGS = ("_mask", "-mask", "_seg", "_segmentation", "_label", "_labels", "_gt", "_annotation")
@@ -74,8 +64,8 @@ class DataFolder:
         val: Stems of the validation list, or None.
         test: Stems of the test list, or None.
         notes: What a person should know about how the folder was understood.
-        warnings: What is probably not meant, but no error.
-        errors: What training stops at, one sentence each; empty unless the scan was not strict.
+        warnings: What is probably a mistake, but no error.
+        errors: What training stops at, one sentence each; empty after a strict scan.
     """
 
     root: Path
@@ -97,12 +87,12 @@ class DataFolder:
 
 
 def scan_folder(root: str | Path, strict: bool = True) -> DataFolder:
-    """Finds the cases, groups and lists of a data folder.
+    """Find the cases, groups and lists of a data folder.
 
     Args:
         root: A folder in one of the two layouts.
-        strict: Raise at a mask without image, a stem in two lists or a group in two lists; else note them in `errors`,
-            pass over the mask, and leave the stem or group where it is.
+        strict: Raise at a mask without image, a stem in two lists or a group in two lists. Otherwise these go to
+            `errors`; such a mask is left out, such a stem or group stays where it is.
 
     Returns:
         The folder as found. Its lists are disjoint, and so are the groups on their two sides.
@@ -136,7 +126,7 @@ def volume_of(stem: str) -> str:
 
 
 def volume_names(stems: Sequence[str], place: Path) -> dict[str, str]:
-    """Which files are one case, where there is no data folder to scan: predictions, masks, new images.
+    """The volume of each file where there is no data folder to scan: predictions, masks, new images.
 
     Args:
         stems: Of the files.
@@ -148,7 +138,7 @@ def volume_names(stems: Sequence[str], place: Path) -> dict[str, str]:
     table: dict[str, tuple[str, str]] = {}
     for folder in (place, place.parent):
         if (folder / "groups.csv").is_file():
-            # Its warnings are about images that are not listed, or not here; these need not be all of the data.
+            # Its warnings are about missing images, and these files need not be all of the data.
             table = read_groups(folder / "groups.csv", stems, [])
             break
     return {stem: table.get(stem, ("", ""))[1] or volume_of(stem) or stem for stem in stems}
@@ -296,7 +286,7 @@ def _list_masks(
 
 
 def _check_lists(folder: DataFolder, leak_is_error: bool) -> None:
-    """Notes an error for each stem in two lists, and an error or a warning for groups in two lists."""
+    """Note an error for each stem in two lists, and an error or a warning for groups in two lists."""
     stem_list: dict[str, str] = {}
     group_list: dict[str, str] = {}
     leaks: dict[str, tuple[str, str]] = {}
@@ -329,7 +319,7 @@ def _check_lists(folder: DataFolder, leak_is_error: bool) -> None:
 
 
 def _note_participation(folder: DataFolder) -> None:
-    """Notes which images no list mentions, and validation images that cannot be scored."""
+    """Note which images no list mentions, and validation images that cannot be scored."""
     listed = {stem for name in LISTS for stem in getattr(folder, name) or []}
     if folder.train is not None:
         outside = [s for s in folder.cases if s not in listed and not folder.in_unlabelled_folder(s)]

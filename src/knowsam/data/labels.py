@@ -1,4 +1,4 @@
-"""What the numbers in a mask file mean: from file values to classes 0..K-1.
+"""The meaning of the numbers in a mask file: from file values to classes 0..K-1.
 
 The coding is decided once, from the masks that training may see, and then holds for every mask: a value
 outside it is an error that names the file, never a silent extra class.
@@ -24,7 +24,7 @@ TABLE_SPAN = 1 << 16
 """Value ranges up to this are handled by lookup tables; wider ones, which are rare, by sorting."""
 
 MOST_INFERRED_CLASSES = 32
-"""More different values than this mean numbered instances or spoilt masks unless `classes` is set."""
+"""More different values than this mean numbered instances or damaged masks unless `classes` is set."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def infer_coding(
     label_values: Sequence[int] | None = None,
     ignore_value: int | None = None,
 ) -> tuple[LabelCoding, list[str]]:
-    """Decides what observed mask values mean.
+    """Decide what observed mask values mean.
 
     In this order: `label_values` as given; {0, 255} is 0/1, and a note says so; 0..K-1 for K given classes;
     0..max where at least half of these values occur.

@@ -1,4 +1,4 @@
-"""The small text files of a data folder: `groups.csv`, lists of stems; names put in order, and what bears them.
+"""The text files of a data folder (`groups.csv`, lists of stems); sorting and grouping by name.
 
 Names are compared as they are; a known image suffix at the end of a listed name is tolerated.
 """
@@ -30,7 +30,7 @@ def natural_sorted(names: Iterable[str]) -> list[str]:
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
-    """Items by a name each of them has; names and items in order of first appearance."""
+    """Items by a name that each of them has; names and items in order of first appearance."""
     found: dict[str, list[Item]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)

@@ -1,4 +1,4 @@
-"""Whether a mask lies on its image."""
+"""Image and mask as a pair: the check that they fit each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from knowsam.types import MedicalImage, MedicalLabel
 
 
 def check_pair(image: MedicalImage, label: MedicalLabel) -> None:
-    """Makes sure that a mask lies on its image.
+    """Make sure that a mask lies on its image.
 
     Args:
         image: `(H, W, C)` or `(X, Y, Z, C)`.

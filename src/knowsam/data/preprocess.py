@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from knowsam.errors import InputError
-from knowsam.types import MedicalImage
+from knowsam.types import LUMINANCE, MedicalImage
 
-# A picture of 8 bit was given its window by somebody. All else, volumes of 8 bit included, has no common scale: each is
-# mapped by its own percentiles.
+# A picture of 8 bit has a display window already. Everything else, 8-bit volumes included, has no common scale, so each
+# image is mapped by its own percentiles.
 PERCENTILES = (0.5, 99.5)
-LUMINANCE = (0.299, 0.587, 0.114)
 
 Normalisation = Literal["auto", "range", "percentile"]
 
@@ -95,8 +94,7 @@ def to_unit_range(image: MedicalImage, normalise: Normalisation = "auto") -> np.
         if not np.issubdtype(array.dtype, np.unsignedinteger):
             raise InputError(
                 f"{image.path}: {array.dtype} values were found, but data.normalise=range expects unsigned"
-                " integers; use"
-                " percentile."
+                " integers; use percentile."
             )
         return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
     low, high = np.percentile(array, PERCENTILES)

@@ -1,4 +1,4 @@
-"""Who is labelled, unlabelled, validated and tested: decided once, by name, without opening a file."""
+"""Labelled, unlabelled, validation and test images: decided once, by name, without opening a file."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Split:
     test: list[str]
 
     def write(self, path: str | Path) -> None:
-        """Writes the split; the file appears whole or not at all."""
+        """Write the split; the file appears whole or not at all."""
         with whole_file(Path(path)) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: str | Path) -> Split:
-        """Reads what `write` wrote.
+        """Read what `write` wrote.
 
         Raises:
             InputError: The file is missing, no JSON, or not a split.
@@ -66,7 +66,7 @@ def make_split(
     val_fraction: float = 0.2,
     seed: int = 0,
 ) -> Split:
-    """Divides a folder into labelled, unlabelled, validation and test images.
+    """Divide a folder into labelled, unlabelled, validation and test images.
 
     Training images are those of `train.txt`, else all outside `val.txt` and `test.txt`; `unlabelled/` always
     takes part. Nothing of a validation or test group stays in training.
@@ -127,7 +127,7 @@ def make_split(
 
 
 def parse_labelled(text: str) -> int | float | Path:
-    """What `--labelled` means: `"7"` groups, `"0.1"` or `"10%"` of them, or a list file.
+    """The value of `--labelled`: `"7"` groups, `"0.1"` or `"10%"` of them, or a list file.
 
     Raises:
         InputError: None of these.
@@ -156,7 +156,7 @@ def _training_stems(folder: DataFolder) -> list[str]:
     held_stems = set(folder.val or []) | set(folder.test or [])
     held_groups = {folder.cases[stem].group for stem in held_stems}
     if folder.train is not None:
-        # A group in two lists was judged by the scan; here the list is the user's word.
+        # The scan has reported a group in two lists; here the list decides.
         listed = [stem for stem in folder.train if stem not in held_stems]
         in_list = set(listed)
         extra = [stem for stem in folder.cases if folder.in_unlabelled_folder(stem) and stem not in in_list]

@@ -1,1 +1,1 @@
-"""Scores: definitions, one loop that predicts and counts, two folders compared."""
+"""Scores of predictions against truth."""

@@ -1,4 +1,4 @@
-"""Score predictions against truth: per case, per class, with every file accounted for.
+"""Scores of predicted label maps against true ones: per case and class, with every file accounted for.
 
 Files are paired by stem. A 3-D file is one case; 2-D slices of one volume are stacked and are one case, too.
 What is computed, in which unit, and what happens with empty masks: metrics.py and docs/metrics.md.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,9 +22,6 @@ from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix, read_label
 from knowsam.io.names import EXTRA_SUFFIXES
 from knowsam.presentation.text import first_few
 from knowsam.types import MedicalLabel
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ def evaluate(
     label_values: Sequence[int] | None = None,
     ignore_value: int | None = None,
 ) -> EvaluationResult:
-    """Scores a folder of predicted label maps, or a single one.
+    """Score a folder of predicted label maps, or a single one.
 
     Args:
         predictions: A folder, or one file. Label maps hold class indices, or the values of the truth files.
@@ -157,7 +153,7 @@ def _codings(
     label_values: Sequence[int] | None,
     ignore_value: int | None,
 ) -> tuple[LabelCoding, LabelCoding, list[str]]:
-    """How file values become class indices: in the truth, in the predictions; and what to say about it.
+    """How file values become class indices in the truth and in the predictions, and notes about it.
 
     Decided once for all files: a single mask that happens to hold only 0 says nothing about the others.
     """
@@ -179,7 +175,7 @@ def _codings(
         values = coding.values
         notes.append(f"The predictions hold classes up to {values[-1]}, the truth up to {indices[-1]}.")
     else:
-        # Holds a value that is no class: encoding it names the file.
+        # There is a value that is no class; `LabelCoding.encode` raises and names the file.
         values = indices
     return coding, LabelCoding(values, coding.names), notes
 

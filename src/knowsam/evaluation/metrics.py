@@ -18,8 +18,9 @@ mask.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -28,8 +29,6 @@ from scipy import ndimage
 from knowsam.types import IGNORE
 
 ScoreStatus = Literal["ok", "both_empty", "missed", "false_alarm"]
-METRICS = ("dice", "jaccard", "hd95", "asd")
-"""The scores of a `ClassScore`, in the order in which tables show them."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +37,17 @@ class ClassScore:
 
     Attributes:
         class_index: The class, from 1 (0 is the background and is not scored).
-        dice: In [0, 1].
-        jaccard: In [0, 1].
-        hd95: In the unit of the spacing (px without one); NaN where undefined.
-        asd: In the unit of the spacing (px without one); NaN where undefined.
         status: `"ok"`: both masks non-empty; `"both_empty"`; `"missed"`: the truth has the class, the
             prediction does not; `"false_alarm"`: the prediction has it, the truth does not.
+        values: Name of each entry of `METRICS` -> its value, NaN where undefined; `score["dice"]` for short.
     """
 
     class_index: int
-    dice: float
-    jaccard: float
-    hd95: float
-    asd: float
     status: ScoreStatus
+    values: dict[str, float]
+
+    def __getitem__(self, metric: str) -> float:
+        return self.values[metric]
 
 
 @dataclass(frozen=True)
@@ -75,17 +71,26 @@ class Spread:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """All metrics of one class over the cases; `n_*` count the cases by `ClassScore.status`."""
+    """All metrics of one class over the cases.
+
+    Attributes:
+        class_index: The class.
+        n_cases: Number of cases.
+        n_both_empty: Number of cases with this `ClassScore.status`.
+        n_missed: The same.
+        n_false_alarm: The same.
+        spreads: Name of each entry of `METRICS` -> its spread; `summary["dice"]` for short.
+    """
 
     class_index: int
     n_cases: int
     n_both_empty: int
     n_missed: int
     n_false_alarm: int
-    dice: Spread
-    jaccard: Spread
-    hd95: Spread
-    asd: Spread
+    spreads: dict[str, Spread]
+
+    def __getitem__(self, metric: str) -> Spread:
+        return self.spreads[metric]
 
 
 @dataclass(frozen=True)
@@ -104,20 +109,132 @@ class Summary:
     n_undefined: dict[str, int]
 
 
-def _as_masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both arrays as boolean masks of one shape."""
-    prediction, truth = np.asarray(prediction), np.asarray(truth)
-    if prediction.shape != truth.shape or prediction.ndim not in (2, 3):
-        raise ValueError(
-            f"prediction {prediction.shape} and truth {truth.shape} must be masks of one shape, 2-D or 3-D"
-        )
-    return prediction.astype(bool), truth.astype(bool)
+class MaskPair:
+    """Predicted and true mask of one class, and what the metrics need of both, computed once.
+
+    Args:
+        prediction: `(H, W)` or `(D, H, W)`, boolean.
+        truth: As `prediction`.
+        spacing: Distance of neighbouring voxels along each axis of the arrays; None for 1 along each (px).
+
+    Raises:
+        ValueError: The shapes differ or are not 2-D or 3-D.
+    """
+
+    def __init__(self, prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None) -> None:
+        prediction, truth = np.asarray(prediction), np.asarray(truth)
+        if prediction.shape != truth.shape or prediction.ndim not in (2, 3):
+            raise ValueError(
+                f"prediction {prediction.shape} and truth {truth.shape} must be masks of one shape, 2-D or 3-D"
+            )
+        self.prediction, self.truth, self.spacing = prediction.astype(bool), truth.astype(bool), spacing
+        self.prediction_size = int(np.count_nonzero(self.prediction))
+        self.truth_size = int(np.count_nonzero(self.truth))
+
+    @cached_property
+    def intersection(self) -> int:
+        """Voxels that are in both masks."""
+        return int(np.count_nonzero(self.prediction & self.truth))
+
+    @property
+    def union(self) -> int:
+        """Voxels that are in at least one mask."""
+        return self.prediction_size + self.truth_size - self.intersection
+
+    @property
+    def status(self) -> ScoreStatus:
+        """Which of the masks are empty."""
+        if self.prediction_size and self.truth_size:
+            return "ok"
+        if self.truth_size:
+            return "missed"
+        return "false_alarm" if self.prediction_size else "both_empty"
+
+    @cached_property
+    def distances(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `surface_distances`."""
+        sampling = (1.0,) * self.truth.ndim if self.spacing is None else tuple(float(step) for step in self.spacing)
+        if len(sampling) != self.truth.ndim or not all(math.isfinite(step) and step > 0 for step in sampling):
+            raise ValueError(
+                f"spacing {self.spacing} must hold one positive number for each of the {self.truth.ndim} axes"
+            )
+        if self.status != "ok":
+            raise ValueError("surface distances need two non-empty masks")
+        # Both surfaces lie inside the joint box and outside it both masks are empty, so the crop changes neither
+        # a surface nor a distance; it only saves the transform of the (mostly empty) rest of a volume.
+        box = _bounding_box(self.prediction | self.truth)
+        prediction_surface, truth_surface = _surface(self.prediction[box]), _surface(self.truth[box])
+        to_truth = ndimage.distance_transform_edt(~truth_surface, sampling=sampling)
+        to_prediction = ndimage.distance_transform_edt(~prediction_surface, sampling=sampling)
+        return to_truth[prediction_surface], to_prediction[truth_surface]
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """`numerator / denominator` as float64; 1 where the denominator is 0: both masks are empty."""
-    result = np.ones(np.shape(denominator), dtype=np.float64)
-    return np.divide(numerator, denominator, out=result, where=np.asarray(denominator) > 0)
+def _dice(pair: MaskPair) -> float:
+    total = pair.prediction_size + pair.truth_size
+    return 2 * pair.intersection / total if total else 1.0
+
+
+def _jaccard(pair: MaskPair) -> float:
+    return pair.intersection / pair.union if pair.union else 1.0
+
+
+def _hd95(pair: MaskPair) -> float:
+    if pair.status != "ok":
+        return _distance_without_surface(pair)
+    return float(np.percentile(np.concatenate(pair.distances), 95))
+
+
+def _asd(pair: MaskPair) -> float:
+    if pair.status != "ok":
+        return _distance_without_surface(pair)
+    to_truth, to_prediction = pair.distances
+    return float((to_truth.mean() + to_prediction.mean()) / 2)
+
+
+def _distance_without_surface(pair: MaskPair) -> float:
+    """The policy for empty masks."""
+    return 0.0 if pair.status == "both_empty" else math.nan
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One score of a class.
+
+    Attributes:
+        heading: Its name in tables.
+        kind: `"share"`: in [0, 1], always defined; `"distance"`: in the unit of the spacing, undefined where one of the
+            two masks is empty.
+        formula: What computes it.
+        definition: One line that travels with the numbers.
+    """
+
+    heading: str
+    kind: Literal["share", "distance"]
+    formula: Callable[[MaskPair], float]
+    definition: str
+
+    @property
+    def digits(self) -> int:
+        """Decimals in tables."""
+        return 3 if self.kind == "share" else 2
+
+    def title(self, unit: str) -> str:
+        """The heading with the unit (`"mm"` or `"px"`) of what has one: `"HD95 [mm]"`."""
+        return self.heading if self.kind == "share" else f"{self.heading} [{unit}]"
+
+
+METRICS = {
+    "dice": Metric("Dice", "share", _dice, "2 |P and T| / (|P| + |T|)"),
+    "jaccard": Metric("Jaccard", "share", _jaccard, "|P and T| / |P or T|"),
+    "hd95": Metric(
+        "HD95",
+        "distance",
+        _hd95,
+        "95th percentile of the pooled surface distances of both directions, linearly interpolated",
+    ),
+    "asd": Metric("ASD", "distance", _asd, "mean of the two directed mean surface distances"),
+}
+"""Every score: its name in files and records -> what it is. Files and tables have them in this order."""
 
 
 def dice_score(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -133,16 +250,12 @@ def dice_score(prediction: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         ValueError: The shapes differ or are not 2-D or 3-D.
     """
-    prediction, truth = _as_masks(prediction, truth)
-    sizes = np.count_nonzero(prediction) + np.count_nonzero(truth)
-    return 2 * np.count_nonzero(prediction & truth) / sizes if sizes else 1.0
+    return _dice(MaskPair(prediction, truth))
 
 
 def jaccard_score(prediction: np.ndarray, truth: np.ndarray) -> float:
     """Jaccard index (intersection over union) of two masks; arguments, range, policy as for `dice_score`."""
-    prediction, truth = _as_masks(prediction, truth)
-    union = np.count_nonzero(prediction | truth)
-    return np.count_nonzero(prediction & truth) / union if union else 1.0
+    return _jaccard(MaskPair(prediction, truth))
 
 
 def surface_distances(
@@ -163,19 +276,7 @@ def surface_distances(
     Raises:
         ValueError: A mask is empty (distances are undefined), the shapes differ, or the spacing does not fit.
     """
-    prediction, truth = _as_masks(prediction, truth)
-    sampling = (1.0,) * truth.ndim if spacing is None else tuple(float(step) for step in spacing)
-    if len(sampling) != truth.ndim or not all(math.isfinite(step) and step > 0 for step in sampling):
-        raise ValueError(f"spacing {spacing} must hold one positive number for each of the {truth.ndim} axes")
-    if not prediction.any() or not truth.any():
-        raise ValueError("surface distances need two non-empty masks")
-    # Both surfaces lie inside the joint box and outside it both masks are empty, so the crop changes neither
-    # a surface nor a distance; it only saves the transform of the (mostly empty) rest of a volume.
-    box = _bounding_box(prediction | truth)
-    prediction_surface, truth_surface = _surface(prediction[box]), _surface(truth[box])
-    to_truth = ndimage.distance_transform_edt(~truth_surface, sampling=sampling)
-    to_prediction = ndimage.distance_transform_edt(~prediction_surface, sampling=sampling)
-    return to_truth[prediction_surface], to_prediction[truth_surface]
+    return MaskPair(prediction, truth, spacing).distances
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
@@ -192,19 +293,6 @@ def _surface(mask: np.ndarray) -> np.ndarray:
     """The mask minus its erosion by the face-connected cross; outside the array there is no mask."""
     cross = ndimage.generate_binary_structure(mask.ndim, 1)
     return mask & ~ndimage.binary_erosion(mask, cross, border_value=0)
-
-
-def _distance_scores(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None) -> tuple[float, float]:
-    """HD95 and ASD from one pair of distance transforms, with the policy for empty masks."""
-    prediction, truth = _as_masks(prediction, truth)
-    prediction_empty, truth_empty = not prediction.any(), not truth.any()
-    if prediction_empty and truth_empty:
-        return 0.0, 0.0
-    if prediction_empty or truth_empty:
-        return math.nan, math.nan
-    to_truth, to_prediction = surface_distances(prediction, truth, spacing)
-    hausdorff = float(np.percentile(np.concatenate([to_truth, to_prediction]), 95))
-    return hausdorff, float((to_truth.mean() + to_prediction.mean()) / 2)
 
 
 def hd95(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None) -> float:
@@ -225,7 +313,7 @@ def hd95(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | N
     Raises:
         ValueError: The shapes differ, or the spacing does not fit them.
     """
-    return _distance_scores(prediction, truth, spacing)[0]
+    return _hd95(MaskPair(prediction, truth, spacing))
 
 
 def asd(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None) -> float:
@@ -233,7 +321,7 @@ def asd(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | No
 
     The smaller surface thus weighs as much as the larger. Arguments, unit, policy and errors as for `hd95`.
     """
-    return _distance_scores(prediction, truth, spacing)[1]
+    return _asd(MaskPair(prediction, truth, spacing))
 
 
 def confusion_counts(
@@ -252,7 +340,13 @@ def confusion_counts(
     Raises:
         ValueError: The shapes differ, or a value that counts is not a class index.
     """
-    prediction, truth = np.asarray(prediction), np.asarray(truth)
+    predicted, expected = _without_ignored(np.asarray(prediction), np.asarray(truth), classes)
+    confusion = np.bincount(expected * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    return np.diagonal(confusion).copy(), confusion.sum(axis=0), confusion.sum(axis=1)
+
+
+def _without_ignored(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Class indices of the pixels that have a truth, `(n,)` int64 each, checked."""
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must have one shape")
     valid = truth != IGNORE
@@ -263,8 +357,7 @@ def confusion_counts(
                 f"the {name} holds values from {values.min()} to {values.max()}, "
                 f"expected class indices from 0 to {classes - 1}"
             )
-    confusion = np.bincount(expected * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    return np.diagonal(confusion).copy(), confusion.sum(axis=0), confusion.sum(axis=1)
+    return predicted, expected
 
 
 def dice_from_counts(intersection: np.ndarray, prediction_size: np.ndarray, truth_size: np.ndarray) -> np.ndarray:
@@ -278,7 +371,9 @@ def dice_from_counts(intersection: np.ndarray, prediction_size: np.ndarray, trut
     Returns:
         `(K,)` float64 in [0, 1]; 1 where both masks are empty, as `dice_score`.
     """
-    return _ratio(2 * np.asarray(intersection), np.asarray(prediction_size) + np.asarray(truth_size))
+    total = np.asarray(prediction_size) + np.asarray(truth_size)
+    ones = np.ones(total.shape, dtype=np.float64)
+    return np.divide(2 * np.asarray(intersection), total, out=ones, where=total > 0)
 
 
 def case_scores(
@@ -302,24 +397,14 @@ def case_scores(
         ValueError: The shapes differ, a value is not a class index, or the spacing does not fit.
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
-    intersection, prediction_size, truth_size = confusion_counts(prediction, truth, classes)
-    dice = dice_from_counts(intersection, prediction_size, truth_size)
-    jaccard = _ratio(intersection, prediction_size + truth_size - intersection)
+    _without_ignored(prediction, truth, classes)  # for its errors
     valid = truth != IGNORE
     records = []
     for index in range(1, classes):
-        distance_95, distance_mean = _distance_scores((prediction == index) & valid, truth == index, spacing)
-        status = _status(bool(prediction_size[index]), bool(truth_size[index]))
-        records.append(ClassScore(index, float(dice[index]), float(jaccard[index]), distance_95, distance_mean, status))
+        pair = MaskPair((prediction == index) & valid, truth == index, spacing)
+        values = {name: metric.formula(pair) for name, metric in METRICS.items()}
+        records.append(ClassScore(index, pair.status, values))
     return records
-
-
-def _status(predicted: bool, present: bool) -> ScoreStatus:
-    if predicted and present:
-        return "ok"
-    if present:
-        return "missed"
-    return "false_alarm" if predicted else "both_empty"
 
 
 def summarise(records: Iterable[ClassScore]) -> Summary:
@@ -340,7 +425,7 @@ def summarise(records: Iterable[ClassScore]) -> Summary:
     if not by_class:
         raise ValueError("there is no score to summarise")
     classes = tuple(_summarise_class(index, by_class[index]) for index in sorted(by_class))
-    spreads = {metric: [getattr(entry, metric) for entry in classes] for metric in METRICS}
+    spreads = {metric: [entry[metric] for entry in classes] for metric in METRICS}
     return Summary(
         classes,
         {metric: float(np.mean([spread.mean for spread in spreads[metric]])) for metric in METRICS},
@@ -356,7 +441,7 @@ def _summarise_class(index: int, records: list[ClassScore]) -> ClassSummary:
         statuses.count("both_empty"),
         statuses.count("missed"),
         statuses.count("false_alarm"),
-        *(_spread([getattr(record, metric) for record in records]) for metric in METRICS),
+        {metric: _spread([record[metric] for record in records]) for metric in METRICS},
     )
 
 

@@ -1,4 +1,4 @@
-"""What `evaluate` gives: records, CSV and JSON files, a table for a person."""
+"""The result of an evaluation: records, CSV and JSON files, a table on the terminal."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from knowsam.errors import InputError
 from knowsam.evaluation.metrics import METRICS, ClassScore, Spread, Summary
+from knowsam.presentation.console import make_console, make_table
 from knowsam.storage import without_nan, write_csv, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+
+def _definitions(kind: str) -> dict[str, str]:
+    return {name: metric.definition for name, metric in METRICS.items() if metric.kind == kind}
+
+
 DEFINITIONS = {
-    "dice": "2 |P and T| / (|P| + |T|)",
-    "jaccard": "|P and T| / |P or T|",
+    **_definitions("share"),
     "surface": "mask minus its erosion by the face-connected cross; voxels at the array border belong to it",
-    "hd95": "95th percentile of the pooled surface distances of both directions, linearly interpolated",
-    "asd": "mean of the two directed mean surface distances",
+    **_definitions("distance"),
     "both_empty": "Dice 1, Jaccard 1, distances 0",
     "missed": "truth only: Dice 0, Jaccard 0, distances undefined, counted, left out of their mean",
     "false_alarm": "prediction only: as missed",
@@ -55,7 +59,7 @@ class EvaluationResult:
         summary: Per class and over classes.
         truth_without_prediction: Stems of truth files that were not scored.
         prediction_without_truth: Stems of predictions that were not scored.
-        notes: Sentences a reader of the scores must know.
+        notes: Sentences that a reader of the scores must know.
     """
 
     cases: tuple[CaseScores, ...]
@@ -68,7 +72,7 @@ class EvaluationResult:
 
 
 def write_scores(result: EvaluationResult, out: Path) -> None:
-    """Writes `scores.csv` and `scores.json`; each appears whole or not at all.
+    """Write `scores.csv` and `scores.json`; each appears whole or not at all.
 
     Args:
         result: What `evaluate` returned.
@@ -81,7 +85,7 @@ def write_scores(result: EvaluationResult, out: Path) -> None:
         raise InputError(f"{out}: this is a file; expected a folder for the scores; give another name.")
     rows = (
         {"case": case.case, "class": score.class_index, "name": result.class_names[score.class_index]}
-        | {metric: _six_decimals(getattr(score, metric)) for metric in METRICS}
+        | {metric: _six_decimals(score[metric]) for metric in METRICS}
         | {"unit": case.unit, "status": score.status}
         for case in result.cases
         for score in case.scores
@@ -103,7 +107,9 @@ def scores_json(result: EvaluationResult) -> dict[str, Any]:
     per_class = []
     for entry in result.summary.classes:
         record = asdict(entry)
-        per_class.append({"class": record.pop("class_index"), "name": result.class_names[entry.class_index]} | record)
+        head = {"class": record.pop("class_index"), "name": result.class_names[entry.class_index]}
+        spreads = record.pop("spreads")
+        per_class.append(head | record | spreads)
     values = {
         "n_cases": len(result.cases),
         "unit": result.unit,
@@ -122,33 +128,31 @@ def scores_json(result: EvaluationResult) -> dict[str, Any]:
 
 
 def print_table(result: EvaluationResult, console: Console | None = None) -> None:
-    """Prints mean and standard deviation over cases for each class, the mean of the classes, and the notes.
+    """Print mean and standard deviation over cases for each class, the mean of the classes, and the notes.
 
     Args:
         result: What `evaluate` returned.
         console: Where to print; None for the terminal.
     """
-    from rich.box import SIMPLE_HEAVY
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = console or Console()
-    # Without vertical lines and with three digits, the six columns fit into 80 characters.
-    title = f"Mean ± standard deviation; number of cases: {len(result.cases)}"
-    table = Table(title=title, box=SIMPLE_HEAVY, pad_edge=False)
-    table.add_column("class", overflow="fold")
-    # Escaped, or rich would take [mm] for markup and leave the unit out.
-    for heading in ("Dice", "Jaccard", f"HD95 [{result.unit}]", f"ASD [{result.unit}]", "undefined"):
-        table.add_column(escape(heading), justify="right", no_wrap=True)
-    for entry in result.summary.classes:
-        cells = [_cell(metric, getattr(entry, metric)) for metric in METRICS]
-        undefined = f"{entry.hd95.n_undefined} of {entry.n_cases}"
-        table.add_row(escape(result.class_names[entry.class_index]), *cells, undefined)
-    table.add_section()
-    cells = [_number(metric, result.summary.mean[metric]) for metric in METRICS]
-    total = sum(entry.n_cases for entry in result.summary.classes)
-    table.add_row("mean", *cells, f"{result.summary.n_undefined['hd95']} of {total}")
+    console = console or make_console()
+    summary = result.summary
+    table = make_table(
+        ("class", *(metric.title(result.unit) for metric in METRICS.values()), "undefined"),
+        [
+            (
+                result.class_names[entry.class_index],
+                *(_cell(name, entry[name]) for name in METRICS),
+                f"{entry['hd95'].n_undefined} of {entry.n_cases}",
+            )
+            for entry in summary.classes
+        ],
+        title=f"Mean ± standard deviation; number of cases: {len(result.cases)}",
+        total=(
+            "mean",
+            *(_number(name, summary.mean[name]) for name in METRICS),
+            f"{summary.n_undefined['hd95']} of {sum(entry.n_cases for entry in summary.classes)}",
+        ),
+    )
     console.print(table)
     for note in result.notes:
         console.print(note, markup=False, highlight=False)
@@ -160,6 +164,4 @@ def _cell(metric: str, spread: Spread) -> str:
 
 
 def _number(metric: str, value: float) -> str:
-    if math.isnan(value):
-        return "undefined"
-    return f"{value:.3f}" if metric in ("dice", "jaccard") else f"{value:.2f}"
+    return "undefined" if math.isnan(value) else f"{value:.{METRICS[metric].digits}f}"

@@ -23,6 +23,7 @@ from knowsam.data.preprocess import Preprocessing
 from knowsam.evaluation.metrics import confusion_counts, dice_from_counts
 from knowsam.functional.probabilities import most_probable_class, probabilities_at
 from knowsam.functional.uncertainty import CaseSums, measure_uncertainty
+from knowsam.presentation.console import Advance
 from knowsam.types import IGNORE, SAM
 
 Forward = Callable[[Tensor], dict[str, Tensor]]
@@ -132,7 +133,7 @@ def score_cases(
     preprocessing: Preprocessing,
     coding: LabelCoding,
     device: torch.device | str = "cpu",
-    advance: Callable[[], None] | None = None,
+    advance: Advance | None = None,
     dtype: torch.dtype = torch.float16,
     slices_per_pass: int = 16,
     keep_labels: bool = False,

@@ -18,7 +18,7 @@ from torch import Tensor
 from knowsam.types import IGNORE
 
 ENTROPY_EPSILON = 1e-6
-"""Added to a probability before its logarithm in `entropy_map` (KnowSAM, section 1)."""
+"""Added to a probability before its logarithm in `entropy_map` (docs/method.md, section 1)."""
 
 ONE_MINUS_P_FLOOR = 1e-7
 """Smallest `1 - p` whose logarithm is taken: about the rounding error of float32 next to 1."""
@@ -28,7 +28,7 @@ RECTIFIED_FLOOR = 1e-8
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean over the labelled pixels of `-log p_y`, in nats (KnowSAM, section 5).
+    """Mean over the labelled pixels of `-log p_y`, in nats (docs/method.md, section 5).
 
     Args:
         logits: `(B, K, H, W)`.
@@ -41,7 +41,7 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-10) -> Tensor:
-    """Mean over all K classes of one minus the soft Dice with squared denominator (KnowSAM, section 5).
+    """Mean over all K classes of one minus the soft Dice with squared denominator (docs/method.md, section 5).
 
         mean_c [1 - (2 sum p_c g_c + e) / (sum p_c^2 + sum g_c^2 + e)]
 
@@ -61,7 +61,7 @@ def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-10) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """`cross_entropy + dice_loss`, with one softmax for both (KnowSAM, section 5).
+    """`cross_entropy + dice_loss`, with one softmax for both (docs/method.md, section 5).
 
     Args:
         logits: `(B, K, H, W)`.
@@ -75,7 +75,7 @@ def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def region_loss(logits: Tensor, label: Tensor, inside: Tensor, inside_weight: float, outside_weight: float) -> Tensor:
-    """`segmentation_loss` of two regions of an image, each for itself (BCP, loss function).
+    """Weighted sum of `segmentation_loss` over two regions of an image (BCP, loss function).
 
         w_in seg(z, y where inside) + w_out seg(z, y elsewhere)
 
@@ -94,7 +94,7 @@ def region_loss(logits: Tensor, label: Tensor, inside: Tensor, inside_weight: fl
 
 
 def entropy_map(logits: Tensor) -> Tensor:
-    """Entropy of each pixel's class distribution, `-sum_c p_c log(p_c + 1e-6)` (KnowSAM, section 1).
+    """Entropy of each pixel's class distribution, `-sum_c p_c log(p_c + 1e-6)` (docs/method.md, section 1).
 
     Args:
         logits: `(B, K, H, W)`.
@@ -107,7 +107,7 @@ def entropy_map(logits: Tensor) -> Tensor:
 
 
 def entropy_loss(logits: Tensor) -> Tensor:
-    """Mean entropy as a share of the largest possible one, `mean(H) / log K` (KnowSAM, section 5).
+    """Mean entropy as a share of the largest possible one, `mean(H) / log K` (docs/method.md, section 5).
 
     Args:
         logits: `(B, K, H, W)`.
@@ -119,7 +119,7 @@ def entropy_loss(logits: Tensor) -> Tensor:
 
 
 def cross_consistency_loss(student_logits: Tensor, other_logits: Tensor) -> Tensor:
-    """Binary cross-entropy of one student's probabilities against the other's (KnowSAM, section 5).
+    """Binary cross-entropy of one student's probabilities against the other's (docs/method.md, section 5).
 
         mean_{pixels, c} -[q_c log p_c + (1 - q_c) log(1 - p_c)],   p = softmax(student), q = softmax(other)
 
@@ -177,8 +177,8 @@ def pyramid_consistency(pyramid: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         consistency = 1/S sum_s [ sum_pixels w_s mean_c (p_c - p_s,c)^2 / sum_pixels w_s ]
         divergence  = 1/S sum_s mean_pixels D_s
 
-    Nothing is detached: the scales also move towards each other through the mean, and a large D_s, which the weights
-    would forgive, is paid for in the second term.
+    Nothing is detached: the scales also move towards each other through the mean. The weights reduce the cost of a
+    large D_s; the second term adds one.
 
     Args:
         pyramid: S >= 1 logits `(B, K, H, W)`, all at the size of the image.
@@ -193,7 +193,7 @@ def pyramid_consistency(pyramid: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     weight = torch.exp(-divergence)
     distance = (mean - log_probs.exp()).square().mean(dim=2)
     pixels = (1, 2, 3)
-    # Where a scale is certain of the opposite everywhere, its weights vanish, and 0 / 0 is no gradient.
+    # Where a scale is certain of the opposite everywhere, its weights vanish, and 0 / 0 has no gradient.
     rectified = (weight * distance).sum(pixels) / weight.sum(pixels).clamp(min=RECTIFIED_FLOOR)
     return rectified.mean(), divergence.mean()
 
@@ -201,7 +201,7 @@ def pyramid_consistency(pyramid: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def distillation_loss(
     student_logits: Tensor, sam_logits: Tensor, temperature: float = 10.0, weight: Tensor | None = None
 ) -> Tensor:
-    """Distillation from SAM's softened probabilities (KnowSAM, section 3).
+    """Distillation from SAM's softened probabilities (docs/method.md, section 3).
 
         T^2 mean_pixels KL(softmax(z_sam / T) || softmax(z_student / T))
 

@@ -1,7 +1,7 @@
 """Pasting parts of one image into another, as pure functions of tensors.
 
-Two make the uncertainty-guided data augmentation (KnowSAM, section 4). With the entropy maps of the fused prediction,
-for labelled images `x_l` (labels `y_l`) and unlabelled images `x_u` (pseudo-labels `y_u`):
+Two make the uncertainty-guided data augmentation (docs/method.md, section 4). With the entropy maps of the fused
+prediction, for labelled images `x_l` (labels `y_l`) and unlabelled images `x_u` (pseudo-labels `y_u`):
 
     mask_u = uncertain_cells(entropy_u)
     mask_l = uncertain_cells(entropy_l)
@@ -24,7 +24,7 @@ from torch import Tensor
 def uncertain_cells(
     entropy: Tensor, cells: int = 5, grid: int = 4, select: Literal["uncertain", "confident"] = "uncertain"
 ) -> Tensor:
-    """Mark each image's cells of highest (or lowest) mean entropy (KnowSAM, section 4).
+    """Mark each image's cells of highest (or lowest) mean entropy (docs/method.md, section 4).
 
     The image is cut into `grid` x `grid` cells: pixel `(h, w)` lies in cell `(h * grid // H, w * grid // W)`,
     so every pixel lies in exactly one cell and cells differ by at most one pixel in height and width.
@@ -62,7 +62,7 @@ def uncertain_cells(
 
 
 def exchange(own: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """Paste `other` into `own` where the mask is 1 (KnowSAM, section 4).
+    """Paste `other` into `own` where the mask is 1 (docs/method.md, section 4).
 
     Image b receives from image `b % B2`, so the two batches may differ in size.
 
@@ -91,7 +91,7 @@ def exchange(own: Tensor, other: Tensor, mask: Tensor) -> Tensor:
 
 
 def cycled(tensor: Tensor, count: int) -> Tensor:
-    """`count` items of the first axis, again from its start where it ends: `(B, ...)` -> `(count, ...)`."""
+    """`count` items of the first axis, repeated from its start where it ends: `(B, ...)` -> `(count, ...)`."""
     return tensor[torch.arange(count, device=tensor.device) % len(tensor)]
 
 

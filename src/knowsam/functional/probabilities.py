@@ -1,4 +1,4 @@
-"""From scores of classes to the most probable class."""
+"""From logits to class probabilities and to the most probable class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a network's answer on an image nobody labelled to a label, as pure functions of tensors."""
+"""From the prediction of an unlabelled image to a pseudo-label, as pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def confident_label(probs: Tensor, threshold: float) -> Tensor:
 def largest_components(label: Tensor, classes: int) -> Tensor:
     """Keep the largest connected piece of every foreground class in every image (BCP).
 
-    Each slice is looked at by itself: pixels of one class are connected along edges and corners, and whatever is not in
-    the largest piece becomes background. Of two equally large pieces the one that comes first, row by row, is kept.
+    Each slice by itself: pixels of one class are connected along edges and corners, and whatever is not in the largest
+    piece becomes background. Of two equally large pieces the first, row by row, is kept.
     Right where a class is one organ; wrong where it is many things, such as nuclei.
 
     Args:

@@ -9,7 +9,7 @@ import math
 
 
 def gaussian_rampup(t: float) -> float:
-    """`exp(-5 (1 - t)^2)`: the consistency weight's ramp-up (KnowSAM, section 5; Laine and Aila, 2017).
+    """`exp(-5 (1 - t)^2)`: the consistency weight's ramp-up (docs/method.md, section 5; Laine and Aila, 2017).
 
     Args:
         t: Elapsed share of the ramp.
@@ -21,7 +21,7 @@ def gaussian_rampup(t: float) -> float:
 
 
 def uncertainty_threshold(t: float, classes: int) -> float:
-    """Entropy below which an EMA teacher's answer is trusted: few pixels at first, nearly all in the end (UA-MT).
+    """Entropy below which an EMA teacher's prediction is used: few pixels at first, nearly all in the end (UA-MT).
 
     `(3/4 + 1/4 exp(-5 (1 - t)^2)) log K`: from three quarters of the largest entropy there is to all of it (Yu et
     al., 2019).
@@ -37,7 +37,7 @@ def uncertainty_threshold(t: float, classes: int) -> float:
 
 
 def linear_decay(step: int, total: int, warmup: int = 0) -> float:
-    """Learning-rate factor: linear warm-up, then linear decay to 0 (KnowSAM, section 5).
+    """Learning-rate factor: linear warm-up, then linear decay to 0 (docs/method.md, section 5).
 
     Step `s` of the warm-up has the factor `(s + 1) / (warmup + 1)`, so no step is lost to a rate of 0 and
     step `warmup` has the full rate. Without warm-up the factor is `1 - step / total`.

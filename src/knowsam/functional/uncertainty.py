@@ -1,7 +1,7 @@
-"""How sure the network is of its own prediction: maps to look at, and sums from which a quality can be estimated.
+"""Uncertainty of a prediction: maps for a person, and sums from which its Dice can be estimated.
 
-Everything here is a function of class probabilities that one forward pass has given already. The sums are additive
-over slices, so that a volume, or the slices of a folder that belong to one, is measured without being held in memory.
+Everything is computed from the class probabilities of one forward pass. The sums are additive over slices, so that a
+volume, stored as one file or as many slices, is measured without being held in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNCERTAIN_BELOW = 0.8
 
 @dataclass(frozen=True)
 class CaseSums:
-    """What is known of one case without its truth; `a + b` is that of both together.
+    """What one case says of its own prediction, without its truth; `a + b` is that of both together.
 
     Views are the prediction that is used and, where there are several, the students behind it.
 
@@ -63,7 +63,7 @@ class CaseSums:
         return len(self.view_px) > 1
 
     def expected_dice(self) -> np.ndarray:
-        """Dice of the prediction with a truth drawn from the predicted probabilities, ratio of expectations.
+        """Expected Dice if the truth were drawn from the predicted probabilities: a ratio of expectations.
 
             2 sum_{P} p / (|P| + sum p)        P: the pixels given to the class, p: its probability
 
@@ -86,7 +86,7 @@ class CaseSums:
         return np.mean([_share(2 * both, a + b) for (a, b), both in zip(pairs, self.shared_px, strict=True)], axis=0)
 
     def confidence(self) -> np.ndarray:
-        """What the estimate of a Dice starts from: the mean of expected and consensus Dice, or the first alone.
+        """What the estimate of a Dice starts from: the mean of expected and consensus Dice, or the expected one alone.
 
         Returns:
             `(K,)` float64 in [0, 1].
@@ -111,7 +111,7 @@ class CaseSums:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What one image's forward pass says about its own reliability.
+    """The uncertainty of one image's prediction.
 
     Attributes:
         entropy: float32 in [0, 1], in the image's own axes.
@@ -141,9 +141,9 @@ def disagreement_share(several: Sequence[Tensor]) -> Tensor:
 
         max_{a, b} 1/2 sum_c |p_a,c - p_b,c|        (total variation distance)
 
-    It tells .51 against .49 from 1 against 0, which a comparison of the most probable classes does not, and grows in
-    proportion to the difference: the Jensen-Shannon divergence, its square in kind, shows contradictions alone, and the
-    root of that makes a certain background glow.
+    It tells .51 against .49 from 1 against 0, which a comparison of the most probable classes does not, and it grows in
+    proportion to the difference. The Jensen-Shannon divergence grows with its square and shows contradictions alone;
+    the root of that divergence makes a certain background bright.
 
     Args:
         several: S >= 2 tensors `(B, K, H, W)`, each summing to 1 over the classes.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from knowsam import __version__
-from knowsam.data.preprocess import LUMINANCE, PERCENTILES
+from knowsam.data.preprocess import PERCENTILES
 from knowsam.errors import InputError, did_you_mean
 from knowsam.inference.model_card import CARD_NAME, check_card_is_ours, model_card
 from knowsam.inference.onnx import INPUT, INSTALL_EXPORT, OUTPUT, OnnxStudent, import_onnxruntime
@@ -31,6 +31,7 @@ from knowsam.presentation.pictures import class_colour
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import HEADER_KEY, StudentInfo, find_student, load_student
 from knowsam.storage import whole_file, write_text
+from knowsam.types import LUMINANCE
 
 PROGRAM_SUFFIX = ".pt2"
 
@@ -174,10 +175,15 @@ def metadata(info: StudentInfo, network: str, stride: int) -> dict[str, Any]:
 
 
 def write_onnx(network: ProbabilityNetwork, header: dict[str, Any], path: Path) -> None:
-    """Write the ONNX file of a network, with `header` as JSON in its metadata.
+    """Write an ONNX file.
+
+    Args:
+        network: In evaluation mode.
+        header: Its metadata, see `metadata`.
+        path: The file.
 
     Raises:
-        InputError: If a package of the extra `export` is missing.
+        InputError: If a package that this needs is not installed.
     """
     import_onnxruntime()  # needed to verify; said before the work, not after it
     try:
@@ -215,7 +221,7 @@ def _write_program(network: ProbabilityNetwork, header: dict[str, Any], path: Pa
 
 
 def open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    """Open an ONNX file again: a function from images `(B, C, H, W)` to probabilities `(B, K, H, W)`."""
+    """Open an ONNX file: images `(B, C, H, W)` -> probabilities `(B, K, H, W)`."""
     return OnnxStudent(path).probabilities
 
 

@@ -1,4 +1,4 @@
-"""`MODEL_CARD.md`: what a person must know of an exported file before using it."""
+"""`MODEL_CARD.md`: what a person must know about an exported file before using it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LIMITS = """- It answers every image, also one of another organ, modality or vie
 
 
 def check_card_is_ours(card: Path, model: Path) -> None:
-    """Make sure that writing the card replaces no card of another file.
+    """Make sure that the card to be written does not replace the card of another file.
 
     Raises:
         InputError: If one is there.
@@ -57,7 +57,7 @@ def model_card(exported: Exported, folder: RunFolder) -> str:
 
     Args:
         exported: The file, already written.
-        folder: The run it came from; what is not there the card calls unknown.
+        folder: The run it came from; the card calls unknown what is missing there.
     """
     info, path = exported.info, exported.path
     config = load_yaml(folder.config) if folder.config.exists() else None

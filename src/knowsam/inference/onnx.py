@@ -1,4 +1,4 @@
-"""An exported ONNX file in the place of a student: predicts through onnxruntime, reads its own metadata."""
+"""An exported ONNX file in the place of a student: prediction through onnxruntime, settings from its metadata."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ INPUT, OUTPUT = "image", "probabilities"
 """Names of the exported file's one input `(B, C, H, W)` and one output `(B, K, H, W)`."""
 
 INSTALL_EXPORT = "pip install 'knowsam[export]'"
-SILENT = 4  # onnxruntime's severity "fatal": what is wrong reaches the user as an InputError
+SILENT = 4  # onnxruntime's severity "fatal": all other errors reach the user as an InputError
 
 
 class OnnxStudent:
     """Called like a student: images in, logits out.
 
-    The file gives probabilities; their logarithms are logits of the same softmax, so that whoever expects a network
-    needs to know nothing of the file.
+    The file gives probabilities; their logarithms are logits of the same softmax, so that it can be used wherever a
+    student is expected.
 
     Args:
         path: A file written by `knowsam.inference.export.export`.
@@ -55,7 +55,7 @@ class OnnxStudent:
 
 
 def load_onnx_student(path: Path, device: str | None = None) -> tuple[OnnxStudent, StudentInfo]:
-    """Open an exported file: what predicts, and what belongs to it.
+    """Open an exported file: the callable student, and its settings.
 
     Args:
         path: A file written by `knowsam export`.

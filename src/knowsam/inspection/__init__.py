@@ -1,1 +1,1 @@
-"""The check of a data folder: every file opened, every problem named."""
+"""The check of a data folder before training."""

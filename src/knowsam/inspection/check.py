@@ -1,24 +1,22 @@
-"""The doctor: opens every file of a data folder and says all that is wrong with it, not only the first.
+"""The check of a data folder: every file is opened, and every problem is reported, not only the first.
 
-Unlike training it opens hidden and test masks too, so that they can be relied on later; what is wrong with them is a
-warning. An error is what training would stop at, nothing else.
+Unlike training, the check opens hidden masks and test masks too, so that they can be relied on later; a problem with
+them is a warning. An error is what training would stop at, nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from knowsam.data.folder import DataFolder, scan_folder
-from knowsam.data.pairing import check_pair
 from knowsam.data.split import Split, make_split
 from knowsam.errors import InputError
 from knowsam.inspection.examine import examine_all
-from knowsam.inspection.findings import CheckReport, Finding, print_report
+from knowsam.inspection.findings import CheckReport
 from knowsam.inspection.images import judge_contrast, judge_copies, judge_images
 from knowsam.inspection.masks import LabelSpec, judge_labels
-
-__all__ = ["CheckReport", "Finding", "check_folder", "check_pair", "print_report"]
+from knowsam.presentation.console import ProgressStart
 
 IF_MEANT = "Nothing to do if that is meant."
 
@@ -31,9 +29,9 @@ def check_folder(
     ignore_value: int | None = None,
     val_fraction: float = 0.2,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressStart | None = None,
 ) -> CheckReport:
-    """Opens every image and mask of a data folder and collects all problems.
+    """Open every image and mask of a data folder and collect all problems.
 
     Args:
         root: The data folder.
@@ -43,7 +41,7 @@ def check_folder(
         ignore_value: As in `discover_coding`.
         val_fraction: As in `make_split`.
         seed: As in `make_split`.
-        progress: Called with (files done, files in all) after each case.
+        progress: Called with the number of cases; returns what to call after each.
 
     Returns:
         The report. A problem with the data never raises.

@@ -1,4 +1,4 @@
-"""Which images are the same picture, or nearly the same?
+"""Images that are the same picture, or nearly the same.
 
 Exact: equal decoded pixels (`CaseFacts.digest`), whatever the file format. Near: in two steps, on small grey
 thumbnails.
@@ -6,11 +6,11 @@ thumbnails.
 1. A difference hash finds candidates: the sign of the step from each cell of a reduced picture to the next. It is one
    matrix product for all pairs.
 2. The correlation of the *detail* confirms them: what is left of the thumbnail without its surroundings (so that two
-   images of the same anatomy, bright and dark in the same places, are not accused) and without what half of all images
+   images of the same anatomy, bright and dark in the same places, are not reported) and without what half of all images
    share (a scanner's frame, a logo, a ruler).
 
 Images of one group are not compared: neighbouring slices of a patient are alike by nature, and a split keeps them
-together. Where an image is a slice of a volume, half of the slices of the smaller volume must have a twin.
+together. Where an image is a slice of a volume, half of the slices of the smaller volume must have a duplicate.
 What the two thresholds were measured on, and what is not found: docs/check.md.
 """
 
@@ -28,16 +28,17 @@ HASH_CELL = 4
 """Thumbnail px per cell of the reduced picture, half of it for a volume: 16 cells a side, or 12."""
 
 FARTHEST_HASH = 0.25
-"""Share of differing hash bits up to which a pair is looked at; true twins have up to 0.1, strangers 0.5 +- 0.1."""
+"""Largest share of differing hash bits of a candidate pair; duplicates have up to 0.1, other pairs 0.5 +- 0.1."""
 
 NEAR = 0.8
-"""Least correlation of the detail. Strangers of three real sets reach 0.52, slices of one volume 0.87 (median 0.03)."""
+"""Least correlation of the detail. Different images of three real sets reach 0.52, slices of one volume 0.87 (median
+0.03)."""
 
 SURROUNDINGS = {2: 9, 3: 7}
 """Side of the window whose mean is taken off, in thumbnail px, for pictures and volumes."""
 
 FEWEST_FOR_COMMON = 10
-"""From so many images on, what half of them share is taken off; a pair of copies among fewer would be half of them."""
+"""Fewest images from which what half of them share is taken off: among fewer, a pair of copies would be that half."""
 
 BLOCK = 2048
 """Images compared at a time, which bounds the memory."""
@@ -45,7 +46,7 @@ BLOCK = 2048
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Two groups of which one has images of the other.
+    """Two groups that share images.
 
     Attributes:
         groups: The two groups.
@@ -143,7 +144,7 @@ def near_pairs(thumbnails: np.ndarray, groups: Sequence[str]) -> Iterator[tuple[
 
 
 def difference_hash(thumbnails: np.ndarray) -> np.ndarray:
-    """`(N, bits)` float32 of +1 and -1: does the picture grow brighter from one cell to the next?
+    """Whether the picture gets brighter from each cell to the next, `(N, bits)` float32 of +1 and -1.
 
     Args:
         thumbnails: `(N, *grid)`, each grid length a multiple of the cell.
@@ -191,9 +192,10 @@ def _of_whole_volumes(shown: list[CaseFacts]) -> list[tuple[CaseFacts, CaseFacts
         sides[0].add(first)
         sides[1].add(second)
     agreeing = {
-        key for key, sides in matched.items()
+        key
+        for key, sides in matched.items()
         if 2 * min(len(sides[0]), len(sides[1])) >= min(depth[key[0]], depth[key[1]])
-    }  # fmt: skip
+    }
     return [
         (shown[first], shown[second], similarity)
         for first, second, similarity in pairs

@@ -1,10 +1,10 @@
-"""Opens one case of a data folder and keeps what a check of the whole needs; the arrays are let go of."""
+"""One case of a data folder: what the check of the whole folder needs of it, without keeping its arrays."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ from knowsam.data.labels import value_counts
 from knowsam.data.pairing import check_pair
 from knowsam.errors import InputError
 from knowsam.io import RASTER, READERS, file_suffix, raster, read_image, read_label
-from knowsam.types import MedicalImage, MedicalLabel
+from knowsam.presentation.console import ProgressStart, start_progress
+from knowsam.types import LUMINANCE, MedicalImage, MedicalLabel
 
-LUMINANCE = np.array((0.299, 0.587, 0.114), np.float32)
 PICTURE_GRID = (64, 64)
 VOLUME_GRID = (24, 24, 24)
 """Sizes of thumbnails, in px; fine enough for texture, which tells copies from look-alikes."""
@@ -25,7 +25,7 @@ VOLUME_GRID = (24, 24, 24)
 
 @dataclass
 class CaseFacts:
-    """What one case turned out to be.
+    """What one case is: its image, its mask, or why they cannot be read.
 
     Attributes:
         case: Its files.
@@ -35,12 +35,12 @@ class CaseFacts:
         channels: 1 or 3.
         dtype: NumPy name of the image's type.
         spacing_mm: Voxel distances, None where the file has none.
-        constant: One value everywhere.
+        constant: Whether all pixels have the same value.
         orientation: EXIF orientation tag; 1 is as stored.
         digest: Hash of the decoded pixels; equal for equal pixels, whatever the file format or compression.
-        label_digest: The same of the mask.
+        label_digest: The same for the mask.
         values: Pixels of each mask value.
-        displaced: Image and mask lie in different places by their affines.
+        displaced: Whether image and mask lie in different places by their affines.
         thumbnail: Grey, `(64, 64)` or `(24, 24, 24)` float16 in [0, 1]; None for a constant image.
     """
 
@@ -60,25 +60,25 @@ class CaseFacts:
     thumbnail: np.ndarray | None = None
 
 
-def examine_all(cases: Sequence[Case], progress: Callable[[int, int], None] | None = None) -> list[CaseFacts]:
-    """Opens every image and mask, in threads.
+def examine_all(cases: Sequence[Case], progress: ProgressStart | None = None) -> list[CaseFacts]:
+    """Open every image and mask, in threads.
 
     Args:
         cases: What to open.
-        progress: Called with (cases done, cases in all) after each.
+        progress: Called with the number of cases; returns what to call after each.
     """
+    advance = start_progress(progress, len(cases))
     examined = []
     # Decoding releases the interpreter lock; more threads than this only compete for memory.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for one in pool.map(examine, cases):
             examined.append(one)
-            if progress is not None:
-                progress(len(examined), len(cases))
+            advance()
     return examined
 
 
 def examine(case: Case) -> CaseFacts:
-    """Opens one image and its mask, if it has one; what cannot be read is recorded, not raised."""
+    """Open one image and its mask, if it has one; an error is recorded, not raised."""
     found = CaseFacts(case)
     image: MedicalImage | None = None
     try:
@@ -119,7 +119,7 @@ def thumbnail(array: np.ndarray) -> np.ndarray | None:
         `PICTURE_GRID` or `VOLUME_GRID` float16, or None if all cells have the same value.
     """
     values = array.astype(np.float32, copy=False)
-    grey = values @ LUMINANCE if array.shape[-1] == 3 else values[..., 0]
+    grey = values @ np.array(LUMINANCE, np.float32) if array.shape[-1] == 3 else values[..., 0]
     for axis, cells in enumerate(PICTURE_GRID if grey.ndim == 2 else VOLUME_GRID):
         means = np.tensordot(_cell_weights(cells, grey.shape[axis]), grey, axes=(1, axis))
         grey = np.moveaxis(means, 0, axis)

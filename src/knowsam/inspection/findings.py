@@ -1,22 +1,26 @@
-"""What a check of a data folder says: findings and counts, as a record, as text and as JSON."""
+"""The result of a check: findings and counts, as a record, as text and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from knowsam.data.labels import LabelCoding
 from knowsam.data.split import Split
 from knowsam.inspection.examine import CaseFacts
+from knowsam.presentation.console import make_console, make_table
 from knowsam.presentation.text import count_text, first_few, share_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Severity = Literal["error", "warning", "note"]
 
 SHOWN_DETAILS = 5
-"""So many files of a finding are named in the text; JSON has all."""
+"""Number of files of a finding that the text names; JSON has all."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +28,14 @@ class Finding:
     """One thing to know about the data.
 
     Attributes:
-        severity: `"error"`: training would not start; `"warning"`: probably not meant; `"note"`: how the data was
+        severity: `"error"`: training would not start; `"warning"`: probably a mistake; `"note"`: how the data was
             understood.
-        kind: What it is about, one word for programs, such as `"near-copies"`.
+        kind: What it is about, for programs, such as `"near-copies"`.
         sentence: What was found.
         suggestion: What to do about it.
         files: Stems of the images concerned.
         details: One sentence per file, where each has its own.
-        twins: Pairs of stems that show the same picture.
+        pairs: Pairs of stems that show the same picture.
     """
 
     severity: Severity
@@ -40,7 +44,7 @@ class Finding:
     suggestion: str = ""
     files: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
-    twins: tuple[tuple[str, str], ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
 
     @property
     def named(self) -> list[str]:
@@ -48,9 +52,9 @@ class Finding:
         if self.details:
             rest = len(self.details) - SHOWN_DETAILS
             return [*self.details[:SHOWN_DETAILS], *([f"... and {rest} more"] if rest > 0 else [])]
-        if self.twins:
+        if self.pairs:
             sign = "~" if self.kind.startswith("near") else "="
-            return [first_few((f"{one} {sign} {other}" for one, other in self.twins), SHOWN_DETAILS)]
+            return [first_few((f"{one} {sign} {other}" for one, other in self.pairs), SHOWN_DETAILS)]
         return [first_few(self.files, SHOWN_DETAILS)] if self.files else []
 
     def __str__(self) -> str:
@@ -88,8 +92,8 @@ class CheckReport:
         counts: Numbers by name: JSON-able, in the order they are printed.
         classes: The background first; empty where the masks give no classes.
         examined: The cases, for pictures of them.
-        split: Who would train, None where there can be no split.
-        coding: What mask values mean, None where it cannot be told.
+        split: Which images would be used for what; None where there can be no split.
+        coding: What mask values mean; None where that is not known.
     """
 
     data: str = ""
@@ -108,13 +112,13 @@ class CheckReport:
         suggestion: str = "",
         files: Iterable[str] = (),
         details: Iterable[str] = (),
-        twins: Iterable[tuple[str, str]] = (),
+        pairs: Iterable[tuple[str, str]] = (),
     ) -> None:
-        """Appends a finding."""
-        self.findings.append(Finding(severity, kind, sentence, suggestion, tuple(files), tuple(details), tuple(twins)))
+        """Append a finding."""
+        self.findings.append(Finding(severity, kind, sentence, suggestion, tuple(files), tuple(details), tuple(pairs)))
 
     def add_sentence(self, severity: Severity, kind: str, sentence: str, otherwise: str = "") -> None:
-        """Appends a finding from a sentence that ends with what to do, as those of `InputError` do.
+        """Append a finding from a sentence that ends with what to do, as those of `InputError` do.
 
         Args:
             severity: As in `Finding`.
@@ -139,7 +143,7 @@ class CheckReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What is probably not meant."""
+        """What is probably a mistake."""
         return [str(finding) for finding in self.of("warning")]
 
     @property
@@ -154,7 +158,7 @@ class CheckReport:
 
     @property
     def verdict(self) -> str:
-        """The last sentence."""
+        """The result in one sentence."""
         errors = len(self.of("error"))
         return "Ready to train." if self.ok else f"{count_text(errors, 'error')} to correct before training."
 
@@ -174,48 +178,40 @@ class CheckReport:
                     "n_files": len(one.files),
                     "files": list(one.files),
                     "details": list(one.details),
-                    "twins": [list(pair) for pair in one.twins],
+                    "twins": [list(pair) for pair in one.pairs],
                 }
                 for one in self.findings
             ],
         }
 
 
-def print_report(report: CheckReport, console: Any = None) -> None:
-    """Prints a report for a person, the worst last, where it is read first.
+def print_report(report: CheckReport, console: Console | None = None) -> None:
+    """Print a report for a person, the worst last, where it is read first.
 
     Args:
         report: The report.
-        console: A `rich.console.Console`, by default one on standard output.
+        console: Where to print; None for the terminal.
     """
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    console = console or Console()
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in report.counts.items():
-        table.add_row(escape(name), escape(counts_line(value)))
-    console.print(table)
+    console = console or make_console()
+    console.print(make_table((), [(name, counts_line(value)) for name, value in report.counts.items()]))
     if report.classes:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        table.add_column("class")
-        for heading in ("mask value", "pixels", "images", "groups", "val images"):
-            table.add_column(heading, justify="right")
+        rows = []
         for one in report.classes:
             numbers = (one.value, share_text(one.pixel_share), one.images, one.groups, one.val_images)
-            table.add_row(escape(one.name), *map(str, numbers))
+            rows.append((one.name, *map(str, numbers)))
+        console.print(make_table(("class", "mask value", "pixels", "images", "groups", "val images"), rows))
+    else:
         console.print()
-        console.print(table)
-    console.print()
     severities: tuple[tuple[Severity, str], ...] = (("note", "cyan"), ("warning", "yellow"), ("error", "red"))
     for severity, style in severities:
         for finding in report.of(severity):
             lines = [f"[{style}]{severity.capitalize()}:[/] {escape(finding.sentence)}", *map(escape, finding.named)]
             if finding.suggestion:
                 lines.append(f"-> {escape(finding.suggestion)}")
-            console.print("\n    ".join(lines), soft_wrap=True, highlight=False)
-    console.print(f"[{'green' if report.ok else 'red'}]{report.verdict}[/]", highlight=False)
+            console.print("\n    ".join(lines), soft_wrap=True)
+    console.print(f"[{'green' if report.ok else 'red'}]{report.verdict}[/]")
 
 
 def spacing_summary(spacings: Sequence[tuple[float, ...]]) -> str:

@@ -1,4 +1,4 @@
-"""What a check says of the images: readable, of one kind, upright, and each of them there once."""
+"""The findings about images: unreadable, mixed, constant, turned, inverted or duplicated ones."""
 
 from __future__ import annotations
 
@@ -50,23 +50,33 @@ def judge_images(report: CheckReport) -> None:
     _judge_spacing(report, read)
     _judge_mixtures(report, read)
     _warn(
-        report, "constant", (one for one in read if one.constant), ("is constant", "are constant"),
-        ", one value everywhere.", "Export them again, or remove them: nothing can be learned from them.",
-    )  # fmt: skip
+        report,
+        "constant",
+        (one for one in read if one.constant),
+        ("is constant", "are constant"),
+        ", one value everywhere.",
+        "Export them again, or remove them: nothing can be learned from them.",
+    )
     _warn(
-        report, "tiny",
+        report,
+        "tiny",
         (one for one in read if one.size is not None and len(one.size) == 2 and min(one.size) < SMALLEST_SIDE),
-        ("has", "have"), f" a side below {SMALLEST_SIDE} px.", "Make sure that these are no thumbnails.",
-    )  # fmt: skip
+        ("has", "have"),
+        f" a side below {SMALLEST_SIDE} px.",
+        "Make sure that these are no thumbnails.",
+    )
     _warn(
-        report, "exif", (one for one in read if one.orientation != 1), ("carries", "carry"),
+        report,
+        "exif",
+        (one for one in read if one.orientation != 1),
+        ("carries", "carry"),
         " an EXIF orientation, which is not applied: pixels are used as stored.",
         "Make sure that their masks were drawn on the stored pixels, or save the images without the tag.",
-    )  # fmt: skip
+    )
 
 
 def judge_contrast(report: CheckReport) -> None:
-    """Images that look like negatives of the others, pictures and volumes apart."""
+    """Images that look like negatives of the others; pictures and volumes are compared apart."""
     for axes in (2, 3):
         shown = [one for one in report.examined if one.thumbnail is not None and one.thumbnail.ndim == axes]
         marks = inverted(np.array([one.thumbnail for one in shown]))
@@ -76,27 +86,29 @@ def judge_contrast(report: CheckReport) -> None:
         looks = "looks" if len(stems) == 1 else "look"
         if len(stems) <= FEW * len(shown):
             report.add(
-                "warning", "inverted",
+                "warning",
+                "inverted",
                 f"{count_text(len(stems), 'image')} {looks} inverted, dark where the others are bright.",
                 "Look at them; invert those that are negatives (255 - value), keep what is meant.",
                 stems,
-            )  # fmt: skip
+            )
         else:
             labelled = set() if report.split is None else {*report.split.labelled} & {*stems}
             report.add(
-                "warning", "inverted",
+                "warning",
+                "inverted",
                 f"{count_text(len(stems), 'image')} of {len(shown)} {looks} inverted against the others: the folder"
                 f" holds two kinds of images, and {len(labelled)} of the smaller kind "
                 f"{'is' if len(labelled) == 1 else 'are'} labelled.",
                 "Make sure that images of both kinds are labelled and in validation, or train on each kind by itself.",
                 stems,
-            )  # fmt: skip
+            )
 
 
 def judge_copies(report: CheckReport) -> None:
     """The same picture, exactly or nearly, in several groups or several times; worst where it crosses the split."""
-    for twins, exactly in ((exact_duplicates(report.examined), True), (near_duplicates(report.examined), False)):
-        across, within = _by_sides(report, twins)
+    for duplicates, exactly in ((exact_duplicates(report.examined), True), (near_duplicates(report.examined), False)):
+        across, within = _by_sides(report, duplicates)
         kind = "exact" if exactly else "near"
         alike = "pixel for pixel" if exactly else "nearly the same"
         advice = "Give the copies one group in groups.csv, so that no split parts them"
@@ -110,7 +122,7 @@ def judge_copies(report: CheckReport) -> None:
                 stems, groups = _stems(found), {group for one in found for group in one.groups}
                 occur = "occurs" if len(stems) == 1 else "occur"
                 text = f"{count_text(len(stems), 'image')} of {count_text(len(groups), 'group')} {occur} {where}."
-                report.add("warning", f"{kind}-{name}", text, advice, sorted(stems), twins=_pairs(found))
+                report.add("warning", f"{kind}-{name}", text, advice, sorted(stems), pairs=_pairs(found))
     _judge_repeated(report)
 
 
@@ -128,45 +140,52 @@ def _judge_repeated(report: CheckReport) -> None:
         ]
     if repeated:
         report.add(
-            "note", "repeated",
+            "note",
+            "repeated",
             f"{count_text(len(repeated), 'image')} repeat{'s' if len(repeated) == 1 else ''} another of the same"
             " group, pixel for pixel: it counts double.",
-            "Remove the copies.", [stem for pair in repeated for stem in pair], twins=repeated,
-        )  # fmt: skip
+            "Remove the copies.",
+            [stem for pair in repeated for stem in pair],
+            pairs=repeated,
+        )
     if contradicting:
         report.add(
-            "warning", "contradicting-masks",
+            "warning",
+            "contradicting-masks",
             f"{count_text(len(contradicting), 'pair')} of equal images {'has' if len(contradicting) == 1 else 'have'} "
             "different masks.",
             "Keep the mask that is right, for both or for one of them.",
-            [stem for pair in contradicting for stem in pair], twins=contradicting,
-        )  # fmt: skip
+            [stem for pair in contradicting for stem in pair],
+            pairs=contradicting,
+        )
 
 
-def _by_sides(report: CheckReport, twins: Iterable[Duplicates]) -> tuple[list[Duplicates], list[Duplicates]]:
+def _by_sides(report: CheckReport, duplicates: Iterable[Duplicates]) -> tuple[list[Duplicates], list[Duplicates]]:
     """Duplicates of which a pair lies on two sides of the split, and the rest."""
     side: dict[str, str] = {}
     if report.split is not None:
         for name, stems in (
-            ("training", report.split.labelled), ("training", report.split.unlabelled),
-            ("val", report.split.val), ("test", report.split.test),
-        ):  # fmt: skip
+            ("training", report.split.labelled),
+            ("training", report.split.unlabelled),
+            ("val", report.split.val),
+            ("test", report.split.test),
+        ):
             side.update(dict.fromkeys(stems, name))
     across: list[Duplicates] = []
     within: list[Duplicates] = []
-    for one in twins:
+    for one in duplicates:
         sides = [{side.get(stem) for stem in pair} - {None} for pair in one.pairs]
         (across if any(len(both) > 1 for both in sides) else within).append(one)
     return across, within
 
 
-def _stems(twins: Iterable[Duplicates]) -> set[str]:
-    return {stem for one in twins for stem in one.stems}
+def _stems(duplicates: Iterable[Duplicates]) -> set[str]:
+    return {stem for one in duplicates for stem in one.stems}
 
 
-def _pairs(twins: Iterable[Duplicates]) -> list[tuple[str, str]]:
+def _pairs(duplicates: Iterable[Duplicates]) -> list[tuple[str, str]]:
     """One pair of each two groups first, so that those shown differ; then the others."""
-    listed = list(twins)
+    listed = list(duplicates)
     return [one.pairs[0] for one in listed] + [pair for one in listed for pair in one.pairs[1:]]
 
 
@@ -175,11 +194,13 @@ def _unreadable(report: CheckReport, broken: list[CaseFacts], opened_in_training
         return
     aside = "" if opened_in_training else ", but training does not open them"
     report.add(
-        "error" if opened_in_training else "warning", "unreadable-image",
+        "error" if opened_in_training else "warning",
+        "unreadable-image",
         f"{count_text(len(broken), 'image')} cannot be read{aside}.",
         "Export or copy them again, or remove them.",
-        [one.case.stem for one in broken], [one.image_error or "" for one in broken],
-    )  # fmt: skip
+        [one.case.stem for one in broken],
+        [one.image_error or "" for one in broken],
+    )
 
 
 def _judge_spacing(report: CheckReport, read: list[CaseFacts]) -> None:
@@ -187,27 +208,31 @@ def _judge_spacing(report: CheckReport, read: list[CaseFacts]) -> None:
     report.counts["spacing"] = spacing_summary(spacings) if spacings else "unknown: distances in px"
     if 0 < len(spacings) < len(read):
         report.add(
-            "warning", "spacing",
+            "warning",
+            "spacing",
             f"{len(read) - len(spacings)} of {len(read)} images have no known spacing: their distances are in px, the "
             "others' in mm.",
             "Store all images in a format with spacing, or evaluate the two kinds in folders of their own.",
             [one.case.stem for one in read if one.spacing_mm is None],
-        )  # fmt: skip
+        )
 
 
 def _judge_mixtures(report: CheckReport, read: list[CaseFacts]) -> None:
     if len({one.channels for one in read}) > 1:
         report.add(
-            "note", "channels", "Grey and colour images are mixed.",
+            "note",
+            "channels",
+            "Grey and colour images are mixed.",
             "One labelled colour image makes all of them RGB; data.channels=1 makes all grey.",
-        )  # fmt: skip
+        )
     # Volumes are mapped by percentiles whatever their type, see `to_unit_range`.
     if len({one.dtype == "uint8" for one in read if one.size is not None and len(one.size) == 2}) > 1:
         report.add(
-            "warning", "bit-depth",
+            "warning",
+            "bit-depth",
             "8-bit pictures are mixed with others: the former are divided by 255, the latter mapped by percentiles.",
             "data.normalise=percentile treats all of them alike.",
-        )  # fmt: skip
+        )
     if len({len(one.size) for one in read if one.size is not None}) > 1:
         report.add("note", "dimensions", "Volumes and single slices are mixed.", "Nothing to do if that is meant.")
     sizes: dict[str, set[tuple[int, ...]]] = defaultdict(set)
@@ -217,12 +242,13 @@ def _judge_mixtures(report: CheckReport, read: list[CaseFacts]) -> None:
     uneven = {volume for volume, found in sizes.items() if len(found) > 1}
     if uneven:
         report.add(
-            "warning", "uneven-volumes",
+            "warning",
+            "uneven-volumes",
             f"{count_text(len(uneven), 'volume')} {'has' if len(uneven) == 1 else 'have'} slices of different sizes,"
             " which `evaluate` cannot stack.",
             "If they are no slices of one scan, give each a volume of its own in groups.csv (stem,group,volume).",
             [one.case.stem for one in read if one.case.volume in uneven],
-        )  # fmt: skip
+        )
 
 
 def _warn(
@@ -232,4 +258,4 @@ def _warn(
     if stems:
         report.add(
             "warning", kind, f"{count_text(len(stems), 'image')} {verb[len(stems) > 1]}{rest}", suggestion, stems
-        )  # fmt: skip
+        )

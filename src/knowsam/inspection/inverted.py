@@ -1,4 +1,4 @@
-"""Which images have the grey values of a negative, measured against the rest of their set?
+"""Images that have the grey values of a negative, compared with the rest of their set.
 
 An image looks inverted if, stretched to its own range, its histogram is more like the set's read backwards than like
 the set's itself, clearly so; and, in a set whose images have bright and dark in the same places (a chest, a head), if
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 FEWEST_IMAGES = 10
-"""Below this there is no set to compare with."""
+"""With fewer there is no set to compare with."""
 
 BINS = 16
 CLEARLY = 0.5
@@ -24,7 +24,7 @@ TYPICAL_PLACES = 0.3
 
 
 def inverted(thumbnails: np.ndarray) -> np.ndarray:
-    """Marks the images that look inverted against the others.
+    """Mark the images that look inverted against the others.
 
     Args:
         thumbnails: `(N, *grid)` grey, each stretched to [0, 1].
@@ -36,7 +36,7 @@ def inverted(thumbnails: np.ndarray) -> np.ndarray:
     if number < FEWEST_IMAGES:
         return np.zeros(number, bool)
     values = thumbnails.reshape(number, -1).astype(np.float32)
-    # A label burnt into the picture, or one bright spot, must not set the scale.
+    # A label burnt into the picture, or one bright spot, must not decide the scale.
     low, high = np.percentile(values, (1, 99), axis=1)[:, :, None].astype(np.float32)
     values = np.clip((values - low) / np.maximum(high - low, 1e-6), 0, 1)
     histograms = np.stack([np.histogram(one, BINS, (0, 1))[0] for one in values]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a check says of the masks: readable, on their images, of known values, and with something to learn."""
+"""The findings about masks: unreadable, of another size or place, of unknown values, empty; rare and absent classes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from knowsam.inspection.findings import CheckReport, ClassCount
 from knowsam.presentation.text import count_text, share_text
 
 RARE_GROUPS = 3
-"""A class in fewer labelled groups than this is learned from single patients."""
+"""A class in fewer labelled groups than this depends on single patients."""
 
 RARE_SHARE = 1e-4
-"""A class below this share of the labelled pixels is 6 px of a 256 x 256 image."""
+"""A class is small below this share of the labelled pixels: 6 px of a 256 x 256 image."""
 
 NOT_OPENED = "(Training does not open this mask.)"
 
@@ -29,7 +29,7 @@ class LabelSpec(NamedTuple):
     ignore_value: int | None
 
 
-def judge_labels(report: CheckReport, wish: LabelSpec) -> None:
+def judge_labels(report: CheckReport, spec: LabelSpec) -> None:
     """Masks that cannot be read or do not fit; values that are no class; empty masks; rare and absent classes."""
     split = report.split
     opened = {one.case.stem for one in report.examined}
@@ -47,16 +47,18 @@ def judge_labels(report: CheckReport, wish: LabelSpec) -> None:
     displaced = [one.case.stem for one in report.examined if one.displaced]
     if displaced:
         report.add(
-            "warning", "displaced",
+            "warning",
+            "displaced",
             f"{count_text(len(displaced), 'mask')} {'lies' if len(displaced) == 1 else 'lie'} elsewhere than "
             "the image by their affines; they are paired voxel by voxel all the same.",
-            "Resample the masks onto their images, or correct the headers.", displaced,
-        )  # fmt: skip
+            "Resample the masks onto their images, or correct the headers.",
+            displaced,
+        )
     readable = [one for one in report.examined if one.values is not None]
     if not readable or split is None:
         return
     learned, validated = set(split.labelled), set(split.val)
-    coding = _infer(report, [one for one in readable if one.case.stem in learned | validated], wish)
+    coding = _infer(report, [one for one in readable if one.case.stem in learned | validated], spec)
     if coding is None:
         return
     report.coding = coding
@@ -65,10 +67,13 @@ def judge_labels(report: CheckReport, wish: LabelSpec) -> None:
         if one.case.label is not None and one.values is not None:
             strange.append((one, coding.problem(one.case.label, one.values) or ""))
     _faulty_masks(
-        report, "unknown-values", ("has values that are no class", "have values that are no class"),
-        [pair for pair in strange if pair[1]], opened,
+        report,
+        "unknown-values",
+        ("has values that are no class", "have values that are no class"),
+        [pair for pair in strange if pair[1]],
+        opened,
         "Correct the masks, or say what their values mean: --classes, --label-values or --ignore-value.",
-    )  # fmt: skip
+    )
     training = [one for one in readable if one.case.stem in learned]
     validation = [one for one in readable if one.case.stem in validated]
     report.classes = _count_classes(coding, training, validation)
@@ -89,18 +94,25 @@ def _faulty_masks(
     others = [pair for pair in faulty if pair[0].case.stem not in opened]
     if ours:
         report.add(
-            "error", kind, f"{count_text(len(ours), 'mask')} {says[len(ours) > 1]}.", suggestion,
-            [one.case.stem for one, _ in ours], [said for _, said in ours],
-        )  # fmt: skip
+            "error",
+            kind,
+            f"{count_text(len(ours), 'mask')} {says[len(ours) > 1]}.",
+            suggestion,
+            [one.case.stem for one, _ in ours],
+            [said for _, said in ours],
+        )
     if others:
         report.add(
-            "warning", kind,
+            "warning",
+            kind,
             f"{count_text(len(others), 'mask')} {says[len(others) > 1]}, hidden from training or of the test images.",
-            suggestion, [one.case.stem for one, _ in others], [f"{said} {NOT_OPENED}" for _, said in others],
-        )  # fmt: skip
+            suggestion,
+            [one.case.stem for one, _ in others],
+            [f"{said} {NOT_OPENED}" for _, said in others],
+        )
 
 
-def _infer(report: CheckReport, examined: list[CaseFacts], wish: LabelSpec) -> LabelCoding | None:
+def _infer(report: CheckReport, examined: list[CaseFacts], spec: LabelSpec) -> LabelCoding | None:
     """The coding training would find; where it finds none, the error is reported and None returned."""
     first_seen: dict[int, Path] = {}
     for one in examined:
@@ -110,23 +122,23 @@ def _infer(report: CheckReport, examined: list[CaseFacts], wish: LabelSpec) -> L
     if not first_seen:
         return None
     try:
-        coding, notes = infer_coding(first_seen, *wish)
+        coding, notes = infer_coding(first_seen, *spec)
     except InputError as error:
-        as_wished = None if wish.classes is None and wish.label_values is None else _coding_of_spec(wish)
-        if as_wished is None:
+        given = None if spec.classes is None and spec.label_values is None else _coding_of_spec(spec)
+        if given is None:
             report.add_sentence("error", "classes", str(error))
-        return as_wished
+        return given
     for note in notes:
         report.add("note", "classes", note)
     return coding
 
 
-def _coding_of_spec(wish: LabelSpec) -> LabelCoding | None:
-    """The coding the given settings mean by themselves: with it every mask that breaks it can be named."""
+def _coding_of_spec(spec: LabelSpec) -> LabelCoding | None:
+    """The coding that the settings alone give: with it every mask that does not fit can be named."""
     try:
-        return infer_coding({}, *wish)[0]
+        return infer_coding({}, *spec)[0]
     except InputError:
-        return None  # The settings contradict each other, which is what the caller's error says.
+        return None  # The settings contradict each other; the caller reports that error.
 
 
 def _count_classes(coding: LabelCoding, training: list[CaseFacts], validation: list[CaseFacts]) -> list[ClassCount]:
@@ -137,10 +149,14 @@ def _count_classes(coding: LabelCoding, training: list[CaseFacts], validation: l
         showing = [one for one in training if one.values and value in one.values]
         counted.append(
             ClassCount(
-                name, value, round(number / pixels, 7) if pixels else 0.0, len(showing),
-                len({one.case.group for one in showing}), sum(value in (one.values or {}) for one in validation),
+                name,
+                value,
+                round(number / pixels, 7) if pixels else 0.0,
+                len(showing),
+                len({one.case.group for one in showing}),
+                sum(value in (one.values or {}) for one in validation),
             )
-        )  # fmt: skip
+        )
     return counted
 
 
@@ -151,29 +167,35 @@ def _judge_classes(report: CheckReport, training: list[CaseFacts], has_validatio
         said = f"Class {index} ({one.name}, mask value {one.value})"
         if one.images == 0:
             report.add(
-                "warning", "absent-class", f"{said} never occurs in the labelled set: it cannot be learned.",
+                "warning",
+                "absent-class",
+                f"{said} never occurs in the labelled set: it cannot be learned.",
                 "Label an image that shows it, or leave the class out.",
-            )  # fmt: skip
+            )
             continue
         if index == 0:
             continue
         if one.groups < RARE_GROUPS and 2 * one.groups <= n_groups:
             report.add(
-                "warning", "rare-class",
+                "warning",
+                "rare-class",
                 f"{said} occurs in {one.groups} of {n_groups} labelled groups ({count_text(one.images, 'image')}).",
                 f"Label more groups that show it, at least {RARE_GROUPS}.",
-            )  # fmt: skip
+            )
         if one.pixel_share < RARE_SHARE:
             report.add(
-                "warning", "small-class", f"{said} covers {share_text(one.pixel_share)} of the labelled pixels.",
+                "warning",
+                "small-class",
+                f"{said} covers {share_text(one.pixel_share)} of the labelled pixels.",
                 "Train at a larger --size, or cut the images to the region of interest.",
-            )  # fmt: skip
+            )
         if has_validation and one.val_images == 0:
             report.add(
-                "warning", "unvalidated-class",
+                "warning",
+                "unvalidated-class",
                 f"{said} occurs in no validation image: its validation Dice will say nothing.",
                 "Put a group that shows it into val.txt.",
-            )  # fmt: skip
+            )
 
 
 def _judge_empty(report: CheckReport, coding: LabelCoding, readable: list[CaseFacts], learned: set[str]) -> None:
@@ -183,14 +205,18 @@ def _judge_empty(report: CheckReport, coding: LabelCoding, readable: list[CaseFa
     in_training = [stem for stem in empty if stem in learned]
     if len(in_training) > len(learned) / 2:
         report.add(
-            "warning", "empty-masks",
+            "warning",
+            "empty-masks",
             f"{len(in_training)} of {len(learned)} labelled training images show background only: they teach little.",
-            "Label more images that show the object.", in_training,
-        )  # fmt: skip
+            "Label more images that show the object.",
+            in_training,
+        )
     elif empty:
         report.add(
-            "note", "empty-masks",
+            "note",
+            "empty-masks",
             f"{count_text(len(empty), 'mask')} {'shows' if len(empty) == 1 else 'show'} background only: read as "
             "'nothing to see here', not as 'not annotated yet'.",
-            "Remove those that nobody has annotated: an image without a mask is unlabelled.", empty,
-        )  # fmt: skip
+            "Remove those that nobody has annotated: an image without a mask is unlabelled.",
+            empty,
+        )

@@ -1,4 +1,4 @@
-"""The result of a check as one page: findings first, then what there is, then pictures. No script, no outside file."""
+"""The result of a check as one HTML page: findings, counts, pictures. No script, no outside file."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Tile:
     """One picture of the page.
 
     Attributes:
-        stem: Which image.
-        caption: What the line below says besides.
-        alt: What it shows, in words.
+        stem: Of the image.
+        caption: The line below it.
+        alt: Its alternative text.
         source: The picture as a data URI, "" where the image cannot be drawn.
     """
 
@@ -48,7 +48,7 @@ class Tile:
 
 
 def write_page(report: CheckReport, path: str | Path) -> None:
-    """Writes the page, whole or not at all.
+    """Write the page, whole or not at all.
 
     Args:
         report: What `check_folder` returned.
@@ -69,7 +69,7 @@ def page(report: CheckReport) -> str:
     """The page as HTML.
 
     Args:
-        report: What `check_folder` returned; the images it speaks of must still be there.
+        report: What `check_folder` returned; its images must still be there.
     """
     painter = _Painter(report)
     labelled, unlabelled = _sample(report)
@@ -97,7 +97,7 @@ def _class_rows(report: CheckReport) -> list[dict[str, Any]]:
         {
             "count": one,
             "share": share_text(one.pixel_share),
-            # A bar on a scale of roots: a class of 1 % is still to be seen.
+            # On a square-root scale, so that a class of 1 % is still visible.
             "width": round(100 * one.pixel_share**0.5, 1),
             "colour": None if index == 0 else css_colour(class_colour(index)),
         }
@@ -140,8 +140,8 @@ class _Painter:
         self._drawn: dict[str, Tile] = {}
 
     def of_finding(self, finding: Finding) -> list[list[Tile]]:
-        """Pictures of a finding: a twin beside the other, all else one by one."""
-        wanted = [list(pair) for pair in finding.twins[:FLAGGED_SHOWN]]
+        """Pictures of a finding: pairs side by side, all else one by one."""
+        wanted = [list(pair) for pair in finding.pairs[:FLAGGED_SHOWN]]
         if not wanted:
             drawable = [stem for stem in finding.files if self._is_drawable(stem)]
             wanted = [[stem] for stem in _spread(drawable, FLAGGED_SHOWN)]

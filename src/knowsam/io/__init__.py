@@ -84,7 +84,7 @@ def file_stem(path: str | Path) -> str:
 
 
 def read_image(path: str | Path) -> MedicalImage:
-    """Reads an image file of any known format.
+    """Read an image file of any known format.
 
     Args:
         path: The file.
@@ -99,7 +99,7 @@ def read_image(path: str | Path) -> MedicalImage:
 
 
 def read_label(path: str | Path) -> MedicalLabel:
-    """Reads a mask file of any known format.
+    """Read a mask file of any known format.
 
     Args:
         path: The file. JPEG is refused: it changes values.
@@ -115,7 +115,7 @@ def read_label(path: str | Path) -> MedicalLabel:
 
 
 def write_label(path_without_suffix: str | Path, label: np.ndarray, like: MedicalImage) -> Path:
-    """Writes a label map in the format and geometry of the image it belongs to.
+    """Write a label map in the format and geometry of the image it belongs to.
 
     Args:
         path_without_suffix: Where to write; the format's suffix is added. The folder must exist.
@@ -142,7 +142,7 @@ def write_label(path_without_suffix: str | Path, label: np.ndarray, like: Medica
 
 
 def write_probabilities(path_without_suffix: str | Path, probs: np.ndarray, like: MedicalImage) -> Path:
-    """Writes one soft map per class in the format and geometry of the image they belong to.
+    """Write one soft map per class in the format and geometry of the image they belong to.
 
     Args:
         path_without_suffix: Where to write; the format's suffix is added. The folder must exist.
@@ -164,7 +164,7 @@ def write_probabilities(path_without_suffix: str | Path, probs: np.ndarray, like
 
 
 def write_map(path_without_suffix: str | Path, values: np.ndarray, like: MedicalImage) -> Path:
-    """Writes one number per pixel in the format and geometry of the image it belongs to.
+    """Write one number per pixel in the format and geometry of the image it belongs to.
 
     Args:
         path_without_suffix: Where to write; the format's suffix is added. The folder must exist.

@@ -34,7 +34,7 @@ def unreadable(path: Path, kind: str, error: Exception) -> InputError:
 
 
 def check_finite(array: np.ndarray, path: Path) -> None:
-    """Raises an `InputError` with the count if a float array has NaN or infinite values."""
+    """Raise an `InputError` with the count if a float array has NaN or infinite values."""
     if not np.issubdtype(array.dtype, np.floating):
         return
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
@@ -46,7 +46,7 @@ def check_finite(array: np.ndarray, path: Path) -> None:
 
 
 def check_not_empty(array: np.ndarray, path: Path) -> None:
-    """Raises an `InputError` if an array has an axis of length 0."""
+    """Raise an `InputError` if an array has an axis of length 0."""
     if array.size == 0:
         raise InputError(f"{path}: the image is empty (shape {array.shape}); expected at least one pixel.")
 

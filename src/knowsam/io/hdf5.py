@@ -17,7 +17,7 @@ from knowsam.types import Geometry, MedicalImage, MedicalLabel
 
 
 def read_image(path: Path) -> MedicalImage:
-    """Reads the dataset `image`; `label` is not touched.
+    """Read the dataset `image`; `label` is not touched.
 
     Args:
         path: An `.h5` file.
@@ -35,7 +35,7 @@ def read_image(path: Path) -> MedicalImage:
 
 
 def read_label(path: Path) -> MedicalLabel:
-    """Reads the dataset `label`.
+    """Read the dataset `label`.
 
     Args:
         path: An `.h5` file.
@@ -51,17 +51,17 @@ def read_label(path: Path) -> MedicalLabel:
 
 
 def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage) -> Path:
-    """Writes an `.h5` file with the dataset `label`, in the shape of the image's spatial axes."""
+    """Write an `.h5` file with the dataset `label`, in the shape of the image's spatial axes."""
     return _write(path_without_suffix, "label", label)
 
 
 def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: MedicalImage) -> Path:
-    """Writes an `.h5` file with the dataset `probabilities`, `(K, *spatial)` float32."""
+    """Write an `.h5` file with the dataset `probabilities`, `(K, *spatial)` float32."""
     return _write(path_without_suffix, "probabilities", probs)
 
 
 def write_map(path_without_suffix: Path, values: np.ndarray, like: MedicalImage) -> Path:
-    """Writes an `.h5` file with the float32 dataset `map`, in the shape of the image's spatial axes."""
+    """Write an `.h5` file with the float32 dataset `map`, in the shape of the image's spatial axes."""
     return _write(path_without_suffix, "map", values)
 
 

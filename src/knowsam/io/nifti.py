@@ -25,7 +25,7 @@ MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 
 
 def read_image(path: Path) -> MedicalImage:
-    """Reads a NIfTI image.
+    """Read a NIfTI image.
 
     Args:
         path: A `.nii` or `.nii.gz` file.
@@ -44,7 +44,7 @@ def read_image(path: Path) -> MedicalImage:
 
 
 def read_label(path: Path) -> MedicalLabel:
-    """Reads a NIfTI label map.
+    """Read a NIfTI label map.
 
     Args:
         path: A `.nii` or `.nii.gz` file.
@@ -60,7 +60,7 @@ def read_label(path: Path) -> MedicalLabel:
 
 
 def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage) -> Path:
-    """Writes a label map with the shape, affine, codes and header of its image.
+    """Write a label map with the shape, affine, codes and header of its image.
 
     Args:
         path_without_suffix: Where to write.
@@ -75,7 +75,7 @@ def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage
 
 
 def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: MedicalImage) -> Path:
-    """Writes `(K, X, Y, Z)` float32 as a 4-D NIfTI `(X, Y, Z, K)` in the space of its image.
+    """Write `(K, X, Y, Z)` float32 as a 4-D NIfTI `(X, Y, Z, K)` in the space of its image.
 
     Args:
         path_without_suffix: Where to write.
@@ -92,7 +92,7 @@ def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: Medi
 
 
 def write_map(path_without_suffix: Path, values: np.ndarray, like: MedicalImage) -> Path:
-    """Writes float32 of `like.spatial_shape` with the shape, affine, codes and header of its image."""
+    """Write float32 of `like.spatial_shape` with the shape, affine, codes and header of its image."""
     return write_label(path_without_suffix, values, like)
 
 

@@ -44,7 +44,7 @@ SEPARATE_PLANES = 2  # TIFF tag 284
 
 
 def read_image(path: Path) -> MedicalImage:
-    """Reads a picture.
+    """Read a picture.
 
     Args:
         path: A PNG, JPEG, TIFF or BMP file.
@@ -62,7 +62,7 @@ def read_image(path: Path) -> MedicalImage:
 
 
 def read_label(path: Path) -> MedicalLabel:
-    """Reads a mask picture.
+    """Read a mask picture.
 
     Args:
         path: A PNG, TIFF or BMP file.
@@ -85,7 +85,7 @@ def read_label(path: Path) -> MedicalLabel:
 
 
 def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage) -> Path:
-    """Writes class indices as a grey PNG, 8 bit for uint8 and 16 bit for uint16."""
+    """Write class indices as a grey PNG, 8 bit for uint8 and 16 bit for uint16."""
     from PIL import Image
 
     path = path_without_suffix.with_name(path_without_suffix.name + ".png")
@@ -95,7 +95,7 @@ def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage
 
 
 def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: MedicalImage) -> Path:
-    """Writes `(K, H, W)` float32 as a TIFF with one page per class."""
+    """Write `(K, H, W)` float32 as a TIFF with one page per class."""
     import tifffile
 
     path = path_without_suffix.with_name(path_without_suffix.name + ".tif")
@@ -105,7 +105,7 @@ def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: Medi
 
 
 def write_map(path_without_suffix: Path, values: np.ndarray, like: MedicalImage) -> Path:
-    """Writes `(H, W)` float32 in [0, 1] as a grey PNG of 8 bit, 255 standing for 1."""
+    """Write `(H, W)` float32 in [0, 1] as a grey PNG of 8 bit, 255 standing for 1."""
     return write_label(path_without_suffix, np.rint(values * 255).astype(np.uint8), like)
 
 

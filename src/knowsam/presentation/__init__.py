@@ -1,1 +1,1 @@
-"""What a person sees: pictures, orientation of slices, numbers in words, tables, progress bars."""
+"""What a person sees, in pages, pictures and on the terminal."""

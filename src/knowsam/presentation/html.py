@@ -1,4 +1,4 @@
-"""Pages: every page of this package is one self-contained file made from a template by the one environment here."""
+"""HTML pages: each is one self-contained file, rendered from a template of this package."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def render(template: str, **values: Any) -> str:
 
     Args:
         template: Its path below the package, such as `"reporting/page.html.j2"`.
-        **values: What it shows. Text is escaped; a name the template uses and nobody gave is an error.
+        **values: What it shows. Text is escaped; a name that the template uses must be given.
     """
-    # Late, because jinja2 takes a while and most commands draw no page.
+    # Late: jinja2 is slow to import, and most commands write no page.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

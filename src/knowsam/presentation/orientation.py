@@ -1,4 +1,4 @@
-"""How a slice is turned for a person to look at; files and what the networks see are never turned.
+"""How a slice is turned to be drawn; files and network inputs are never turned.
 
 Pictures follow the radiological convention: the patient's right on the left, anterior (of an axial slice) or superior
 (of a coronal or sagittal one) at the top, and of a sagittal slice anterior on the left.
@@ -21,7 +21,7 @@ class View:
     """What happens to the rows and columns of a slice before it is drawn.
 
     Attributes:
-        known: The file says how its axes lie in the patient. Otherwise nothing is turned.
+        known: Whether the file says how its axes lie in the patient; otherwise nothing is turned.
         transpose: Rows become columns; this comes first.
         flip_rows: The last row becomes the first.
         flip_columns: The last column becomes the first.
@@ -53,8 +53,8 @@ def view_of(image: MedicalImage, slice_axis: int | None = None) -> View:
     """How slices of an image are turned.
 
     Args:
-        image: A volume, or a picture: a NIfTI file of two axes is one, and knows how it lies.
-        slice_axis: Axis along which a volume is cut, None for the file's own.
+        image: A volume or a picture. A NIfTI file of two axes is a picture with an orientation.
+        slice_axis: Axis along which a volume is cut; None for the one of the file.
 
     Returns:
         A view that turns nothing where the format has no orientation (PNG, HDF5) or the header leaves it open

@@ -1,4 +1,4 @@
-"""Pictures a person can look at: masks over images, side by side."""
+"""Pictures: masks over images, contact sheets, colour maps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 
 from knowsam.storage import whole_file
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; background is not drawn. Repeats after 7 classes.
 CLASS_COLOURS = (
     (230, 159, 0),
     (86, 180, 233),
@@ -22,6 +21,7 @@ CLASS_COLOURS = (
     (213, 94, 0),
     (204, 121, 167),
 )
+"""RGB of classes 1 to 7, and again from 8 on: the palette of Okabe and Ito, made for colour-blind readers."""
 OPACITY = 0.45
 GAP = 4
 CAPTION_HEIGHT = 16
@@ -47,7 +47,7 @@ def overlay(picture: np.ndarray, label: np.ndarray, outline: bool = True) -> np.
     Args:
         picture: `(H, W, C)` float in [0, 1], C = 1 or 3.
         label: `(H, W)` int, 0 = background.
-        outline: Draw the border of each region opaque, so that it can be judged on any background.
+        outline: Draw the border of each region opaque, so that it stands out on any background.
 
     Returns:
         `(H, W, 3)` uint8.
@@ -71,7 +71,7 @@ def _interior(region: np.ndarray) -> np.ndarray:
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (), scale: int = 1) -> np.ndarray:
-    """Put pictures of possibly different sizes into a grid.
+    """Put pictures, which may differ in size, into a grid.
 
     Args:
         rows: Rows of `(h, w, 3)` uint8 pictures.

@@ -1,1 +1,1 @@
-"""How sure, how good, what to label next."""
+"""Uncertainty of predictions, their estimated Dice, and what to label next."""

@@ -1,4 +1,4 @@
-"""How good estimated Dice values turned out to be: rank correlation, error, coverage."""
+"""Quality of Dice estimates against the truth: rank correlation, error, coverage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from knowsam.reliability.calibration import CalibrationCase, Estimate, _folds, f
 
 @dataclass(frozen=True)
 class Assessment:
-    """How good estimates turned out to be, against the truth.
+    """Quality of estimates against the truth.
 
     Attributes:
         rank_case: Spearman correlation of estimated and true Dice, means over the classes of each case; NaN where all
@@ -22,7 +22,7 @@ class Assessment:
         rank_class: The same for each class alone.
         rank_all: The same of all cases and classes in one ranking.
         error: Mean absolute error of the estimate over cases and classes.
-        bias: Mean of estimate minus truth: above 0 it promises too much.
+        bias: Mean of estimate minus truth: above 0 the estimates are too high.
         coverage: Share of true Dice values within their interval; NaN where there are none.
         width: Mean width of the intervals; NaN where there are none.
         worst_fifth: Share of the summed error (1 - Dice) that lies in the fifth of the cases ranked worst.
@@ -43,7 +43,7 @@ class Assessment:
 
 
 def cross_fit(cases: Sequence[CalibrationCase]) -> list[list[Estimate]] | None:
-    """Estimates of validation cases by calibrations that have not seen their groups: how far can they be trusted?
+    """Estimates of validation cases by calibrations that were fitted without their groups.
 
     Returns:
         One estimate per case and class, or None with too few groups to leave any out.

@@ -1,24 +1,24 @@
-"""How good is a prediction nobody has drawn the truth for? A Dice estimated from the network's own probabilities.
+"""Estimated Dice of a prediction without truth, from the network's own probabilities.
 
 The estimate starts from the *confidence* (`CaseSums.confidence`): the Dice to expect if the truth were drawn from the
 predicted probabilities, averaged with the Dice between the network's several predictions where it has them. It ranks
-cases well and is too high, since networks are too sure of themselves. So it is corrected on the validation cases,
-whose truth is known, by parallel straight lines:
+cases well and is too high, since networks are overconfident. So it is corrected on the validation cases, whose truth
+is known, by parallel straight lines:
 
     dice = intercept_class + slope * confidence            clipped to [0, 1]
 
-One slope for all classes and one intercept each is what ten or twenty cases can carry. The slope is pulled to 1, the
-slope of a network that knows itself, with the weight of one observation `SLOPE_PRIOR` away from the mean: where all
-validation cases are alike they cannot say how the two change together.
+One slope for all classes and one intercept each is what ten or twenty cases can determine. The slope is pulled to 1,
+the slope of a calibrated network, with the weight of one observation `SLOPE_PRIOR` away from the mean: where all
+validation cases are alike, they do not determine how confidence and Dice change together.
 
-The interval comes from residuals of cases the line has not seen: each group (patient) is left out in turn, the lines
-are fitted to the others, and the absolute residuals, divided by `1 + SPREAD_FLOOR - estimate` because poor cases are
-harder to foretell, give the conformal quantile `ceil(INTERVAL_LEVEL (n + 1))`-th of n, for each class. Exchangeability
-is all it assumes, and all it needs: the new cases must come from where the validation cases came from.
+The interval comes from residuals of cases the line was not fitted to: each group (patient) is left out in turn, the
+lines are fitted to the others, and the absolute residuals, divided by `1 + SPREAD_FLOOR - estimate` because poor cases
+are harder to predict, give the conformal quantile `ceil(INTERVAL_LEVEL (n + 1))`-th of n, for each class. It assumes
+exchangeability alone: the new cases must come from the same source as the validation cases.
 
-A class that was predicted nowhere in a case has Dice 1 if it is truly absent and 0 if it was missed; there is nothing
-between. Its estimate is the chance of absence among the validation cases where the class was predicted nowhere, by the
-rule of succession `(absent + 1) / (empty + 2)`, with the interval [0, 1]. Without such a case it is 1/2: not known.
+A class that was predicted nowhere in a case has Dice 1 if it is truly absent and 0 if it was missed, and nothing in
+between. Its estimate is the chance of absence among the validation cases where the class was predicted nowhere, by
+the rule of succession `(absent + 1) / (empty + 2)`, with the interval [0, 1]. Without such a case it is 1/2: not known.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from typing import Any, Literal
 import numpy as np
 
 INTERVAL_LEVEL = 0.8
-"""Share of cases whose Dice the interval is to hold. 0.9 would rest on the two worst of twenty cases."""
+"""Share of cases whose Dice the interval should contain. 0.9 would depend on the two worst of twenty cases."""
 SPREAD_FLOOR = 0.1
 SLOPE_PRIOR = 0.1
 FEWEST_GROUPS = 5
-"""With fewer validation groups there is no calibration: the quantile needs four residuals at least, and each of them a
+"""With fewer validation groups there is no calibration: the quantile needs at least four residuals, and each of them a
 line that was fitted to several other groups."""
 MOST_FOLDS = 20
 """Groups are left out one by one up to this number; more are left out in so many parts of equal size."""
@@ -45,7 +45,7 @@ EstimateStatus = Literal["estimated", "extrapolated", "not_predicted", "uncalibr
 
 @dataclass(frozen=True)
 class CalibrationCase:
-    """A validation case: what was foretold and what came.
+    """A validation case: the confidence of its prediction and its true Dice.
 
     Attributes:
         case: Its name.
@@ -70,9 +70,9 @@ class Estimate:
         dice: In [0, 1].
         low: Lower end of the interval; NaN without calibration.
         high: Upper end; NaN without calibration.
-        status: `"estimated"`; `"extrapolated"`: less sure than any validation case of this class was, so that the line
-            is read outside of where it was fitted; `"not_predicted"`: the prediction lacks the class, and `dice` is
-            the chance that this is right; `"uncalibrated"`: the confidence itself.
+        status: `"estimated"`; `"extrapolated"`: the confidence is below that of every validation case of this class, so
+            that the line is used outside of where it was fitted; `"not_predicted"`: the prediction lacks the class, and
+            `dice` is the chance that this is right; `"uncalibrated"`: the confidence itself.
     """
 
     dice: float
@@ -126,7 +126,7 @@ class Calibration:
 
 
 def estimate_without_calibration(confidence: Sequence[float], predicted: Sequence[bool]) -> list[Estimate]:
-    """The confidence itself, without interval; 1/2 for a class that was predicted nowhere: not known."""
+    """The confidence itself, without interval; 1/2, not known, for a class that was predicted nowhere."""
     return [
         Estimate(value, math.nan, math.nan, "uncalibrated") if has else Estimate(0.5, 0.0, 1.0, "not_predicted")
         for value, has in zip(confidence, predicted, strict=True)
@@ -134,7 +134,7 @@ def estimate_without_calibration(confidence: Sequence[float], predicted: Sequenc
 
 
 def fit_calibration(cases: Sequence[CalibrationCase]) -> Calibration | None:
-    """Learn from validation cases how good a prediction is that looks so sure.
+    """Fit a calibration to validation cases.
 
     Args:
         cases: All with the same classes.
@@ -154,7 +154,7 @@ def fit_calibration(cases: Sequence[CalibrationCase]) -> Calibration | None:
     return Calibration(
         slope=slope,
         intercepts=tuple(intercepts.tolist()),
-        # A class that no validation case was given has nothing to learn from: its interval is the whole range.
+        # The interval of a class that was predicted in no validation case is the whole range.
         widths=tuple(conformal_quantile(r, INTERVAL_LEVEL) if len(r) else 1 / SPREAD_FLOOR for r, _ in columns),
         lowest=tuple(float(x.min()) if len(x) else 1.0 for _, x in columns),
         empty=tuple(empty.sum(axis=0).tolist()),

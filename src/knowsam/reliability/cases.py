@@ -1,4 +1,4 @@
-"""What `predict --uncertainty` leaves behind and prints: every case with its estimated Dice, worst first."""
+"""The estimated Dice of every predicted case: `cases.csv` and the table of the worst."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,27 +16,44 @@ from knowsam.data.folder import volume_names
 from knowsam.functional.uncertainty import CaseSums
 from knowsam.inference.files import PredictedFile
 from knowsam.io import file_stem
+from knowsam.presentation.console import make_console, make_table
 from knowsam.reliability.calibration import Estimate, estimate_without_calibration
 from knowsam.reliability.of_run import CalibrationStatus
 from knowsam.storage import without_nan, write_csv
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 CASES_FILE = "cases.csv"
 CASE_COLUMNS = (
-    "case", "files", "case_dice", "class", "name", "dice", "low", "high", "status", "confidence",
-    "expected_dice", "consensus_dice", "mean_entropy", "uncertain_share", "predicted_px",
-)  # fmt: skip
+    "case",
+    "files",
+    "case_dice",
+    "class",
+    "name",
+    "dice",
+    "low",
+    "high",
+    "status",
+    "confidence",
+    "expected_dice",
+    "consensus_dice",
+    "mean_entropy",
+    "uncertain_share",
+    "predicted_px",
+)
 SHOWN = 5
 
 
 @dataclass(frozen=True)
 class CaseQuality:
-    """How good a prediction seems to be.
+    """The estimated quality of a prediction.
 
     Attributes:
         case: Stem of the file, or name of the volume whose slices were put together.
         files: Number of files.
         estimates: Of classes 1..K-1.
-        sums: What they were made from.
+        sums: What they were computed from.
     """
 
     case: str
@@ -46,15 +63,15 @@ class CaseQuality:
 
     @property
     def dice(self) -> float:
-        """Mean of the estimates over the classes: what cases are sorted by."""
+        """Mean of the estimates over the classes, by which cases are sorted."""
         return float(np.mean([estimate.dice for estimate in self.estimates]))
 
 
-def estimate_case(case: str, parts: Sequence[CaseSums], trust: CalibrationStatus) -> CaseQuality:
+def estimate_case(case: str, parts: Sequence[CaseSums], basis: CalibrationStatus) -> CaseQuality:
     """The estimate of one case from the sums of its files."""
     sums = reduce(add, parts)
     confidence, predicted = sums.confidence()[1:].tolist(), (sums.predicted_px[1:] > 0).tolist()
-    calibration = trust.calibration
+    calibration = basis.calibration
     estimates = (
         estimate_without_calibration(confidence, predicted)
         if calibration is None
@@ -63,7 +80,7 @@ def estimate_case(case: str, parts: Sequence[CaseSums], trust: CalibrationStatus
     return CaseQuality(case, len(parts), tuple(estimates), sums)
 
 
-def estimate_cases(predicted: Iterable[PredictedFile], trust: CalibrationStatus) -> list[CaseQuality]:
+def estimate_cases(predicted: Iterable[PredictedFile], basis: CalibrationStatus) -> list[CaseQuality]:
     """Estimates for files that were predicted with their uncertainty, worst case first.
 
     Slices of one volume are one case, as in `knowsam evaluate`.
@@ -75,7 +92,7 @@ def estimate_cases(predicted: Iterable[PredictedFile], trust: CalibrationStatus)
     parts: dict[str, list[CaseSums]] = {}
     for image, sums in measured:
         parts.setdefault(volumes[file_stem(image)], []).append(sums)
-    return sorted((estimate_case(case, sums, trust) for case, sums in parts.items()), key=lambda case: case.dice)
+    return sorted((estimate_case(case, sums, basis) for case, sums in parts.items()), key=lambda case: case.dice)
 
 
 def case_rows(cases: Sequence[CaseQuality], class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -89,20 +106,28 @@ def case_rows(cases: Sequence[CaseQuality], class_names: Sequence[str]) -> list[
     for case in cases:
         sums = case.sums
         measured = {
-            "confidence": sums.confidence(), "expected_dice": sums.expected_dice(),
-            "consensus_dice": sums.consensus_dice(), "mean_entropy": sums.mean_entropy(),
+            "confidence": sums.confidence(),
+            "expected_dice": sums.expected_dice(),
+            "consensus_dice": sums.consensus_dice(),
+            "mean_entropy": sums.mean_entropy(),
             "uncertain_share": sums.uncertain_share(),
-        }  # fmt: skip
+        }
         for k, estimate in enumerate(case.estimates, start=1):
             rows.append(
                 {
-                    "case": case.case, "files": case.files, "case_dice": round(case.dice, 4), "class": k,
-                    "name": class_names[k], "dice": round(estimate.dice, 4), "low": round(estimate.low, 4),
-                    "high": round(estimate.high, 4), "status": estimate.status,
+                    "case": case.case,
+                    "files": case.files,
+                    "case_dice": round(case.dice, 4),
+                    "class": k,
+                    "name": class_names[k],
+                    "dice": round(estimate.dice, 4),
+                    "low": round(estimate.low, 4),
+                    "high": round(estimate.high, 4),
+                    "status": estimate.status,
                     **{name: round(float(values[k]), 4) for name, values in measured.items()},
                     "predicted_px": int(sums.predicted_px[k]),
                 }
-            )  # fmt: skip
+            )
     return without_nan(rows)
 
 
@@ -122,27 +147,18 @@ def write_cases(cases: Sequence[CaseQuality], class_names: Sequence[str], path: 
 
 
 def print_worst(
-    cases: Sequence[CaseQuality], class_names: Sequence[str], trust: CalibrationStatus, console: Any = None
+    cases: Sequence[CaseQuality], class_names: Sequence[str], basis: CalibrationStatus, console: Console | None = None
 ) -> None:
-    """Print the worst cases, what their estimates rest on, and what in them cannot be relied upon."""
-    from rich.box import SIMPLE_HEAVY
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = console or Console()
-    some = "" if len(cases) <= SHOWN else f", {SHOWN} worst of {len(cases)}"
-    table = Table(title=f"Estimated Dice{some}", box=SIMPLE_HEAVY, pad_edge=False)
-    table.add_column("case", overflow="fold")
-    for heading in ("mean", "worst class", "Dice", "interval"):
-        table.add_column(heading, justify="left" if heading == "worst class" else "right", no_wrap=True)
+    """Print the worst cases, what their estimates rest on, and which of them are unreliable."""
+    console = console or make_console()
+    rows = []
     for case in cases[:SHOWN]:
         k, worst = min(enumerate(case.estimates, start=1), key=lambda pair: pair[1].dice)
-        table.add_row(
-            escape(case.case), f"{case.dice:.2f}", escape(class_names[k]), f"{worst.dice:.2f}", interval_text(worst)
-        )
-    console.print(table)
-    console.print(trust.sentence(), markup=False, highlight=False, soft_wrap=True)
+        rows.append((case.case, f"{case.dice:.2f}", class_names[k], f"{worst.dice:.2f}", interval_text(worst)))
+    headings = ("case", "mean", "worst class", "Dice", "interval")
+    extent = "" if len(cases) <= SHOWN else f", {SHOWN} worst of {len(cases)}"
+    console.print(make_table(headings, rows, f"Estimated Dice{extent}", names=(0, 2)))
+    console.print(basis.sentence(), markup=False, soft_wrap=True)
     for status, words in (
         ("extrapolated", "less sure than any validation case: their estimates are extrapolated"),
         ("not_predicted", "without any pixel: their Dice is 1 or 0, and the estimate is the chance of 1"),
@@ -150,11 +166,11 @@ def print_worst(
         number = sum(estimate.status == status for case in cases for estimate in case.estimates)
         if number:
             text = f"{number} of {sum(len(case.estimates) for case in cases)} predicted classes are {words}."
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.print(text, markup=False, soft_wrap=True)
 
 
 def interval_text(estimate: Estimate) -> str:
-    """`"0.31 to 0.62"`, or what stands in its place."""
+    """`"0.31 to 0.62"`; `"0 or 1"` for a class without pixels, `"none"` without calibration."""
     if estimate.status == "not_predicted":
         return "0 or 1"
     return "none" if math.isnan(estimate.low) else f"{estimate.low:.2f} to {estimate.high:.2f}"

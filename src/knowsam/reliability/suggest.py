@@ -1,18 +1,18 @@
-"""Which image to label next: the network is unsure of it, and it is unlike what is labelled already.
+"""What to label next: images of which the network is unsure, and which are unlike those labelled already.
 
-Uncertainty alone picks ten neighbours of one hard case; diversity alone picks oddities the network handles well. The
-rule multiplies the two: greedily, the candidate with the largest
+Uncertainty alone picks ten neighbours of one hard case; diversity alone picks unusual images that the network segments
+well. The rule multiplies the two: greedily, the candidate with the largest
 
     (1 - estimated Dice) * distance to the nearest of all labelled and chosen ones
 
 where the distance is between mean activations of the network's deepest stage. Where files belong together (slices of a
-volume, volumes of a patient) the candidate is the whole group, since groups are what people label and splits keep.
+volume, volumes of a patient) the candidate is the whole group, since groups are labelled and split as a whole.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -33,6 +33,7 @@ from knowsam.functional.uncertainty import CaseSums
 from knowsam.inference.files import list_inputs
 from knowsam.inference.predictor import Predictor
 from knowsam.io import file_stem, read_image
+from knowsam.presentation.console import Advance, ProgressStart, start_progress
 from knowsam.reliability.cases import estimate_case
 from knowsam.reliability.of_run import CalibrationStatus, load_calibration
 from knowsam.runs.folder import RunFolder
@@ -40,19 +41,19 @@ from knowsam.runs.folder import RunFolder
 Rule = Literal["both", "uncertainty", "diversity"]
 
 LIKE, UNLIKE = 0.5, 1.0
-"""Words for distances: in units of the median distance between two candidates."""
+"""Limits between `resembles`, `not much like` and `unlike`, in units of the median distance of two candidates."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image or a group of images, as the network sees it.
+    """An image or a group of images, and what the network says of it.
 
     Attributes:
         group: Its name: that of the group, or the stem of a single image.
         cases: Its files.
         dice: Estimated Dice, mean over classes and volumes.
         calibrated: False where that is the network's own confidence.
-        disputed: Share of the claimed foreground on which the network's predictions differ; NaN where it has one.
+        disputed: Share of the foreground of any of the network's predictions on which they differ; NaN of a single one.
         entropy: Mean entropy of the predicted foreground, in [0, 1]; NaN where none was predicted.
         features: `(D,)` mean activation of the deepest stage over slices and pixels.
     """
@@ -89,7 +90,7 @@ def suggest(
     data: str | Path,
     n: int = 10,
     rule: Rule = "both",
-    advance: Callable[[int, int], None] | None = None,
+    progress: ProgressStart | None = None,
 ) -> list[Suggestion]:
     """Choose what to label next.
 
@@ -99,7 +100,7 @@ def suggest(
             candidate; or another data folder, or a plain folder of images: then every image without a mask is.
         n: How many images or groups.
         rule: `"both"` as above; `"uncertainty"` or `"diversity"` alone, for comparison.
-        advance: Called with (files read, files in all).
+        progress: Called with the number of files to read; returns what to call after each.
 
     Returns:
         At most n, most useful first.
@@ -110,24 +111,16 @@ def suggest(
     if n < 1:
         raise InputError(f"-n: {n} was found, but expected at least 1; correct it.")
     unlabelled, labelled = find_candidates(predictor.path.parent, Path(data))
-    trust, total = load_calibration(predictor.path), len(unlabelled) + len(labelled)
+    basis, advance = load_calibration(predictor.path), start_progress(progress, len(unlabelled) + len(labelled))
     measured: list[list[Candidate]] = []
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if advance is not None:
-            advance(done, total)
-
     for cases in (unlabelled, labelled):
         groups = grouped(cases, lambda case: case.group)
-        measured.append([measure_candidate(predictor, groups[name], trust, step) for name in natural_sorted(groups)])
+        measured.append([measure_candidate(predictor, groups[name], basis, advance) for name in natural_sorted(groups)])
     candidates, known = measured
     scale = _feature_scale([one.features for one in candidates + known])
     features = np.stack([one.features for one in candidates]) / scale
     taken = np.stack([one.features for one in known]) / scale if known else np.zeros((0, features.shape[1]))
-    picks = choose(np.array([1 - one.dice for one in candidates]), features, n, taken, rule)
+    picks = choose_candidates(np.array([1 - one.dice for one in candidates]), features, n, taken, rule)
     names = [one.group for one in candidates + known]
     typical = _median_distance(features)
     suggestions = []
@@ -142,7 +135,7 @@ def suggest(
 
 @dataclass(frozen=True)
 class Pick:
-    """One choice of `choose`.
+    """One choice of `choose_candidates`.
 
     Attributes:
         index: Of the candidate.
@@ -155,19 +148,21 @@ class Pick:
     nearest: int | None
 
 
-def choose(uncertainty: np.ndarray, features: np.ndarray, n: int, taken: np.ndarray, rule: Rule = "both") -> list[Pick]:
+def choose_candidates(
+    uncertainty: np.ndarray, features: np.ndarray, n: int, taken: np.ndarray, rule: Rule = "both"
+) -> list[Pick]:
     """Greedy choice by `uncertainty * distance to the nearest taken or chosen`: k-centre, weighted.
 
     Args:
         uncertainty: `(N,)` >= 0.
         features: `(N, D)`.
         n: How many; fewer come back where there are fewer.
-        taken: `(M, D)` of what is labelled already; M may be 0, then the first choice is the most uncertain (by
+        taken: `(M, D)` features of what is labelled already. If M is 0, the first choice is the most uncertain one (by
             diversity alone: the one nearest to the mean).
         rule: `"uncertainty"` leaves the distance out, `"diversity"` the uncertainty.
 
     Returns:
-        In the order of choice; of equals the first.
+        The choices in their order; of equals the first.
     """
     N = len(features)
     weight = np.ones(N) if rule == "diversity" else np.asarray(uncertainty, dtype=np.float64)
@@ -198,7 +193,7 @@ def choose(uncertainty: np.ndarray, features: np.ndarray, n: int, taken: np.ndar
 
 
 def find_candidates(run: Path, data: Path) -> tuple[list[Case], list[Case]]:
-    """The cases to choose from, and the labelled ones to stay away from.
+    """The cases to choose from, and the labelled ones to differ from.
 
     Args:
         run: Folder of the student; it need not be a run.
@@ -220,11 +215,11 @@ def find_candidates(run: Path, data: Path) -> tuple[list[Case], list[Case]]:
     else:
         labelled = [folder.cases[stem] for stem in split.labelled if stem in folder.cases]
         held = {*split.labelled, *split.val, *split.test}
-        # A mask in the unlabelled set was hidden on purpose if the run was told how many to use; else it came later.
+        # A mask in the unlabelled set was hidden on purpose if `data.labelled` was set; otherwise it was added later.
         hides = RunFolder(run).read_config().data.labelled is not None
         hidden = set(split.unlabelled) if hides else set()
         free = [case for stem, case in folder.cases.items() if stem not in held and (stem in hidden or not case.label)]
-    # A group with a labelled image is labelled as a whole, or is being labelled.
+    # A group with a labelled image counts as labelled: its other images are labelled, or will be.
     groups = {case.group for case in labelled}
     free = [case for case in free if case.group not in groups]
     if not free:
@@ -236,9 +231,9 @@ def find_candidates(run: Path, data: Path) -> tuple[list[Case], list[Case]]:
 
 
 def measure_candidate(
-    predictor: Predictor, cases: Sequence[Case], trust: CalibrationStatus, advance: Callable[[], None]
+    predictor: Predictor, cases: Sequence[Case], basis: CalibrationStatus, advance: Advance
 ) -> Candidate:
-    """Predict all files of a group and put together what the network says of them."""
+    """Predict all files of a group and sum up what the network says of them."""
     by_volume: dict[str, list[CaseSums]] = {}
     seen: list[Tensor] = []
     with deepest_features(predictor.student, seen):
@@ -247,19 +242,19 @@ def measure_candidate(
             assert unsure is not None  # it was asked for
             by_volume.setdefault(case.volume, []).append(unsure.sums)
             advance()
-    dice = float(np.mean([estimate_case(name, parts, trust).dice for name, parts in by_volume.items()]))
+    dice = float(np.mean([estimate_case(name, parts, basis).dice for name, parts in by_volume.items()]))
     total = reduce(add, [sums for parts in by_volume.values() for sums in parts])
     foreground = total.predicted_px[1:].sum()
     entropy = float(total.entropy_px[1:].sum() / foreground) if foreground else math.nan
     features = torch.cat(seen).mean(dim=0).double().cpu().numpy()
     name = cases[0].group if len(cases) > 1 else cases[0].stem
-    calibrated = trust.calibration is not None
+    calibrated = basis.calibration is not None
     return Candidate(name, tuple(cases), dice, calibrated, total.disputed_share(), entropy, features)
 
 
 @contextmanager
 def deepest_features(student: nn.Module, seen: list[Tensor]) -> Iterator[None]:
-    """Within the block each forward pass adds the mean activation of the deepest stage, `(B, D)`, to `seen`.
+    """Within the block, add the mean activation of the deepest stage in each forward pass, `(B, D)`, to `seen`.
 
     Of several students the U-Net's is taken. A hook, because what a network returns is its logits.
 
@@ -320,7 +315,7 @@ def _split_of(run: Path, data: Path) -> Split | None:
 
 
 def _feature_scale(features: Sequence[np.ndarray]) -> np.ndarray:
-    """Standard deviation of each feature; 1 where it is constant, so that it says nothing."""
+    """Standard deviation of each feature; 1 where it is constant."""
     spread = np.std(features, axis=0)
     return np.where(spread > 1e-12, spread, 1.0)
 

@@ -1,11 +1,11 @@
-"""What `knowsam suggest` leaves behind and prints: a table as CSV and JSON, a picture of each, and all on one page."""
+"""The output of `knowsam suggest`: a table as CSV and JSON, a picture of each suggestion, all on one page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,20 +13,24 @@ from knowsam.data.preprocess import to_unit_range
 from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image
 from knowsam.presentation import html
+from knowsam.presentation.console import make_console, make_table
 from knowsam.presentation.orientation import view_of
 from knowsam.presentation.pictures import class_colour, contact_sheet, css_colour, data_uri, heat, overlay, write_png
 from knowsam.reliability.suggest import Candidate, Suggestion
 from knowsam.storage import without_nan, write_csv, write_json, write_text
 from knowsam.types import MedicalImage
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 SUGGESTION_SLICES = 6
 PICTURE_COLUMNS = ("image", "prediction", "entropy", "disagreement")
 PICTURE_SIDE = 160
-"""Slices of a sheet are enlarged by whole factors to about so many pixels."""
+"""In px; slices of a sheet are enlarged by whole factors to about this side."""
 
 
 def to_records(suggestions: Sequence[Suggestion]) -> list[dict[str, Any]]:
-    """Plain values, best suggestion first; not known is None."""
+    """Plain values, best suggestion first; None for unknown."""
     return without_nan(
         [
             {
@@ -55,7 +59,7 @@ def write_suggestions(suggestions: Sequence[Suggestion], predictor: Predictor, o
     write_csv(out / "suggest.csv", columns, ({key: record[key] for key in columns} for record in records))
     pictures = [draw_candidate(item.candidate, predictor) for item in suggestions]
     for rank, (item, picture) in enumerate(zip(suggestions, pictures, strict=True), start=1):
-        # A group's name comes from a table and may hold what a file name cannot.
+        # A group's name comes from a table and may hold characters that a file name cannot.
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in item.candidate.group)
         write_png(out / f"{rank:02d}_{name}.png", picture)
     write_text(out / "suggest.html", page(suggestions, pictures, predictor))
@@ -123,18 +127,11 @@ def _most_uncertain(slices: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
     return [slices[index] for index in sorted(np.argsort(total)[::-1][:SUGGESTION_SLICES].tolist())]
 
 
-def print_suggestions(suggestions: Sequence[Suggestion], console: Any = None) -> None:
+def print_suggestions(suggestions: Sequence[Suggestion], console: Console | None = None) -> None:
     """Print what to label next, and why."""
-    from rich.box import SIMPLE_HEAVY
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title="Label next", box=SIMPLE_HEAVY, pad_edge=False)
-    table.add_column("", justify="right")
-    table.add_column("name", overflow="fold")
-    table.add_column("files", justify="right")
-    table.add_column("why", overflow="fold")
-    for rank, item in enumerate(suggestions, start=1):
-        table.add_row(str(rank), escape(item.candidate.group), str(len(item.candidate.cases)), escape(item.reason))
-    (console or Console()).print(table)
+    rows = [
+        (str(rank), item.candidate.group, str(len(item.candidate.cases)), item.reason)
+        for rank, item in enumerate(suggestions, start=1)
+    ]
+    table = make_table(("", "name", "files", "why"), rows, "Label next", names=(1, 3))
+    (console or make_console()).print(table)

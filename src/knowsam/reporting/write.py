@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import nn
 from knowsam.errors import InputError
 from knowsam.evaluation.scoring import ScoredVolume, score_cases
 from knowsam.inference.forward import predict_all
+from knowsam.presentation.console import ProgressStart
 from knowsam.reporting.baseline import find_baseline, given_baseline
 from knowsam.reporting.cases import DataRecord, summarise_data
 from knowsam.reporting.page import KeptNetwork, render
@@ -21,8 +22,6 @@ from knowsam.runs.folder import RunFolder
 from knowsam.runs.record import read_run
 from knowsam.runs.student_file import StudentInfo, find_student, load_student
 from knowsam.storage import write_text
-
-ProgressStart = Callable[[int], Callable[[], None]]
 
 
 @dataclass(frozen=True)

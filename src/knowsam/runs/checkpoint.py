@@ -30,7 +30,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: no checkpoint was found, but expected one to resume from; start the run anew into an"
             " empty folder."
         ) from error
-    except Exception as error:  # torch stumbles over a file that is no checkpoint in many ways, IndexError among them
+    except Exception as error:  # torch has many errors for a file that is no checkpoint, IndexError among them
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: a broken checkpoint was found ({reason}); restore it or start the run anew."

@@ -43,19 +43,15 @@ def describe_environment() -> dict[str, Any]:
 
 def git_revision() -> str | None:
     """The revision of the source tree this package runs from, with `+changes` if it is not clean; None outside git."""
-    here = Path(__file__).parent
+    here = str(Path(__file__).parent)
     try:
-        revision = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "--", str(here)],
-            capture_output=True, text=True, check=True, timeout=10,
-        ).stdout.strip()  # fmt: skip
+        revision, changed = _git(here, "rev-parse", "HEAD"), _git(here, "status", "--porcelain", "--", here)
     except (OSError, subprocess.SubprocessError):
         return None
     return revision + ("+changes" if changed else "")
+
+
+def _git(folder: str, *arguments: str) -> str:
+    """What git says, run in a folder."""
+    command = ["git", "-C", folder, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -17,10 +17,9 @@ class RunFolder:
 
     `config.yaml` the resolved configuration, `environment.json` versions, hardware and what was loaded as SAM,
     `split.json` who was labelled, unlabelled and validation, `metrics.jsonl` everything measured, `checkpoint.pt` the
-    state to continue from, `student.safetensors` the network to use (the best on validation; the last where there is
-    none),
-    `student_last.safetensors` the last, `calibration.json` how good the student's predictions are that look so sure,
-    `report.html` all of it for a person.
+    state to continue from, `student.safetensors` the network to use (the best on validation; without validation the
+    last), `student_last.safetensors` the last network, `calibration.json` from the student's confidence to an estimated
+    Dice, `report.html` all of it for a person.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,8 +44,7 @@ class RunFolder:
         if self.config.exists():
             raise InputError(
                 f"{self.path}: another run was found, but expected a new or empty folder; choose another --out,"
-                " or continue"
-                f" that run with `knowsam train --resume {self.path}`."
+                f" or continue that run with `knowsam train --resume {self.path}`."
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(
@@ -90,7 +88,7 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop the lines a killed run wrote after its last checkpoint, so that no step stands twice."""
+        """Drop the lines that a killed run wrote after its last checkpoint, so that no step is recorded twice."""
         if not self.metrics.exists():
             return
         kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]

@@ -1,4 +1,4 @@
-"""What to type after a run: the same lines on the screen, in the report, in the documentation."""
+"""The commands to run after a training: the same lines on the terminal and in the report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from knowsam.config import Config, DataConfig, TrainConfig
 
-# What decides which images are validated on, and when: without it the two runs would not be comparable.
+# Settings that decide on which images a run is validated, and when: two runs are comparable only if these are equal.
 KEPT_FOR_BASELINE = (
     ("data", "val_fraction", DataConfig),
     ("data", "classes", DataConfig),
@@ -23,7 +23,7 @@ KEPT_FOR_BASELINE = (
 
 
 class NextCommand(NamedTuple):
-    """A line to copy, and what it is for. Words in capitals are for the user to replace."""
+    """A command to copy, and its purpose. Words in capitals are for the user to replace."""
 
     purpose: str
     command: str
@@ -53,7 +53,7 @@ def next_commands(run: Path, data: str, steps: int, unlabelled: bool) -> list[Ne
 
 
 def baseline_command(run: Path, config: Config) -> NextCommand:
-    """The supervised run on the same data, split, size, steps, batch and seed, beside this one."""
+    """The command for a supervised run beside this one, on the same data, split, size, steps, batch and seed."""
     data, train = config.data, config.train
     beside = (run.parent if run.name else Path("..")) / f"{run.resolve().name}-supervised"
     words = ["knowsam", "train", data.path, "--out", str(beside)]

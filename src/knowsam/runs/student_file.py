@@ -1,4 +1,4 @@
-"""Two kinds of file: `checkpoint.pt` continues a run exactly, `student.safetensors` predicts, without SAM or method."""
+"""`student.safetensors`: weights, preprocessing and class names, enough to predict without SAM or method."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from knowsam.errors import InputError
 from knowsam.networks.registry import build_network
 from knowsam.storage import write_safetensors
 
+STUDENT_FILE = "student.safetensors"
 STUDENT_FORMAT = 1
 HEADER_KEY = "knowsam"
-"""Where a file's metadata hold the JSON of `StudentInfo`."""
+"""Key of the file's metadata with the JSON of `StudentInfo`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class StudentInfo:
 
     @classmethod
     def from_json(cls, values: dict[str, Any], path: Path) -> StudentInfo:
-        """Inverse of `to_json`; `path` is the file, for messages, and what else the header holds is passed over.
+        """Inverse of `to_json`; `path` is the file, for messages, and further keys of the header are ignored.
 
         Raises:
             InputError: If another format of header was written.
@@ -65,9 +66,13 @@ class StudentInfo:
                 f" knowsam version that wrote it ({values['version']})."
             )
         return cls(
-            values["network"], Preprocessing.from_json(values["preprocessing"]), tuple(values["class_names"]),
-            values["step"], values["validation"], values["version"],
-        )  # fmt: skip
+            values["network"],
+            Preprocessing.from_json(values["preprocessing"]),
+            tuple(values["class_names"]),
+            values["step"],
+            values["validation"],
+            values["version"],
+        )
 
 
 def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:
@@ -112,9 +117,6 @@ def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Mod
             " register the class it was trained with, or use the same version of its package."
         ) from error
     return student.to(device).eval(), info
-
-
-STUDENT_FILE = "student.safetensors"
 
 
 def find_student(path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from knowsam.data.preprocess import Preprocessing
 from knowsam.data.split import Split, make_split, parse_labelled
 from knowsam.io import read_image
 from knowsam.methods import load_method
+from knowsam.presentation.console import ProgressStart
 from knowsam.runs.cases import RunCases, read_coding
 from knowsam.runs.folder import RunFolder
 
@@ -66,7 +66,7 @@ def load_data(
     folder: DataFolder,
     split: Split,
     use_unlabelled: bool = True,
-    progress: Callable[[int], Callable[[], None]] | None = None,
+    progress: ProgressStart | None = None,
 ) -> RunData:
     """Decode what the run needs. A mask of an unlabelled or hidden case is never opened.
 

@@ -1,29 +1,22 @@
-"""What a person sees while a run reads, trains and validates."""
+"""The terminal while a run reads, trains and validates."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from knowsam.config import Config
 from knowsam.evaluation.scoring import ValidationScores
+from knowsam.presentation.console import ProgressStart, make_bar, make_console, progress_bar
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.next_steps import next_commands
 from knowsam.sam.loading.report import LoadReport
 from knowsam.training.data import RunData
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 SHOWN_TERMS = 5  # beside the total, where the line has room for them; metrics.jsonl has them all
 BAR_WIDTH, NARROW_BAR_WIDTH, NARROW_CONSOLE = 24, 8, 120
@@ -35,24 +28,16 @@ class TrainingDisplay:
     """A progress bar on a terminal, plain lines elsewhere, nothing when quiet."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = make_console(quiet=quiet)
         self._bar: Progress | None = None
         self._task: Any = None
 
-    @contextmanager
-    def reading(self, description: str = "reading") -> Iterator[Callable[[int], Callable[[], None]]]:
-        """A bar over files; yields what `load_data` and `write_report` want for `progress`."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True) as bar:
-
-            def start(total: int) -> Callable[[], None]:
-                task = bar.add_task(description, total=total)
-                return lambda: bar.advance(task)
-
-            yield start
+    def reading(self, description: str = "reading") -> AbstractContextManager[ProgressStart]:
+        """A bar over files; gives what `load_data` and `write_report` take as `progress`."""
+        return progress_bar(description, self.console)
 
     def data(self, config: Config, data: RunData) -> None:
-        """Say what was found."""
+        """Print what was found in the data folder."""
         split = data.split
         unlabelled = 0 if data.unlabelled is None else len(data.unlabelled)
         self.console.print(
@@ -77,11 +62,9 @@ class TrainingDisplay:
     @contextmanager
     def training(self, total: int, done: int) -> Iterator[None]:
         """The bar of the training loop."""
-        columns = (
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(self._bar_width()), TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[terms]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=self.console) as bar:
+        rate, terms = "{task.fields[rate]}", "{task.fields[terms]}"
+        columns = ("step", "count", "bar", rate, "elapsed", "left", "remaining", terms)
+        with make_bar(self.console, *columns, width=self._bar_width()) as bar:
             self._bar, self._task = bar, bar.add_task("step", total=total, completed=done, rate="", terms="")
             yield
         self._bar = None
@@ -136,6 +119,8 @@ class TrainingDisplay:
         self.console.print(f"measured: {folder.metrics}")
         if config.train.tensorboard:
             self.console.print(f"curves:   tensorboard --logdir {shlex.quote(str(folder.tensorboard))}")
+        from rich.markup import escape
+
         self.console.print("next:")
         commands = next_commands(folder.path, config.data.path, total, unlabelled)
         width = max(len(one.purpose) for one in commands)

@@ -1,4 +1,4 @@
-"""Freed memory kept for the next step instead of being given back and asked for again (glibc)."""
+"""Keep freed memory for the next step instead of returning it to the system and requesting it again (glibc)."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 KEEP = 2**30
-"""Blocks up to this size come from the heap, and the heap is cut only when so much of its end is free."""
+"""In bytes: blocks up to this size come from the heap, which is trimmed only when this much of its end is free."""
 
 RETURN = 2**25
-"""Where glibc's own adjustment of both thresholds ends: 32 MB, and twice that for cutting the heap."""
+"""In bytes, where glibc's own adjustment of both thresholds ends: 32 MB, and twice that for trimming the heap."""
 
 USERS_OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
-"""With one of these variables a person has chosen an allocator or its settings: they stay."""
+"""Variables by which the user has chosen an allocator or its settings, which then stay."""
 
 
 @contextmanager
 def keep_freed_memory() -> Iterator[bool]:
-    """Within the block, large freed blocks stay with the process; at its end they go back to the system.
+    """Within the block, keep large freed blocks in the process; at its end, return them to the system.
 
     By default glibc returns every block above 32 MB at once, and the next tensor of that size costs thousands of page
     faults: a fifth of a training step and more on a CPU (docs/performance.md). Values do not change, peak memory grows
     by about a tenth.
 
     Yields:
-        Whether anything was changed: not without glibc, and not where the user has set the allocator himself.
+        Whether anything was changed: nothing is without glibc, or where the user has set the allocator.
     """
     libc = None if any(os.environ.get(name) for name in USERS_OWN) else glibc()
     if libc is None or not libc.mallopt(M_MMAP_THRESHOLD, KEEP):
@@ -47,7 +47,7 @@ def keep_freed_memory() -> Iterator[bool]:
 
 
 def glibc() -> Any:
-    """The C library, if it knows how to be told; musl, macOS and Windows have another allocator."""
+    """The C library if it has `mallopt`; musl, macOS and Windows have another allocator."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)

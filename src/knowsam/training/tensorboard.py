@@ -10,7 +10,7 @@ from knowsam.errors import InputError
 
 
 def require_tensorboard() -> None:
-    """Make sure that TensorBoard is installed, before a run starts that should write for it.
+    """Make sure that TensorBoard is installed, before a run starts that writes for it.
 
     Raises:
         InputError: If it is not.
@@ -27,7 +27,7 @@ class TensorBoardLog:
 
     Args:
         path: The folder to write to.
-        step: Steps already done. What a killed run wrote after them is hidden, as `RunFolder.forget_after` drops it.
+        step: Steps already done. Later records of a killed run are hidden, as `RunFolder.forget_after` drops them.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -48,7 +48,7 @@ class TensorBoardLog:
             self.writer.add_scalar(f"validation/{name}", score["dice"], step)
             for index, value in enumerate(score["per_class"], start=1):
                 self.writer.add_scalar(f"validation_classes/{name}_{index}", value, step)
-        # Curves are looked at while the run goes on.
+        # The curves are to be seen while the run goes on.
         self.writer.flush()
 
     def close(self) -> None:

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from knowsam.errors import InputError
 from knowsam.functional.schedules import linear_decay
 from knowsam.networks.ema import ema_copy, ema_decay, update_ema
+from knowsam.presentation.console import make_bar, make_console
 from knowsam.runs.checkpoint import load_checkpoint, save_checkpoint
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
@@ -78,12 +77,8 @@ def pretrain(
         PretrainSteps(config, patch), batch_size=None, sampler=range(run.step, config.steps), num_workers=1,
         prefetch_factor=4,
     )  # fmt: skip
-    console = Console(stderr=True, quiet=quiet, highlight=False)
-    columns = (
-        TextColumn("pretraining"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[iou]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as bar:
+    columns = ("pretraining", "bar", "count", "elapsed", "left", "remaining", "{task.fields[iou]}")
+    with make_bar(make_console(stderr=True, quiet=quiet), *columns) as bar:
         task = bar.add_task("pretraining", total=config.steps, completed=run.step, iou="")
         for data in loader:
             run.take(data)

@@ -1,0 +1,145 @@
+"""The terminal: one style of tables, one kind of console and progress bar, one protocol of progress.
+
+rich is imported when something is shown, not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+    from rich.table import Table
+
+Advance = Callable[[], None]
+"""Called after each item."""
+ProgressStart = Callable[[int], Advance]
+"""How long work reports its progress: called once with the number of items, it returns what to call after each."""
+
+
+def start_progress(progress: ProgressStart | None, items: int) -> Advance:
+    """What to call after each item; without a protocol a function that does nothing.
+
+    Args:
+        progress: What the caller gave.
+        items: Number of items.
+    """
+    return _nothing if progress is None else progress(items)
+
+
+def _nothing() -> None:
+    pass
+
+
+def make_console(stderr: bool = False, quiet: bool = False) -> Console:
+    """A console that leaves numbers uncoloured and lines unbroken, so that paths and commands can be copied.
+
+    Args:
+        stderr: Write to stderr, where progress belongs whenever results go to stdout.
+        quiet: Write nothing.
+    """
+    from rich.console import Console
+
+    return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
+
+
+def make_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    title: str = "",
+    names: Collection[int] = (0,),
+    total: Sequence[str] = (),
+    fold: bool = False,
+) -> Table:
+    """A table in the one style; nothing in its texts is taken for markup.
+
+    Args:
+        headings: One per column; none for a list of names and values.
+        rows: The cells.
+        title: Above the table.
+        names: Indices of the columns of names: at the left, and folded where the terminal is narrow. The others are
+            numbers: at the right.
+        total: A last row below a line.
+        fold: Fold numbers too, where even folded names leave too little room.
+    """
+    from rich.box import SIMPLE_HEAVY
+    from rich.markup import escape
+    from rich.table import Table
+
+    if headings:
+        # Without vertical lines six columns of numbers fit into 80 characters.
+        table = Table(title=escape(title) or None, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
+    else:
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for index, heading in enumerate(headings):
+        is_name = index in names
+        table.add_column(
+            escape(heading),
+            justify="left" if is_name else "right",
+            overflow="fold",
+            no_wrap=not (is_name or fold),
+        )
+    for row in rows:
+        table.add_row(*map(escape, row))
+    if total:
+        table.add_section()
+        table.add_row(*map(escape, total))
+    return table
+
+
+def make_bar(console: Console, *columns: str, width: int | None = 40, transient: bool = False) -> Progress:
+    """A progress bar, hidden where the console is quiet.
+
+    Args:
+        console: Where to draw it.
+        *columns: From left to right: `"bar"`, `"count"` (`3/10`), `"elapsed"`, `"remaining"`; anything else is text, in
+            which `{task.description}` and `{task.fields[NAME]}` stand for those of the task.
+        width: Of the bar, in characters.
+        transient: Remove the bar when it is done; nothing is drawn where the console is no terminal.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    known: dict[str, Callable[[], ProgressColumn]] = {
+        "bar": lambda: BarColumn(width),
+        "count": MofNCompleteColumn,
+        "elapsed": TimeElapsedColumn,
+        "remaining": TimeRemainingColumn,
+    }
+    drawn = [known[column]() if column in known else TextColumn(column) for column in columns]
+    # Where lines cannot be taken back, rich leaves an empty one in the place of a transient bar.
+    return Progress(*drawn, console=console, transient=transient, disable=transient and not console.is_terminal)
+
+
+@contextmanager
+def progress_bar(description: str, console: Console | None = None, quiet: bool = False) -> Iterator[ProgressStart]:
+    """A bar over items that is gone at its end; yields what functions take as `progress`.
+
+    Args:
+        description: What is done, before the bar.
+        console: Where to draw it; by default one on stderr.
+        quiet: Draw nothing.
+    """
+    with make_bar(
+        console or make_console(stderr=True, quiet=quiet),
+        "{task.description}",
+        "bar",
+        "count",
+        "remaining",
+        transient=True,
+    ) as bar:
+
+        def start(items: int) -> Advance:
+            task = bar.add_task(description, total=items)
+            return lambda: bar.advance(task)
+
+        yield start
