@@ -1,19 +1,19 @@
 # make demo    train on a real brain MRI, predict, score, draw (needs Python 3.11, make, git, a package index)
-# make test    lint, types, tests
+# make test    lint, types, all tests; make test-fast without those that take seconds or start processes
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo-run
 
 # Tests run in two processes; each must not start a thread per core as well.
-test: export OMP_NUM_THREADS = 1
+test test-fast: export OMP_NUM_THREADS = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test test-fast lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train on a real brain MRI, predict, score, draw; then look into $(DEMO)/"
-	@echo "make test    lint, types, tests"
+	@echo "make test    lint, types, all tests: minutes;  make test-fast  the same without the slow ones"
 	@echo "make lint    lint and types alone;  make format  puts the code in order"
 	@echo "make clean   remove .venv, $(DEMO) and all caches"
 
@@ -38,6 +38,10 @@ lint: .venv/.installed
 
 test: lint
 	@$(BIN)/pytest -n 2
+
+# Whatever is listed at the end is a candidate for the mark `slow`.
+test-fast: lint
+	@$(BIN)/pytest -n 2 -m "not slow and not subprocess" --durations=10 --durations-min=1.5
 
 format: .venv/.installed
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .

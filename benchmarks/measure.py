@@ -38,6 +38,8 @@ class Times:
 def take_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, Times]:
     """Run every contender once per round, so that whatever else the machine does disturbs all alike."""
     times = {name: Times() for name in contenders}
+    gc.collect()
+    gc.freeze()  # what is there already stays: looking through all modules again before every turn takes a second
     for number in range(warm_up + rounds):
         for name, run in contenders.items():
             gc.collect()  # not in the middle of a measurement
@@ -48,6 +50,7 @@ def take_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int, warm_up
             if number >= warm_up:
                 times[name].cpu.append(time.process_time() - cpu)
                 times[name].wall.append(time.perf_counter() - wall)
+    gc.unfreeze()
     return times
 
 

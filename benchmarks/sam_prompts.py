@@ -144,7 +144,7 @@ def draw_objects(folder: Path, kind: str, arguments: argparse.Namespace) -> Obje
         labels = preprocessing.label_slices(encoded, image)
         if kind == COMPONENTS:
             pixels = Preprocessing(labels.shape[-2:], 3).slices(image)[0]
-            candidates = list(_windows(pixels, labels[0].numpy() > 0, arguments.size, rng))[:2]
+            candidates = list(windows(pixels, labels[0].numpy() > 0, arguments.size, rng))[:2]
         else:
             pixels, labels = preprocessing.slices(image), resize_label(labels, size)
             index = int(labels.flatten(1).gt(0).sum(dim=1).argmax())
@@ -156,7 +156,7 @@ def draw_objects(folder: Path, kind: str, arguments: argparse.Namespace) -> Obje
     return Objects(torch.stack(images), torch.stack(truths).float(), torch.stack(others).float(), torch.tensor(numbers))
 
 
-def _windows(pixels: Tensor, mask: np.ndarray, side: int, rng: np.random.Generator) -> Any:
+def windows(pixels: Tensor, mask: np.ndarray, side: int, rng: np.random.Generator) -> Any:
     """A window around each component, in random order; the image is enlarged where it is smaller than a window."""
     if min(mask.shape) < side:
         factor = side / min(mask.shape)

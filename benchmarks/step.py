@@ -121,13 +121,12 @@ def sam_alone(run: Any, batch: Batch, images: Tensor) -> Callable[[], None]:
 def losses_alone(run: Any, batch: Batch, images: Tensor, progress: Progress) -> Callable[[], None]:
     """The method's own step with networks that give logits at no cost."""
     shape = (len(images), run.classes, *images.shape[-2:])
-    method = copy.copy(run.method)
-    method._modules = dict(run.method._modules)
-    method._modules["students"] = _Constants({name: torch.randn(shape) for name in ("fused", "unet", "vnet")})
-    if run.method.sam is not None:
-        sam = copy.copy(run.method.sam)
-        sam._modules = {"teacher": _Constants({"sam": torch.randn(shape)})}
-        method._modules["sam"] = sam
+    students, sam = run.method.students, run.method.sam
+    # `deepcopy` takes from its second argument what it finds there: the networks are replaced, not copied.
+    instead = {id(students): _Constants({name: torch.randn(shape) for name in ("fused", "unet", "vnet")})}
+    if sam is not None:
+        instead[id(sam.teacher)] = _Constants({"sam": torch.randn(shape)})
+    method = copy.deepcopy(run.method, instead)
 
     def go() -> None:
         method.step(batch, progress).loss.backward()

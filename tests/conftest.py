@@ -13,6 +13,13 @@ torch.set_num_threads(1)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the exported file is slow, because the first such test of a process waits for it to be traced."""
+    for item in items:
+        if "exported_file" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 def _folder(path: Path) -> Path:
     if not path.is_dir():
         pytest.skip(f"{path} is absent: it is not part of the repository")

@@ -67,7 +67,7 @@ def test_objects_of_the_prompt_benchmark_are_classes_joined_ones_or_pieces(
     assert torch.equal(classes.truth[0] + classes.truth[1], joined.truth[0])
     assert torch.equal(classes.other[0], classes.truth[1])
     assert joined.other.sum() == 0
-    for image, mask, other in sam_prompts._windows(classes.image[0], joined.truth[0].numpy() > 0, 32, default_rng(0)):
+    for image, mask, other in sam_prompts.windows(classes.image[0], joined.truth[0].numpy() > 0, 32, default_rng(0)):
         assert image.shape == (3, 32, 32)
         assert mask.any()
         assert not (mask & other).any()
@@ -110,6 +110,8 @@ def test_appearance_gives_back_what_a_mask_misses_where_brightness_tells(
     assert json.loads((tmp_path / "ceiling.json").read_text())["folders"]["data"] == row
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @pytest.mark.parametrize("script", SMALL)
 def test_benchmark_runs_and_writes_json(script: str, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
@@ -121,6 +123,8 @@ def test_benchmark_runs_and_writes_json(script: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_a_pretraining_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     import sam_pretraining

@@ -44,6 +44,7 @@ def one_sentence(err: str) -> str:
 # --- the main path -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_check_train_predict_evaluate(tmp_path: Path, capsys: Capture) -> None:
     data = make_folder(tmp_path / "data", n_images=8, n_masks=5)
     checked = knowsam(capsys, "check", data)
@@ -117,6 +118,7 @@ def test_train_takes_the_options_of_compare(tmp_path: Path, capsys: Capture, mon
     assert "supervised" in ended.out
 
 
+@pytest.mark.slow
 def test_resume_trains_longer(tmp_path: Path, capsys: Capture) -> None:
     data = make_folder(tmp_path / "data")
     assert train_small(capsys, data, tmp_path / "run").code == 0
@@ -125,6 +127,8 @@ def test_resume_trains_longer(tmp_path: Path, capsys: Capture) -> None:
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 4
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_interrupted_run_saves_and_ends_with_130(tmp_path: Path, capsys: Capture) -> None:
     data, out = make_folder(tmp_path / "data"), tmp_path / "run"
     process = subprocess.Popen(
@@ -427,6 +431,7 @@ def test_predict_and_evaluate_mistakes(tmp_path: Path, run: Path, capsys: Captur
 # --- not errors, but said plainly ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_unlabelled_image_trains_supervised_and_says_so(tmp_path: Path, capsys: Capture) -> None:
     data = make_folder(tmp_path / "data", n_images=4, n_masks=4)
     ended = knowsam(
@@ -436,6 +441,7 @@ def test_no_unlabelled_image_trains_supervised_and_says_so(tmp_path: Path, capsy
     assert "No unlabelled image" in " ".join(ended.out.split())
 
 
+@pytest.mark.slow
 def test_class_that_never_occurs_is_said(tmp_path: Path, capsys: Capture) -> None:
     data = make_folder(tmp_path / "data", n_images=5, n_masks=4)
     arguments = ("--size", "32", "--steps", "2", "--batch", "1+1", "sam=none", "data.classes=4")
@@ -460,6 +466,7 @@ def modules_after(*arguments: str | Path) -> set[str]:
     return set(ended.stdout.rsplit("MODULES", 1)[1].split())
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize(
     "command",
     [[], ["check"], ["train"], ["predict"], ["evaluate"], ["report"], ["compare"], ["settings"], ["sam", "pretrain"]],
@@ -470,6 +477,8 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     assert not modules_after(*command, "--help") & heavy
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_predict_imports_no_training_dependency(tmp_path: Path, run: Path) -> None:
     source = save_picture(tmp_path / "image.png", make_image())
     modules = modules_after("predict", run, source, "--out", tmp_path / "out", "--overlay", "--uncertainty")
@@ -478,6 +487,8 @@ def test_predict_imports_no_training_dependency(tmp_path: Path, run: Path) -> No
     assert (tmp_path / "out" / "image.png").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_module_entry_point_reports_bad_input(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "knowsam", "train", str(tmp_path / "none"), "--out", str(tmp_path / "run")],
@@ -621,6 +632,7 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     return written.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a matter of Unix")
 def test_errors_are_red_on_a_terminal_and_plain_elsewhere(tmp_path: Path, capsys: Capture) -> None:
     arguments = ("evaluate", str(tmp_path / "none"), str(tmp_path))
@@ -644,6 +656,7 @@ def completed(words: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.subprocess
 def test_shell_completion(capsys: Capture) -> None:
     assert completed("knowsam pre").split() == ["predict"]
     assert {"--json", "--html", "--quiet"} <= set(completed("knowsam check DATA --").split())
@@ -658,6 +671,7 @@ def test_shell_completion(capsys: Capture) -> None:
     assert "complete -o default -F _knowsam_completion knowsam" in shown.stdout
 
 
+@pytest.mark.subprocess
 def test_check_imports_no_network(tmp_path: Path) -> None:
     modules = modules_after("check", make_folder(tmp_path / "data"), "--quiet")
     assert "numpy" in modules

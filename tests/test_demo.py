@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from test_examples import load_example
+from support.examples import load_example
 
 pytest.importorskip("nilearn", reason="the demo's data come with the extra `demo`")
 
 
+@pytest.mark.slow
 def test_demo_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import nibabel as nib
     from PIL import Image

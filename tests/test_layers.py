@@ -84,6 +84,7 @@ def test_at_most_eight_modules_and_a_main_at_the_root() -> None:
     assert len(doors) <= 8
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize(
     ("module", "absent"),
     [

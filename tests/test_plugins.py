@@ -15,7 +15,7 @@ from knowsam.plugins import Registry, absolute, entry_point_names, load_from_fil
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
 from knowsam.training.run import resume
-from support import outside_code as outside_code
+from support import outside_code
 from support.cli import knowsam, train_small
 from support.folders import make_folder
 
@@ -93,6 +93,8 @@ def test_reading_a_run_does_not_run_the_file_of_its_method(
     assert f"{own}: it could not be run (RuntimeError: run, line 1), but expected a file that defines" in ended.err
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_compare_takes_a_method_in_a_file_with_its_own_settings(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +111,8 @@ def test_compare_takes_a_method_in_a_file_with_its_own_settings(
     assert RunFolder(out / "runs" / runs[0]).read_config().options["weight"] == 0.25
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_an_entry_point_names_a_method_everywhere(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +129,8 @@ def test_an_entry_point_names_a_method_everywhere(
     assert "gentle" not in METHODS
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_a_registered_method_and_a_registered_network_go_all_the_way(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def one_cell(data: Path, name: str, steps: int = 4) -> tuple[CompareFolder, Cell
     )
 
 
+@pytest.mark.slow
 def test_a_small_grid_from_training_to_table(data: Path) -> None:
     out = data.parent / "out"
     values = {"methods": ["supervised", "knowsam"], "labelled": [2], "settings": SETTINGS, "quiet": True}
@@ -124,6 +125,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(data: Pa
     assert load_checkpoint(folder.run(cell).checkpoint)["step"] == 4
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_a_process_that_is_killed_keeps_its_checkpoint_and_is_continued_to_the_same_bits(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +149,8 @@ def test_a_process_that_is_killed_keeps_its_checkpoint_and_is_continued_to_the_s
     assert run.student_last.read_bytes() == whole.student_last.read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_an_orphaned_process_saves_and_stops(data: Path, tmp_path: Path) -> None:
     folder, cell, order = one_cell(data, "out", steps=100_000)
     run = folder.run(cell)
@@ -174,6 +179,7 @@ def test_an_orphaned_process_saves_and_stops(data: Path, tmp_path: Path) -> None
     assert Outcome.read(order.cell) is None
 
 
+@pytest.mark.subprocess
 def test_peak_memory_is_this_processs_own() -> None:
     before = peak_memory_mb()
     block = np.ones(60 * 2**20 // 8)

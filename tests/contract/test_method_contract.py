@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from knowsam.methods import METHODS, Method
-from knowsam.methods.cps import CrossPseudoSupervision
-from knowsam.networks import CoTrainedStudents
 from knowsam.networks.registry import build_network
 from knowsam.reporting.terms import prediction_name, term_name
 from knowsam.types import Progress, StepOutput
@@ -42,38 +40,25 @@ def make_certain(method: Method) -> None:
                 weight.data.mul_(20)
 
 
-def parts(method: Method) -> dict[str, list[nn.Parameter]]:
-    """The parameters that a term's name can speak of."""
-    student = method.student()
-    if isinstance(student, CoTrainedStudents):
-        modules = {"unet": [student.unet], "vnet": [student.vnet], "fused": [student.fusion]}
-    elif isinstance(method, CrossPseudoSupervision):
-        modules = {"first": [method.network], "second": [method.second]}
-    else:
-        modules = {
-            "student": [module for name, module in method.named_children() if name not in ("sam", "ema_teacher")]
-        }
-    if ema_teacher(method) is not None:
-        modules["ema"] = [ema_teacher(method)]
+def parts(method: Method) -> dict[nn.Module, list[nn.Parameter]]:
+    """What can learn, and its parameters: every module that a term teaches, SAM, and the method for all the rest."""
+    modules = dict.fromkeys(itertools.chain.from_iterable(method.term_modules().values()))
     if method.sam is not None:
-        modules["sam"] = [method.sam]
-    return {name: [p for one in several for p in one.parameters()] for name, several in modules.items()}
+        modules[method.sam] = None
+    held = {module: list(module.parameters()) for module in modules}
+    known = {id(parameter) for parameters in held.values() for parameter in parameters}
+    return held | {method: [parameter for parameter in method.parameters() if id(parameter) not in known]}
 
 
-def expected_parts(term: str, names: set[str]) -> set[str]:
-    """Where a term must have a gradient, by its name; nowhere else may it have one."""
+def expected(term: str, method: Method) -> set[nn.Module]:
+    """Where a term must have a gradient, by its name and the method's own word; nowhere else may it have one."""
     if term == "sam_sup":
-        return {"sam"}
-    if term == "sam_kd":
-        return names - {"fused", "ema", "sam"}
-    if term.startswith("fused"):
-        return {"unet", "vnet", "fused"}  # the fusion head passes its gradient on to the students, by design
-    if term.startswith(("ema", "share")):
-        return set()  # a measurement: an EMA teacher is moved by its student alone, a share by nobody
-    return {term.split("_")[0]}
+        return {method.sam}
+    taught = method.term_modules()
+    return set(taught.get(term, taught.get(term.split("_")[0], ())))
 
 
-def learning(term: Tensor, method: Method) -> set[str]:
+def learning(term: Tensor, method: Method) -> set[nn.Module]:
     """The parts in which this term has a gradient that is not zero."""
     if not term.requires_grad:
         return set()
@@ -104,7 +89,17 @@ def test_terms_are_finite_and_each_teaches_exactly_what_it_names(
     for term, value in output.terms.items():
         assert value.ndim == 0, term
         assert value.isfinite(), term
-        assert learning(value, method) == expected_parts(term, set(parts(method))), term
+        assert learning(value, method) == expected(term, method), term
+
+
+@every_method
+def test_every_first_word_of_a_terms_name_is_declared_or_a_measurement(name: str) -> None:
+    method = small_method(name, "tiny")
+    words = {term.split("_")[0] for term in seeded_step(method, LATE, 3).terms} - {"sam"}
+    taught = method.term_modules().keys() - {"sam_kd"}
+    assert taught <= words
+    assert words - taught <= {"ema", "share"}
+    assert all(module in set(method.modules()) for modules in method.term_modules().values() for module in modules)
 
 
 @every_method

@@ -97,6 +97,7 @@ def test_beside_the_file_stand_only_its_card_and_in_it_its_checksum(exported: Ex
 # --- the torch.export program --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_command_line_writes_a_program_of_one_network(tmp_path: Path, capsys: Capture) -> None:
     student = make_student(tmp_path / "run" / "student.safetensors")
     to = tmp_path / "out" / "model.pt2"

@@ -19,9 +19,9 @@ from knowsam.inference.files import predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image, read_label
 from knowsam.types import LUMINANCE, Geometry, MedicalImage
+from support.examples import EXAMPLES, load_example
 from support.exports import ExportedFile
 from support.folders import make_image, save_nifti, save_picture
-from test_examples import EXAMPLES, load_example
 
 TIE = 1e-4
 
@@ -74,6 +74,7 @@ def make_environment(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.subprocess
 def test_masks_are_those_of_predict_without_torch_and_knowsam(exported: ExportedFile, tmp_path: Path) -> None:
     sources = make_inputs(tmp_path / "in")
     predictor = Predictor(exported.student, "cpu")

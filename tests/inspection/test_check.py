@@ -193,6 +193,7 @@ def test_affine_helper_has_the_given_spacing() -> None:
     np.testing.assert_allclose(np.linalg.norm(make_affine()[:3, :3], axis=0), (0.5, 0.75, 3.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["acdc_h5", "hippocampus", "busi"])
 def test_real_folders_are_ready(shared_data: Path, name: str) -> None:
     report = check_folder(shared_data / name, labelled=1)
@@ -265,6 +266,7 @@ def test_mixed_depths_and_uneven_volumes(tmp_path: Path) -> None:
     assert {"bit-depth", "uneven-volumes"} <= kinds(report)
 
 
+@pytest.mark.slow
 def test_real_acdc_facts(shared_data: Path) -> None:
     report = check_folder(shared_data / "acdc", labelled=7)
     assert report.ok

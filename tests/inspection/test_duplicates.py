@@ -216,6 +216,7 @@ def test_inverted_images_in_the_report(tmp_path: Path) -> None:
     assert finding(check_folder(tmp_path), "inverted") == ("case_9",)
 
 
+@pytest.mark.slow
 def test_real_sets(shared_data: Path) -> None:
     busi = check_folder(shared_data / "busi")
     near = {*finding(busi, "near-copies"), *finding(busi, "near-leak")}
@@ -227,6 +228,7 @@ def test_real_sets(shared_data: Path) -> None:
     assert finding(hippocampus, "inverted") == ()
 
 
+@pytest.mark.slow
 def test_real_inverted_contrast(shared_data: Path) -> None:
     import csv
 

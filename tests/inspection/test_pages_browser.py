@@ -16,7 +16,7 @@ from support.browser import DESK_PX, PHONE_PX, ask, assert_fits, assert_silent_a
 from support.cli import make_trained_run
 from support.folders import make_folder, make_image, save_picture
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.slow, pytest.mark.subprocess]
 
 LONG = "a" * 60
 

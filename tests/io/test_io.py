@@ -28,6 +28,7 @@ def test_readers_table_covers_the_suffixes() -> None:
     assert {".png", ".jpg", ".tif", ".bmp", ".nii", ".nii.gz", ".h5"} <= set(READERS)
 
 
+@pytest.mark.subprocess
 def test_import_is_light() -> None:
     heavy = "{'torch', 'nibabel', 'h5py', 'tifffile', 'PIL', 'pandas'}"
     code = f"import sys, knowsam.io, knowsam.inspection.check; print(sorted({heavy} & set(sys.modules)))"

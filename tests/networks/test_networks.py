@@ -96,6 +96,7 @@ def test_build_network_needs_two_classes() -> None:
         build_network("unet", 3, 1)
 
 
+@pytest.mark.subprocess
 def test_import_is_light() -> None:
     code = (
         "import sys, knowsam.networks;sys.exit(' '.join({'transformers', 'kornia', 'accelerate'} & set(sys.modules)))"

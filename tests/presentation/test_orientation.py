@@ -7,17 +7,19 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from knowsam.data.folder import Case
 from knowsam.data.labels import LabelCoding
+from knowsam.evaluation.scoring import score_cases
 from knowsam.inference.files import draw, predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.inspection.examine import examine
-from knowsam.inspection.page import _picture
+from knowsam.inspection.page import draw_case
 from knowsam.io import read_image
 from knowsam.presentation.orientation import View, view_of
-from knowsam.reliability.suggest_output import _maps
-from knowsam.reporting.cases import CaseResult, view_slice
+from knowsam.reliability.suggest_output import slice_maps
+from knowsam.reporting.cases import view_slice
 from support.exports import make_student
 from support.folders import make_image, save_picture
 
@@ -97,19 +99,20 @@ def test_every_picture_of_a_volume_is_turned_and_its_mask_is_not(tmp_path: Path)
 
     sheet = draw(image, truth, predictor.info)  # in the upper left corner after the gap of 4, enlarged 8 times
     assert tuple(sheet[4, 4]) == (244, 212, 140)  # .55 of white and .45 of the first colour, (230, 159, 0)
-    result = CaseResult("a", (case,), (1.0, 1.0), slices=3, file=0, position=1, number=2)
-    shown = view_slice(predictor, result, LabelCoding((0, 1, 2), ("background", "class_1", "class_2")))
+    preprocessing, coding = predictor.info.preprocessing, LabelCoding((0, 1, 2), ("background", "class_1", "class_2"))
+    (scored,) = score_cases(predictor.outputs, [case], preprocessing, coding, dtype=torch.float32)
+    shown = view_slice(scored, preprocessing, coding)
     assert shown.radiological
     assert shown.truth.shape == shown.prediction.shape == shown.entropy.shape == (24, 20)
     assert shown.picture[0, 0, 0] == 1
     assert shown.picture.sum() == 1
     assert shown.truth[:6, :4].all()
     assert shown.truth.sum() == 24
-    picture, label, entropy = _maps(image, predictor)[1]
+    picture, label, entropy = slice_maps(image, predictor)[1]
     assert picture[0, 0, 0] == 1
     assert (shown.prediction == label).all()
-    np.testing.assert_allclose(entropy, shown.entropy, atol=1e-5)
-    tile, names = _picture(examine(case), LabelCoding((0, 1), ("background", "class_1")))
+    np.testing.assert_allclose(entropy, shown.entropy, atol=2**-11)  # kept as float16, in [0, 1]
+    tile, names = draw_case(examine(case), LabelCoding((0, 1), ("background", "class_1")))
     assert names == ["class_1"]
     assert tile[0, 0, 0] > tile[0, 0, 2] + 60  # orange
     assert (tile[-1, -1] == tile[-1, -1, 0]).all()  # grey

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from knowsam.config import resolve_config
-from knowsam.data.split import Split
 from knowsam.evaluation.scoring import ScoredVolume, TellingSlice
 from knowsam.functional.uncertainty import measure_uncertainty
 from knowsam.reporting import advice
 from knowsam.reporting.baseline import Baseline
-from knowsam.runs.record import RunRecord, Validation
-
-
-def run_with(curves: dict[str, list[float]], **settings: Any) -> RunRecord:
-    """A run validated every 100 steps with these means."""
-    count = len(next(iter(curves.values())))
-    validations = [
-        Validation(100 * (i + 1), {name: curve[i] for name, curve in curves.items()}, {}) for i in range(count)
-    ]
-    config = resolve_config({"train": {"steps": 100 * count}, **settings})
-    terms = {"loss": [(100 * count, 1.0)]}
-    return RunRecord(None, config, {}, Split([], [], [], []), terms, validations, 1.0)  # type: ignore[arg-type]
+from knowsam.runs.record import Validation
+from support.records import run_with
 
 
 def case(name: str, *dice: float) -> ScoredVolume:

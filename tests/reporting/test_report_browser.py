@@ -19,7 +19,7 @@ from support.browser import (
 )
 from support.training import make_run_with_cases
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.slow, pytest.mark.subprocess]
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 from PIL import Image
-from test_report_advice import run_with
 
 from knowsam.presentation.pictures import CLASS_COLOURS
 from knowsam.reporting import figures, panels
 from knowsam.reporting.cases import SliceView
 from knowsam.types import IGNORE
+from support.records import run_with
 
 
 def test_labels_are_pushed_apart_within_the_range() -> None:

@@ -180,6 +180,8 @@ def test_a_run_without_validation_says_so(tmp_path: Path) -> None:
     assert 'id="curves"' in page
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_report_needs_no_training_dependency(run: Path) -> None:
     import subprocess
     import sys

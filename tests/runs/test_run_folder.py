@@ -28,6 +28,7 @@ def test_create_writes_configuration_and_environment(folder: RunFolder) -> None:
 def test_create_takes_an_empty_folder(folder: RunFolder) -> None:
     folder.path.mkdir(parents=True)
     folder.create(resolve_config())
+    assert folder.read_config() == resolve_config()
 
 
 def test_create_refuses_a_folder_with_a_run_and_says_how_to_continue_it(folder: RunFolder) -> None:
@@ -74,4 +75,5 @@ def test_forget_after_without_any_measurement_does_nothing(folder: RunFolder) ->
 
 
 def test_environment_is_plain_json() -> None:
-    json.dumps(describe_environment(), allow_nan=False)
+    found = describe_environment()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -48,6 +48,7 @@ def test_others_may_read_a_student_file_as_any_other_new_file(student: torch.nn.
     assert path.stat().st_mode == other.stat().st_mode
 
 
+@pytest.mark.subprocess
 def test_student_opens_where_nothing_of_the_training_is_installed(student: torch.nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     save_student(path, student, INFO)

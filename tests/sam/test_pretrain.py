@@ -146,6 +146,8 @@ def test_a_step_is_computed_where_the_model_is(monkeypatch: pytest.MonkeyPatch) 
     assert {value.device.type for value in terms.values()} == {"meta"}
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_the_device_of_a_run_is_asked_for(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY_RUN, steps=1)
     assert pretrain(config, tmp_path / "run", quiet=True, device="cpu")
@@ -153,6 +155,8 @@ def test_the_device_of_a_run_is_asked_for(tmp_path: Path) -> None:
         pretrain(config, tmp_path / "other", quiet=True, device="meta")
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert pretrain(TINY_RUN, tmp_path / "whole", quiet=True)
     seen = iter([False, False, True])
@@ -167,6 +171,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> N
     assert sam.vision_encoder(torch.rand(1, 3, 48, 32))[0].shape[-2:] == (6, 4)
 
 
+@pytest.mark.subprocess
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     pretrain(dataclasses.replace(TINY_RUN, steps=1), tmp_path / "run", quiet=True)
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -179,6 +184,8 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         pretrain(TINY_RUN, tmp_path / "mine", quiet=True)
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_a_run_can_begin_with_the_weights_of_another(tmp_path: Path) -> None:
     unmoved = dataclasses.replace(TINY_RUN, steps=1, lr=0.0)
     pretrain(dataclasses.replace(unmoved, seed=1), tmp_path / "first", quiet=True)
@@ -190,6 +197,8 @@ def test_a_run_can_begin_with_the_weights_of_another(tmp_path: Path) -> None:
     assert settings["start_sha256"] == sha256(weights[0]).hexdigest()
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_a_run_goes_on_without_the_weights_it_began_with(tmp_path: Path) -> None:
     pretrain(dataclasses.replace(TINY_RUN, steps=1), tmp_path / "first", quiet=True)
     config = dataclasses.replace(TINY_RUN, start=str(tmp_path / "first"))

@@ -64,6 +64,7 @@ def test_a_run_writes_down_its_base_and_its_checkpoint_keeps_no_frozen_weight(ru
     assert loaded["resized"]["vision_encoder.pos_embed"] == [[1, 8, 8, 16], [1, 4, 4, 16]]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_base_that_was_killed_ends_bit_equal(
     data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_two_processes_share_each_batch_and_end_with_equal_weights(tmp_path: Path) -> None:
     data = make_folder(tmp_path / "data", n_images=9, n_masks=5)
     layer = {"options": {"ugda_start": 0.5}, "train": {"batch": "2+4", "ema": 0.9}}

@@ -48,8 +48,9 @@ def allocate(context: str) -> tuple[int, int, int]:
     return int(from_system), int(kept), int(after)
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(
-    allocator._glibc() is None or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33 or newer"
+    allocator.glibc() is None or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33 or newer"
 )
 def test_a_large_block_is_kept_when_freed_and_given_back_at_the_end() -> None:
     from_system, kept, after = allocate("keep_freed_memory()")
@@ -63,7 +64,7 @@ def test_a_large_block_is_kept_when_freed_and_given_back_at_the_end() -> None:
 
 @pytest.mark.parametrize("name", allocator.USERS_OWN)
 def test_the_users_own_settings_stay(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator, "_glibc", lambda: pytest.fail("the allocator was touched"))
+    monkeypatch.setattr(allocator, "glibc", lambda: pytest.fail("the allocator was touched"))
     monkeypatch.setenv(name, "1")
     with keep_freed_memory() as changed:
         assert changed is False
@@ -87,7 +88,7 @@ class Recorder:
 @pytest.fixture
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder(request.param)
-    monkeypatch.setattr(allocator, "_glibc", lambda: recorder)
+    monkeypatch.setattr(allocator, "glibc", lambda: recorder)
     return recorder
 
 
@@ -107,4 +108,4 @@ def test_a_library_that_refuses_is_left_alone(library: Recorder) -> None:
 
 def test_nothing_happens_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator.sys, "platform", "darwin")
-    assert allocator._glibc() is None
+    assert allocator.glibc() is None

@@ -84,6 +84,7 @@ def assert_same_end(a: RunFolder, b: RunFolder) -> None:
     assert measured(a) == measured(b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["supervised", "knowsam", "bcp", "unimatch"])
 def test_interrupted_and_resumed_run_ends_bit_equal(
     kind: str, data: Path, tmp_path: Path, terminate_at: Callable[[int], None]
@@ -118,6 +119,8 @@ def test_a_signal_during_the_last_step_finishes_the_run(
     assert result.folder.student_last.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_a_killed_run_resumes_from_its_last_checkpoint_and_counts_no_step_twice(data: Path, tmp_path: Path) -> None:
     config = config_of("supervised", data)
     whole = train(config, tmp_path / "whole", quiet=True).folder

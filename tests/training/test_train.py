@@ -80,6 +80,7 @@ def brittle(monkeypatch: pytest.MonkeyPatch) -> None:
     del METHODS["brittle"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["knowsam", "supervised"])
 def test_a_run_leaves_everything_it_promises(method: str, data: Path, tmp_path: Path) -> None:
     config = run_config(data, {"method": method}, sam="tiny", steps=3)
@@ -174,6 +175,7 @@ def test_weights_that_are_not_finite_never_reach_a_checkpoint(brittle: None, dat
     assert all(value.isfinite().all() for value in state["method"].values())
 
 
+@pytest.mark.slow
 def test_learning_rates_fall_linearly_and_each_group_has_its_own(data: Path, tmp_path: Path) -> None:
     config = run_config(data, {"train": {"lr": 0.02, "warmup": 1}, "sam": {"lr": 0.003}}, sam="tiny", steps=3)
     records = train(config, tmp_path / "run", quiet=True).folder.read_metrics()

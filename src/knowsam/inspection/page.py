@@ -166,7 +166,7 @@ class _Painter:
             return Tile(stem, "cannot be read", f"{stem}: the image cannot be read", "")
         parts.append(size_text(one.size))
         try:
-            picture, shown = _picture(one, self.coding)
+            picture, shown = draw_case(one, self.coding)
         except InputError:  # It changed since it was examined.
             return Tile(stem, "cannot be read", f"{stem}: the image cannot be read", "")
         if shown is None:
@@ -179,7 +179,7 @@ class _Painter:
         return Tile(stem, " · ".join(parts), f"{stem}, {parts[0]} image {seen}", data_uri(picture, largest_png=0))
 
 
-def _picture(one: CaseFacts, coding: LabelCoding | None) -> tuple[np.ndarray, list[str] | None]:
+def draw_case(one: CaseFacts, coding: LabelCoding | None) -> tuple[np.ndarray, list[str] | None]:
     """The image, of a volume the slice with most foreground, with its mask drawn.
 
     Returns:

@@ -97,6 +97,16 @@ class Method(nn.Module):
         """Name and arguments with which `build_network` builds `student()` again."""
         raise NotImplementedError
 
+    def term_modules(self) -> dict[str, tuple[nn.Module, ...]]:
+        """Which modules a term teaches: exactly these get a gradient from it, and a contract test holds that.
+
+        Returns:
+            First word of a term's name, or the whole name (which goes first) -> modules. Here `student_...` and SAM's
+            `sam_kd` teach the student. A term that is not found is a measurement, without gradient.
+        """
+        student = (self.student(),)
+        return {"student": student, "sam_kd": student}
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """The trainable parameters by optimiser: everything outside SAM, and SAM's own."""
         sam = set() if self.sam is None else {id(parameter) for parameter in self.sam.parameters()}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
+from torch import nn
 
 from knowsam.functional.losses import cross_entropy, segmentation_loss
 from knowsam.functional.schedules import gaussian_rampup
@@ -46,6 +47,10 @@ class CrossPseudoSupervision(StudentMethod):
     def __init__(self, options: CrossPseudoSupervisionOptions, context: MethodContext) -> None:
         super().__init__(options, context)
         self.second: Any = build_network(**self.spec)  # the generator has moved on: other weights than the first's
+
+    def term_modules(self) -> dict[str, tuple[nn.Module, ...]]:
+        """Each network has terms of its own; SAM teaches both."""
+        return {"first": (self.network,), "second": (self.second,), "sam_kd": (self.network, self.second)}
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """One step of both networks, `k in {1, 2}`.

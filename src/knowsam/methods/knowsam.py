@@ -129,6 +129,11 @@ class KnowSAM(Method):
         """Name and arguments for `build_network`."""
         return {"name": "cotrained", **self.arguments}
 
+    def term_modules(self) -> dict[str, tuple[nn.Module, ...]]:
+        """The fusion head passes its gradient on to both students; SAM teaches the students alone."""
+        both = (self.students.unet, self.students.vnet)
+        return {"unet": both[:1], "vnet": both[1:], "fused": (*both, self.students.fusion), "sam_kd": both}
+
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """One step (docs/method.md, section 5).
 

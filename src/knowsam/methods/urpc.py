@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from knowsam.errors import InputError
 from knowsam.functional.losses import pyramid_consistency, segmentation_loss
@@ -57,6 +58,10 @@ class PyramidConsistency(StudentMethod):
                 f" {len(SIDE_DROPOUT) + 1} decoder stages to put heads on; choose unet or vnet with their own widths."
             )
         self.side_heads = SideHeads(channels[:-1], context.classes, SIDE_DROPOUT)
+
+    def term_modules(self) -> dict[str, tuple[nn.Module, ...]]:
+        """Every scale takes part in the method's own terms; SAM teaches the finest one alone."""
+        return {"student": (self.network, self.side_heads), "sam_kd": (self.network,)}
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """One step of the network and its side heads.

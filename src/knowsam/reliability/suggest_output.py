@@ -106,7 +106,7 @@ def draw_candidate(candidate: Candidate, predictor: Predictor) -> np.ndarray:
     """
     slices: list[list[np.ndarray]] = []
     for case in candidate.cases:
-        slices = _most_uncertain(slices + _maps(read_image(case.image), predictor))
+        slices = _most_uncertain(slices + slice_maps(read_image(case.image), predictor))
     rows = []
     for array, label, *maps in slices:
         factor = max(1, round(PICTURE_SIDE / max(label.shape)))
@@ -115,7 +115,7 @@ def draw_candidate(candidate: Candidate, predictor: Predictor) -> np.ndarray:
     return contact_sheet(rows, PICTURE_COLUMNS[: len(rows[0])])
 
 
-def _maps(image: MedicalImage, predictor: Predictor) -> list[list[np.ndarray]]:
+def slice_maps(image: MedicalImage, predictor: Predictor) -> list[list[np.ndarray]]:
     """Image, label, entropy and, where there are students, disagreement of each slice."""
     prediction, preprocessing = predictor.predict(image, uncertainty=True), predictor.info.preprocessing
     unsure = prediction.uncertainty

@@ -33,7 +33,7 @@ def keep_freed_memory() -> Iterator[bool]:
     Yields:
         Whether anything was changed: nothing is without glibc, or where the user has set the allocator.
     """
-    libc = None if any(os.environ.get(name) for name in USERS_OWN) else _glibc()
+    libc = None if any(os.environ.get(name) for name in USERS_OWN) else glibc()
     if libc is None or not libc.mallopt(M_MMAP_THRESHOLD, KEEP):
         yield False
         return
@@ -46,7 +46,7 @@ def keep_freed_memory() -> Iterator[bool]:
         libc.malloc_trim(0)
 
 
-def _glibc() -> Any:
+def glibc() -> Any:
     """The C library if it has `mallopt`; musl, macOS and Windows have another allocator."""
     if sys.platform != "linux":
         return None

@@ -126,6 +126,7 @@ def test_no_sam_is_nothing_to_distil_from() -> None:
         SamDistillation.from_name("none", size=(32, 32), classes=2)
 
 
+@pytest.mark.subprocess
 def test_a_run_without_sam_never_waits_for_transformers() -> None:
     """`train` asks this module for a name's meaning, SAM or not; importing transformers takes seconds."""
     code = (
