@@ -24,8 +24,8 @@ from knowsam.runs.student_file import load_student
 from knowsam.training import trainer as engine
 from knowsam.training.build import build_method, build_optimiser
 from knowsam.training.run import resume, train
-from knowsam.training.seeding import seed_step
 from knowsam.training.state import load_trained_state, trained_state
+from knowsam.training.trainer import seed_step
 from knowsam.types import Batch, Progress, StepOutput
 from support.folders import make_folder
 from support.training import run_config, small_method

@@ -35,3 +35,8 @@ def probabilities_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(probs.shape[-2:]) == tuple(size):
         return probs
     return F.interpolate(probs, size=size, mode="bilinear", align_corners=False)
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize logits `(B, K, h, w)` to `size` (H, W), bilinearly."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from knowsam.sam.loading.resize import resize_logits
+from knowsam.functional.probabilities import resize_logits
 from knowsam.types import IGNORE
 
 

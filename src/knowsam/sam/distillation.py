@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from knowsam.errors import InputError
 from knowsam.functional.losses import distillation_loss, segmentation_loss
+from knowsam.functional.probabilities import resize_logits
 from knowsam.functional.schedules import gaussian_rampup
 from knowsam.sam.adapters import AdapterInit
 from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.corruption import corrupt_prompts
 from knowsam.sam.loading.build import build_sam
-from knowsam.sam.loading.resize import resize_logits
 from knowsam.sam.teacher import PixelNormalisation, SamTeacher, TrainMode
 from knowsam.types import Progress
 

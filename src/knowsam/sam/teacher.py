@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from knowsam.functional.probabilities import resize_logits
 from knowsam.sam.adapters import AdapterInit, insert_adapters
 from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
 from knowsam.sam.loading.report import LoadReport
-from knowsam.sam.loading.resize import resize_logits
 from knowsam.sam.prompts import LearnablePrompts
 
 # Mean and standard deviation of SAM's training images, RGB, in [0, 1].

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
@@ -35,7 +36,6 @@ from knowsam.training.finish import report_at_end
 from knowsam.training.interrupt import stop_on_signal
 from knowsam.training.log import RunLog
 from knowsam.training.memory import keep_freed_memory
-from knowsam.training.seeding import seed_step
 from knowsam.training.state import restore_state, trainer_state
 from knowsam.training.tensorboard import require_tensorboard
 from knowsam.types import Batch, Progress, StepOutput
@@ -286,3 +286,14 @@ def _precision(amp: str) -> str:
     if not torch.cuda.is_available():
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch's generators for one step of one process.
+
+    Augmentation and dropout are thereby functions of (seed, step, process): there is no state to save, and a resumed
+    run draws what the uninterrupted one would have drawn. The seed is a hash of all three, because torch's CPU
+    generator uses the lower 32 bits only.
+    """
+    words = np.random.SeedSequence((seed, step, rank)).generate_state(2, np.uint32)
+    torch.manual_seed(int(words[0]) << 32 | int(words[1]))

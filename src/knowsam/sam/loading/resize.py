@@ -97,8 +97,3 @@ def _resize_prompts(sam: Any, image_size: tuple[int, int], grid: tuple[int, int]
         sam.prompt_encoder.input_image_size = side
         sam.config.vision_config.image_size = sam.config.prompt_encoder_config.image_size = side
         sam.config.prompt_encoder_config.image_embedding_size = grid[0]
-
-
-def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize logits `(B, K, h, w)` to `size` (H, W), bilinearly."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
