@@ -53,20 +53,20 @@ def settings_page() -> str:
         " (`--config`), or from Python (`knowsam.train(..., settings={'train.lr': 0.02})`); the last one wins in the"
         " order file, `key=value`, flags. Values are YAML; `null` (`None`) means: not set. `sam=NAME` is short for"
         " `sam.name=NAME`. The `config.yaml` of a run holds them all. `knowsam settings METHOD` prints this page for"
-        " one method.",
+        " one method. Each line: name, default, range, meaning.",
     ]
-    parts += [f"## {group.title}\n\n{table(group)}" for group in sections]
+    parts += [f"## {group.title}\n\n{listed(group)}" for group in sections]
     parts += [
         "## Options of the methods",
         f"Methods with one kept network (all but {', '.join(f'`{name}`' for name in others)}) share these:",
-        table(network),
+        listed(network),
         f"Below {settings.SHORT_BUDGET:,} steps (`preset: short`) every method has {changes_text(shared)}."
         " What a preset changes for one method alone is said there.",
     ]
     for name, changes in methods.items():
         parts.append(f"### {name}")
         if own := settings.own_options(name):
-            parts.append(table(settings.SettingGroup(name, own)))
+            parts.append(listed(settings.SettingGroup(name, own)))
         own_changes = {"short": without(changes["short"], shared), "paper": changes["paper"]}
         said = [f"`preset: {preset}`: {changes_text(values)}." for preset, values in own_changes.items() if values]
         parts += [" ".join(said)] if said else ["No option of its own."] if not own else []
@@ -74,18 +74,16 @@ def settings_page() -> str:
         "## knowsam sam pretrain",
         "Options of `knowsam sam pretrain` by these names; what is no option there is a field of `PretrainConfig`"
         " (`knowsam.sam.pretrain.steps`).",
-        table(pretrain),
+        listed(pretrain),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def table(group: settings.SettingGroup) -> str:
-    """Settings as a table."""
-    rows = [
-        f"| `{one.name}` | `{settings.value_text(one.default)}` | {one.range} | {one.meaning} |"
-        for one in group.settings
-    ]
-    return "\n".join(["| setting | default | range | meaning |", "|---|---|---|---|", *rows])
+def listed(group: settings.SettingGroup) -> str:
+    """Settings with default, range and meaning, one a line."""
+    return "\n".join(
+        f"- `{one.name}`: `{settings.value_text(one.default)}` ({one.range}). {one.meaning}" for one in group.settings
+    )
 
 
 def shared_changes(methods: Mapping[str, Mapping[str, Mapping[str, str]]], preset: str) -> dict[str, str]:

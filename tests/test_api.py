@@ -165,7 +165,7 @@ def test_train_says_nothing_when_quiet_and_leaves_defaults_to_the_configuration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Any] = []
-    monkeypatch.setattr("knowsam.training.trainer.train", lambda config, out, quiet: given.append(config))
+    monkeypatch.setattr("knowsam.training.run.train", lambda config, out, quiet: given.append(config))
     knowsam.train(tmp_path / "data", tmp_path / "run", labelled=tmp_path / "list.txt", quiet=True)
     from knowsam.config import resolve_config
 
@@ -225,12 +225,12 @@ def test_predict_a_list_of_names_with_estimates(run: Path, tmp_path: Path) -> No
     assert str(data) in sentence
     assert {case.case for case in done.cases} == {"case_1", "case_3"}
     assert all(0 <= case.dice <= 1 for case in done.cases)
-    assert done.trust is not None
+    assert done.basis is not None
     assert done.cases_file == out / "cases.csv"
     assert done.cases_file.is_file()
     values = json.loads(json.dumps(done.to_json(), allow_nan=False))
     assert values["predicted"][0]["mask"] == str(out / "case_1.png")
-    assert values["trust"] == done.trust.sentence()
+    assert values["trust"] == done.basis.sentence()
     assert len(values["cases"]) == 4  # two cases, two foreground classes
 
 
@@ -244,7 +244,7 @@ def test_predict_everything_with_pictures_and_soft_maps(run: Path, tmp_path: Pat
     assert [item.error is None for item in done.files] == [True, False]
     assert done.failed == (done.files[1].error,)
     assert done.cases == ()
-    assert done.trust is None
+    assert done.basis is None
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "case_0.png", "case_0_overlay.png", "case_0_prob.tif"
     }  # fmt: skip

@@ -154,7 +154,7 @@ def test_interrupted_before_there_is_anything_to_save(
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("knowsam.training.trainer.load_data", interrupted)
+    monkeypatch.setattr("knowsam.training.data.load_data", interrupted)
     assert train_small(capsys, make_folder(tmp_path / "data"), tmp_path / "run").code == 130
     assert not (tmp_path / "run").exists()
 

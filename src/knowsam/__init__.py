@@ -31,9 +31,19 @@ __version__ = "0.1.0"
 
 # In the order in which they are used.
 __all__ = [  # noqa: RUF022
-    "check", "train", "resume", "predict", "load", "evaluate", "calibrate", "suggest", "export", "report", "compare",
+    "check",
+    "train",
+    "resume",
+    "predict",
+    "load",
+    "evaluate",
+    "calibrate",
+    "suggest",
+    "export",
+    "report",
+    "compare",
     "InputError",
-]  # fmt: skip
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,9 +27,14 @@ Labelled = int | float | str | Path
 """Groups that stay labelled: so many, a share of them (`0.1`, `"10%"`), or those that a list file names."""
 
 PLACES = {
-    "method": "method", "sam": "sam.name", "size": "data.size", "labelled": "data.labelled", "steps": "train.steps",
-    "batch": "train.batch", "seed": "train.seed",
-}  # fmt: skip
+    "method": "method",
+    "sam": "sam.name",
+    "size": "data.size",
+    "labelled": "data.labelled",
+    "steps": "train.steps",
+    "batch": "train.batch",
+    "seed": "train.seed",
+}
 """Arguments that have a name of their own -> the setting they are."""
 
 
@@ -192,7 +197,7 @@ def predict(
 
     Returns:
         `files` (with `image`, `label`, `error` each), `failed` (sentences), and with `uncertainty` `cases`, worst
-        first (`case`, `dice`), and `trust.sentence()`, what these estimates rest on.
+        first (`case`, `dice`), and `basis.sentence()`, what these estimates rest on.
 
     Raises:
         InputError: If there is no network or no image, or `out` holds the images themselves.
@@ -201,7 +206,7 @@ def predict(
         ```python
         done = knowsam.predict("runs/a", "NEW_IMAGES", "preds", uncertainty=True)
         print(len(done.written), "masks;", *done.failed)
-        print(done.cases[0].case, done.cases[0].dice, done.trust.sentence())
+        print(done.cases[0].case, done.cases[0].dice, done.basis.sentence())
         ```
     """
     from knowsam.inference.predictor import Predictor
@@ -211,9 +216,15 @@ def predict(
     predictor = Predictor(run, device, amp)
     with keep_freed_memory():
         return predict_folder(
-            predictor, images, out, overlay=overlay, probabilities=probabilities, uncertainty=uncertainty, only=only,
+            predictor,
+            images,
+            out,
+            overlay=overlay,
+            probabilities=probabilities,
+            uncertainty=uncertainty,
+            only=only,
             progress=progress,
-        )  # fmt: skip
+        )
 
 
 def load(run: str | Path, device: str | None = None, amp: str = "no") -> Predictor:

@@ -73,9 +73,15 @@ def check(
     """Look through a data folder before any training: what is there, and what would go wrong."""
     with progress_bar("reading", quiet=quiet) as progress:
         report = knowsam.check(
-            data, labelled=labelled, classes=_parse_classes(classes), label_values=_parse_values(label_values),
-            ignore_value=ignore_value, val_fraction=val_fraction, html=html, progress=progress,
-        )  # fmt: skip
+            data,
+            labelled=labelled,
+            classes=_parse_classes(classes),
+            label_values=_parse_values(label_values),
+            ignore_value=ignore_value,
+            val_fraction=val_fraction,
+            html=html,
+            progress=progress,
+        )
     if as_json:
         _print_json(report.to_json())
     elif quiet:
@@ -111,9 +117,14 @@ def train(
 ) -> None:
     """Train a run, or continue one with --resume."""
     options: dict[str, Any] = {
-        "config": config, "method": method, "sam": sam, "labelled": labelled, "size": size, "batch": batch,
+        "config": config,
+        "method": method,
+        "sam": sam,
+        "labelled": labelled,
+        "size": size,
+        "batch": batch,
         "seed": seed,
-    }  # fmt: skip
+    }
     if resume is not None:
         others = {"--out": out} | {f"--{name}": value for name, value in options.items()}
         others |= {"DATA": data, "key=value": overrides or None}
@@ -151,17 +162,25 @@ def predict(
     """Predict masks for new images, in their own size and geometry."""
     with progress_bar("predicting", quiet=quiet) as progress:
         done = knowsam.predict(
-            run, source, out, overlay=overlay, probabilities=probabilities, uncertainty=uncertainty, only=only,
-            device=device, amp=amp, progress=progress,
-        )  # fmt: skip
+            run,
+            source,
+            out,
+            overlay=overlay,
+            probabilities=probabilities,
+            uncertainty=uncertainty,
+            only=only,
+            device=device,
+            amp=amp,
+            progress=progress,
+        )
     if as_json:
         _print_json(done.to_json())
     elif done.written and not quiet:
         print(f"{len(done.written)} predicted into {out}")
-        if done.trust is not None:
+        if done.basis is not None:
             from knowsam.reliability.cases import print_worst
 
-            print_worst(done.cases, done.class_names, done.trust)
+            print_worst(done.cases, done.class_names, done.basis)
             print(f"all cases: {done.cases_file}")
     for error in done.failed:
         _say_error(error)
@@ -198,11 +217,11 @@ def calibrate(
     """Learn from a run's validation cases how good its predictions are; training does it at its end."""
     from knowsam.runs.folder import RunFolder
 
-    trust, written = knowsam.calibrate(run, data, device), RunFolder(run).calibration
+    basis, written = knowsam.calibrate(run, data, device), RunFolder(run).calibration
     if as_json:
         print(written.read_text(encoding="utf-8"), end="")
     elif not quiet:
-        print(trust.sentence())
+        print(basis.sentence())
         print(f"written: {written}")
 
 
@@ -304,11 +323,19 @@ def compare(
                 " DIR`; add it."
             )
         results = knowsam.compare(
-            data, out, _parse_names("--methods", methods), _parse_names("--sam", sam),
+            data,
+            out,
+            _parse_names("--methods", methods),
+            _parse_names("--sam", sam),
             [None] if labelled is None else _parse_names("--labelled", labelled),
-            _parse_numbers(seeds, "--seeds", "0,1,2"), size=size, steps=steps, batch=batch, config=config,
-            settings=_parse_settings(overrides), quiet=quiet or as_json,
-        )  # fmt: skip
+            _parse_numbers(seeds, "--seeds", "0,1,2"),
+            size=size,
+            steps=steps,
+            batch=batch,
+            config=config,
+            settings=_parse_settings(overrides),
+            quiet=quiet or as_json,
+        )
     if as_json:
         _print_json(results.to_json())
     elif not quiet:
@@ -370,9 +397,15 @@ def pretrain(
 
     sides = None if sizes is None else tuple(_parse_numbers(sizes, "--sizes", "96,128"))
     given = {
-        "steps": steps, "images": images, "prompts": prompts, "sizes": sides, "lr": lr, "start": start,
-        "amp": known_amp(amp), "seed": seed,
-    }  # fmt: skip
+        "steps": steps,
+        "images": images,
+        "prompts": prompts,
+        "sizes": sides,
+        "lr": lr,
+        "start": start,
+        "amp": known_amp(amp),
+        "seed": seed,
+    }
     config = PretrainConfig(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     with stop_on_signal() as asked_to_stop:
         finished = run(config, out, quiet, asked_to_stop)

@@ -19,14 +19,14 @@ SHORT_BUDGET = 10_000
 """Below this many steps `preset: auto` means `short`; the paper's constants were made for 50,000."""
 
 PRETRAIN_STEPS = 240
-"""Steps that networks need on labelled images alone before they can teach each other (docs/short-budget.md)."""
+"""Steps that networks need on labelled images alone before they can teach each other (docs/method.md)."""
 
 
 def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, Any]:
     """What a preset changes for a run of so many steps.
 
     The models' own defaults are the values of KnowSAM's paper, so that `paper` changes only what the paper of another
-    method has differently. docs/short-budget.md says which values of `short` are measured.
+    method has differently. docs/method.md says which values of `short` are measured.
 
     Args:
         method: Knows its own part: `Method.paper_train`, `Method.short_options`.

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from knowsam.errors import InputError
 from knowsam.evaluation.metrics import METRICS, ClassScore, Spread, Summary
-from knowsam.presentation.console import make_console, make_table
-from knowsam.presentation.text import printed
+from knowsam.presentation.console import make_console, make_table, printed
 from knowsam.storage import without_nan, write_csv, write_json
 
 if TYPE_CHECKING:

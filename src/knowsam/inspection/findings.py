@@ -11,8 +11,8 @@ import numpy as np
 from knowsam.data.labels import LabelCoding
 from knowsam.data.split import Split
 from knowsam.inspection.examine import CaseFacts
-from knowsam.presentation.console import make_console, make_table
-from knowsam.presentation.text import count_text, first_few, printed, share_text
+from knowsam.presentation.console import make_console, make_table, printed
+from knowsam.presentation.text import count_text, first_few, share_text
 
 if TYPE_CHECKING:
     from rich.console import Console

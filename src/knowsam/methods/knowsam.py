@@ -96,7 +96,7 @@ class KnowSAM(Method):
 
     @classmethod
     def short_options(cls, pretrain: float) -> Mapping[str, Any]:
-        """What lets students and fusion head learn in few steps, measured in docs/short-budget.md.
+        """What lets students and fusion head learn in few steps, measured in docs/method.md.
 
         Cells are exchanged as soon as there are unlabelled images.
         """

@@ -46,6 +46,21 @@ def make_console(stderr: bool = False, quiet: bool = False) -> Console:
     return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
 
 
+def printed(print_to: Callable[[Console], None]) -> str:
+    """What a function prints, as plain text: the `__str__` of a record.
+
+    Args:
+        print_to: Prints to the console it is given.
+    """
+    from io import StringIO
+
+    from rich.console import Console
+
+    written = StringIO()
+    print_to(Console(file=written))
+    return written.getvalue().strip("\n")
+
+
 def make_table(
     headings: Sequence[str],
     rows: Iterable[Sequence[str]],

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
-from typing import Any
 
 
 def dice_text(value: float) -> str:
@@ -68,14 +67,3 @@ def size_summary(sizes: Sequence[tuple[int, ...]]) -> str:
         f"{len(counted)} different, {size_text(smallest)} to {size_text(largest)}, most often "
         f"{size_text(counted[0][0])} ({counted[0][1]} times)"
     )
-
-
-def printed(print_to: Callable[[Any], None]) -> str:
-    """What a function prints to a `rich.console.Console`, as plain text: a record's `__str__`."""
-    from io import StringIO
-
-    from rich.console import Console
-
-    written = StringIO()
-    print_to(Console(file=written))
-    return written.getvalue().strip("\n")

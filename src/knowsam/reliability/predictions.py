@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from knowsam.inference.files import PredictedFile, list_inputs, listed_stems, predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.io import file_stem
+from knowsam.presentation.console import ProgressStart, start_progress
 from knowsam.presentation.text import first_few
 from knowsam.reliability.cases import CASES_FILE, CaseQuality, case_rows, estimate_cases, write_cases
 from knowsam.reliability.of_run import CalibrationStatus, load_calibration
@@ -24,7 +25,7 @@ class Predictions:
         failed: One sentence for each image that could not be read, and one for names of the list without an image.
         class_names: Background first.
         cases: Estimated Dice of each case, worst first; empty if not asked for.
-        trust: What the estimates rest on; `trust.sentence()` says it. None if not asked for.
+        basis: What the estimates rest on; `basis.sentence()` says it. None if not asked for.
         cases_file: The table of the cases, None if there is none.
     """
 
@@ -32,7 +33,7 @@ class Predictions:
     failed: tuple[str, ...]
     class_names: tuple[str, ...]
     cases: tuple[CaseQuality, ...] = ()
-    trust: CalibrationStatus | None = None
+    basis: CalibrationStatus | None = None
     cases_file: Path | None = None
 
     @property
@@ -46,8 +47,8 @@ class Predictions:
             "predicted": [{"image": str(item.image), "mask": str(item.label)} for item in self.written],
             "failed": list(self.failed),
         }
-        if self.trust is not None:
-            result |= {"cases": case_rows(self.cases, self.class_names), "trust": self.trust.sentence()}
+        if self.basis is not None:
+            result |= {"cases": case_rows(self.cases, self.class_names), "trust": self.basis.sentence()}
         return result
 
 
@@ -60,7 +61,7 @@ def predict_folder(
     probabilities: bool = False,
     uncertainty: bool = False,
     only: str | Path | Iterable[str] | None = None,
-    progress: Callable[[int], Callable[[], None]] | None = None,
+    progress: ProgressStart | None = None,
 ) -> Predictions:
     """Predict a file or a folder; a broken file does not stop the others.
 
@@ -81,12 +82,11 @@ def predict_folder(
     source, out = Path(source), Path(out)
     stems = {file_stem(path) for path in list_inputs(source, out)}
     wanted = stems if only is None else listed_stems(only)
-    advance = None if progress is None else progress(len(wanted & stems))
+    advance = start_progress(progress, len(wanted & stems))
     files = []
     for item in predict_files(predictor, source, out, overlay, probabilities, wanted.__contains__, uncertainty):
         files.append(item)
-        if advance is not None:
-            advance()
+        advance()
     failed = [item.error for item in files if item.error is not None]
     if missing := sorted(wanted - stems):
         place = only if isinstance(only, str | Path) else "only"
@@ -94,7 +94,7 @@ def predict_folder(
     names = predictor.class_names
     if not uncertainty or all(item.label is None for item in files):
         return Predictions(tuple(files), tuple(failed), names)
-    trust = load_calibration(predictor.path)
-    cases = estimate_cases(files, trust)
+    basis = load_calibration(predictor.path)
+    cases = estimate_cases(files, basis)
     write_cases(cases, names, out / CASES_FILE)
-    return Predictions(tuple(files), tuple(failed), names, tuple(cases), trust, out / CASES_FILE)
+    return Predictions(tuple(files), tuple(failed), names, tuple(cases), basis, out / CASES_FILE)
