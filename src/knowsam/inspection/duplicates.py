@@ -38,8 +38,8 @@ NEAR = 0.7
 NEAR_OF_FEW = 0.8
 """The same where what is common cannot be taken off, for lack of images."""
 
-WORTH_LAYING = 0.25
-"""Least correlation of the detail from which the pictures are laid on each other; with a border lost it is above 0.3."""
+WORTH_LAYING = 0.1
+"""Least correlation of the detail from which the pictures are laid on each other."""
 
 BLOCK = 2048
 """Images compared at a time, which bounds the memory."""

@@ -29,10 +29,10 @@ TYPICAL_HISTOGRAM = 0.5
 TYPICAL_PLACES = 0.3
 """Median correlation with the set's mean thumbnail from which the images show the same things in the same places."""
 
-OPPOSITE_PLACES = 0.25
+OPPOSITE_PLACES = 0.15
 """Share of the median correlation with the mean thumbnail that a negative's must lie below 0."""
 
-BRIGHTNESS = 0.6
+BRIGHTNESS = 0.5
 """By how much histogram and places together must speak for a negative."""
 
 CLEARLY = 0.5
