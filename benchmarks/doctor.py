@@ -22,7 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measure import keep
 from PIL import Image
 
 from knowsam.data.folder import Case, scan_folder
@@ -30,6 +29,7 @@ from knowsam.inspection.examine import CaseFacts, examine, examine_all
 from knowsam.inspection.findings import CheckReport
 from knowsam.inspection.images import judge_contrast, judge_copies
 from knowsam.io import read_image
+from measure import keep
 
 KINDS = ("inverted", "two-kinds", "exact-copies", "near-copies")
 
@@ -130,7 +130,9 @@ def measure_set(data: Path, planted: int, random: np.random.Generator) -> dict[s
                 continue
             extra = [changed(facts[index], change, name, Path(folder), beside=True) for index in chosen]
             pairs = {tuple(sorted(pair)) for pair in named_pairs([*facts, *extra])}
-            wanted = {tuple(sorted((facts[index].case.stem, one.case.stem))) for index, one in zip(chosen, extra)}
+            wanted = {
+                tuple(sorted((facts[index].case.stem, one.case.stem))) for index, one in zip(chosen, extra, strict=True)
+            }
             found[name] = f"{len(pairs & wanted)} of {len(wanted)}"
     return {"alarms": {"images": len(facts)} | alarms, "planted": found | {"besides": besides}}
 
@@ -158,9 +160,7 @@ def changed(
     case = one.case
     stem = f"{case.stem}_{name}" if beside else case.stem
     path = write_picture(change(read_image(case.image).array), folder / f"{name}_{case.stem}")
-    return examine(
-        Case(stem, path, None, stem, stem) if beside else dataclasses.replace(case, image=path, label=None)
-    )
+    return examine(Case(stem, path, None, stem, stem) if beside else dataclasses.replace(case, image=path, label=None))
 
 
 def write_picture(array: np.ndarray, path: Path) -> Path:

@@ -37,6 +37,9 @@ Batch = Annotated[str | None, typer.Option(help="Labelled + unlabelled images pe
 Classes = Annotated[str | None, typer.Option(help="Number of classes, or their names: background,liver,...")]
 LabelValues = Annotated[str | None, typer.Option(help="Mask values in the order of the classes: 0,85,170.")]
 IgnoreValue = Annotated[int | None, typer.Option(help="Mask value of pixels nobody annotated.")]
+GroupBy = Annotated[
+    str | None, typer.Option(help="What a group is without groups.csv: name, or prefix (patient001_000).")
+]
 LABELLED_HELP = "Groups that stay labelled: N, a share, or a list file."
 OUT_HELP = "Folder to write to."
 
@@ -66,6 +69,10 @@ def check(
     val_fraction: Annotated[
         float | None, typer.Option(help="Share kept for validation where there is no val.txt; by default as in train.")
     ] = None,
+    group_by: GroupBy = None,
+    write_groups: Annotated[
+        bool, typer.Option("--write-groups", help="Also write DATA/groups.csv: shared prefixes, copies together.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a page with pictures to this file.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -79,6 +86,8 @@ def check(
             label_values=_parse_values(label_values),
             ignore_value=ignore_value,
             val_fraction=val_fraction,
+            group_by=group_by,
+            write_groups=write_groups,
             html=html,
             progress=progress,
         )
@@ -109,6 +118,7 @@ def train(
     method: Annotated[str | None, typer.Option(help="A method's name, e.g. knowsam, or FILE.py:CLASS.")] = None,
     sam: Annotated[str | None, typer.Option(help="none, tiny, vit_b, vit_l, vit_h, a directory or .pth file.")] = None,
     labelled: Annotated[str | None, typer.Option(help=LABELLED_HELP)] = None,
+    group_by: GroupBy = None,
     size: Size = None,
     steps: Annotated[int | None, typer.Option(help="Total number of steps; with --resume, the new total.")] = None,
     batch: Batch = None,
@@ -121,12 +131,13 @@ def train(
         "method": method,
         "sam": sam,
         "labelled": labelled,
+        "group_by": group_by,
         "size": size,
         "batch": batch,
         "seed": seed,
     }
     if resume is not None:
-        others = {"--out": out} | {f"--{name}": value for name, value in options.items()}
+        others = {"--out": out} | {"--" + name.replace("_", "-"): value for name, value in options.items()}
         others |= {"DATA": data, "key=value": overrides or None}
         if given := [name for name, value in others.items() if value is not None]:
             raise InputError(
@@ -154,6 +165,9 @@ def predict(
         bool, typer.Option("--uncertainty", help="Also write entropy, disagreement and estimated Dice (cases.csv).")
     ] = False,
     only: Annotated[Path | None, typer.Option(help="Text file: predict only these stems, one a line.")] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Also the images of subfolders, into subfolders of the same names.")
+    ] = False,
     device: Device = None,
     amp: Amp = "no",
     as_json: Json = False,
@@ -169,6 +183,7 @@ def predict(
             probabilities=probabilities,
             uncertainty=uncertainty,
             only=only,
+            recursive=recursive,
             device=device,
             amp=amp,
             progress=progress,
@@ -182,6 +197,9 @@ def predict(
 
             print_worst(done.cases, done.class_names, done.basis)
             print(f"all cases: {done.cases_file}")
+    if not as_json and not quiet:
+        for note in done.notes:
+            print(f"note: {note}")
     for error in done.failed:
         _say_error(error)
     if done.failed:
@@ -306,6 +324,7 @@ def compare(
     size: Size = None,
     steps: Annotated[int | None, typer.Option(help="Number of steps of each run.")] = None,
     batch: Batch = None,
+    group_by: GroupBy = None,
     table_only: Annotated[bool, typer.Option("--table-only", help="Train nothing, write the tables anew.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -332,6 +351,7 @@ def compare(
             size=size,
             steps=steps,
             batch=batch,
+            group_by=group_by,
             config=config,
             settings=_parse_settings(overrides),
             quiet=quiet or as_json,

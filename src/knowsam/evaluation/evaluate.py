@@ -14,11 +14,13 @@ import numpy as np
 
 from knowsam.data.folder import volume_names
 from knowsam.data.labels import LabelCoding, infer_coding, value_counts
+from knowsam.data.listing import list_folder
 from knowsam.data.lists import grouped, natural_key, natural_sorted
+from knowsam.data.mask_names import NameRule, shared_rule
 from knowsam.errors import InputError
 from knowsam.evaluation.metrics import case_scores, summarise
 from knowsam.evaluation.result import CaseScores, EvaluationResult, write_scores
-from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix, read_label
+from knowsam.io import IMAGE_SUFFIXES, file_stem, read_label
 from knowsam.io.names import EXTRA_SUFFIXES
 from knowsam.presentation.text import first_few
 from knowsam.types import MedicalLabel
@@ -47,7 +49,7 @@ def evaluate(
     Args:
         predictions: A folder, or one file. Label maps hold class indices, or the values of the truth files.
             What `predict` writes beside them (`EXTRA_SUFFIXES`) is passed over.
-        truth: A folder, or one file.
+        truth: A folder, or one file; a data folder stands for its `masks/` or `labels/`.
         out: Folder for `scores.csv` and `scores.json`; None writes nothing.
         classes: Names of the classes, the background first, or their number with it; None: as many as the
             files have.
@@ -61,9 +63,11 @@ def evaluate(
     Raises:
         InputError: Nothing matches, sizes differ, a value is no class, units are mixed, a file is broken.
     """
-    predictions, truth = Path(predictions), Path(truth)
-    pairs, no_prediction, no_truth = _match(predictions, truth)
+    predictions, truth = Path(predictions), _masks_of(Path(truth))
+    pairs, no_prediction, no_truth, rule = _match(predictions, truth)
     truth_coding, prediction_coding, notes = _codings(pairs, classes, label_values, ignore_value)
+    if rule is not None:
+        notes.append(f"No truth has the name of a prediction, so all are paired by one rule: {rule}.")
     if no_prediction or no_truth:
         notes.append(
             f"{len(no_prediction)} truth files without a prediction and {len(no_truth)} predictions without "
@@ -101,14 +105,31 @@ def evaluate(
     return result
 
 
-def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list[str]]:
-    """Pairs, stems of truth without prediction, stems of predictions without truth; in natural order."""
+def _masks_of(truth: Path) -> Path:
+    """The folder of masks of a data folder; any other folder or file as it is."""
+    if not (truth / "images").is_dir():
+        return truth
+    found = [truth / name for name in ("masks", "labels") if (truth / name).is_dir()]
+    if len(found) != 1:
+        what = "both masks/ and labels/ were" if found else "neither masks/ nor labels/ was"
+        raise InputError(f"{truth}: {what} found, but expected the true masks; give the folder that holds them.")
+    return found[0]
+
+
+def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list[str], NameRule | None]:
+    """Pairs, truth without prediction, predictions without truth, in natural order; the rule if names are not equal."""
     if predictions.is_file() and truth.is_file():
-        return [_Pair(file_stem(truth), predictions, truth)], [], []
+        return [_Pair(file_stem(truth), predictions, truth)], [], [], None
     truth_files, prediction_files = _label_files(truth), _label_files(predictions)
     for stem in list(prediction_files):
         if stem.endswith(EXTRA_SUFFIXES) and stem not in truth_files:
             del prediction_files[stem]
+    rule = None
+    if not truth_files.keys() & prediction_files.keys():
+        shared = shared_rule(prediction_files, truth_files)
+        if shared is not None:
+            rule, image_of = shared
+            truth_files = {image_of[stem]: path for stem, path in truth_files.items()}
     common = natural_sorted(truth_files.keys() & prediction_files.keys())
     if not common:
         raise InputError(
@@ -120,6 +141,7 @@ def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list
         [_Pair(stem, prediction_files[stem], truth_files[stem]) for stem in common],
         natural_sorted(truth_files.keys() - prediction_files.keys()),
         natural_sorted(prediction_files.keys() - truth_files.keys()),
+        rule,
     )
 
 
@@ -130,9 +152,7 @@ def _label_files(place: Path) -> dict[str, Path]:
     if not place.is_dir():
         raise InputError(f"{place}: there is no such file or folder; expected label maps.")
     files: dict[str, Path] = {}
-    for path in sorted(place.iterdir()):
-        if path.name.startswith(".") or not path.is_file() or file_suffix(path) is None:
-            continue
+    for path in list_folder(place).images:
         stem = file_stem(path)
         if stem in files:
             raise InputError(

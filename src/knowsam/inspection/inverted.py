@@ -110,8 +110,7 @@ def _stretched(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _reversed_histogram(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """How much more each histogram is like the set's read backwards, in [-2, 2]; and whether the set has a typical one.
-    """
+    """How much more each histogram is like the set's read backwards, in [-2, 2]; whether the set has a typical one."""
     histograms = np.stack([np.histogram(one, BINS, (0, 1))[0] for one in values]).astype(np.float32)
     typical = np.median(histograms, axis=0)
     same = _correlation(histograms, typical)
@@ -119,8 +118,7 @@ def _reversed_histogram(values: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _opposite_hue(chroma: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which images have colour enough to be judged, and which are of the hue opposite to the set's; None: it has none.
-    """
+    """Which images have colour enough to be judged, and which are of the opposite hue; None: the set has no hue."""
     chroma = chroma.astype(np.float32)
     hue = np.median(chroma.mean(axis=1), axis=0)
     strength = float(np.linalg.norm(hue))

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knowsam.inference.files import PredictedFile, list_inputs, listed_stems, predict_files
+from knowsam.inference.files import (
+    PredictedFile,
+    input_folder,
+    input_name,
+    left_in_subfolders,
+    list_inputs,
+    listed_stems,
+    predict_files,
+)
 from knowsam.inference.predictor import Predictor
 from knowsam.io import file_stem
 from knowsam.presentation.console import ProgressStart, start_progress
@@ -27,6 +35,7 @@ class Predictions:
         cases: Estimated Dice of each case, worst first; empty if not asked for.
         basis: What the estimates rest on; `basis.sentence()` says it. None if not asked for.
         cases_file: The table of the cases, None if there is none.
+        notes: What a person should know, one sentence each.
     """
 
     files: tuple[PredictedFile, ...]
@@ -35,6 +44,7 @@ class Predictions:
     cases: tuple[CaseQuality, ...] = ()
     basis: CalibrationStatus | None = None
     cases_file: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def written(self) -> tuple[PredictedFile, ...]:
@@ -46,6 +56,7 @@ class Predictions:
         result: dict[str, Any] = {
             "predicted": [{"image": str(item.image), "mask": str(item.label)} for item in self.written],
             "failed": list(self.failed),
+            "notes": list(self.notes),
         }
         if self.basis is not None:
             result |= {"cases": case_rows(self.cases, self.class_names), "trust": self.basis.sentence()}
@@ -61,6 +72,7 @@ def predict_folder(
     probabilities: bool = False,
     uncertainty: bool = False,
     only: str | Path | Iterable[str] | None = None,
+    recursive: bool = False,
     progress: ProgressStart | None = None,
 ) -> Predictions:
     """Predict a file or a folder; a broken file does not stop the others.
@@ -73,28 +85,37 @@ def predict_folder(
         probabilities: As `with_probabilities` of `predict_files`.
         uncertainty: As `with_uncertainty` of `predict_files`; also estimates the Dice of each case and writes
             `cases.csv`.
-        only: Predict only these stems: a text file with one a line, or the names.
+        only: Predict only these stems: a text file with one a line, or the names; a stem in a subfolder has its path
+            before it, `day1/a`, or stands for all of that name.
+        recursive: As in `predict_files`.
         progress: Called with the number of files; returns what to call after each.
 
     Raises:
         InputError: There is nothing to predict, the list cannot be read, or `out` is where the images lie.
     """
     source, out = Path(source), Path(out)
-    stems = {file_stem(path) for path in list_inputs(source, out)}
-    wanted = stems if only is None else listed_stems(only)
-    advance = start_progress(progress, len(wanted & stems))
+    top, inputs = input_folder(source), list_inputs(source, out, recursive)
+    stems = {input_name(path, top): file_stem(path) for path in inputs}
+    known = {*stems, *stems.values()}
+    wanted = known if only is None else listed_stems(only, known)
+    chosen = {name for name, stem in stems.items() if name in wanted or stem in wanted}
+    advance = start_progress(progress, len(chosen))
     files = []
-    for item in predict_files(predictor, source, out, overlay, probabilities, wanted.__contains__, uncertainty):
+    for item in predict_files(
+        predictor, source, out, overlay, probabilities, chosen.__contains__, uncertainty, recursive
+    ):
         files.append(item)
         advance()
     failed = [item.error for item in files if item.error is not None]
-    if missing := sorted(wanted - stems):
+    if missing := sorted(wanted - known):
         place = only if isinstance(only, str | Path) else "only"
         failed.append(f"{place}: {first_few(missing)} have no image in {source}; correct the list or add the images.")
+    left = None if recursive else left_in_subfolders(source, out)
+    notes = () if left is None else (left,)
     names = predictor.class_names
     if not uncertainty or all(item.label is None for item in files):
-        return Predictions(tuple(files), tuple(failed), names)
+        return Predictions(tuple(files), tuple(failed), names, notes=notes)
     basis = load_calibration(predictor.path)
     cases = estimate_cases(files, basis)
     write_cases(cases, names, out / CASES_FILE)
-    return Predictions(tuple(files), tuple(failed), names, tuple(cases), basis, out / CASES_FILE)
+    return Predictions(tuple(files), tuple(failed), names, tuple(cases), basis, out / CASES_FILE, notes)
