@@ -143,8 +143,7 @@ def test_strangers_are_mentioned(tmp_path: Path) -> None:
         "images/a.png",
         "images/.hidden.png",
         "images/._a.png",
-    touch(tmp_path, "images/a.png", "images/.hidden.png", "images/._a.png", "images/Thumbs.db")
-    touch(tmp_path, "images/notes.txt", "images/sub/b.png")
+        "images/Thumbs.db",
         "images/notes.txt",
         "images/sub/b.png",
     )
