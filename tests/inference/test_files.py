@@ -47,7 +47,7 @@ def test_subfolders_are_said(tmp_path: Path, predictor: Predictor) -> None:
     assert done.notes == (said,)
     assert done.to_json()["notes"] == [said]
     (data / "a.png").unlink()
-    with pytest.raises(InputError, match="no image was found.*3 images lie in subfolders, which --recursive takes"):
+    with pytest.raises(InputError, match=r"no image was found.*3 images lie in subfolders, which --recursive takes"):
         predict_folder(predictor, data, tmp_path / "out")
 
 
