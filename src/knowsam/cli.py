@@ -182,6 +182,8 @@ def predict(
 
             print_worst(done.cases, done.class_names, done.basis)
             print(f"all cases: {done.cases_file}")
+    for warning in done.warnings:
+        _say_warning(warning)
     for error in done.failed:
         _say_error(error)
     if done.failed:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from knowsam.data.folder import scan_folder
-from knowsam.data.pairing import check_pair
+from knowsam.data.pairing import fit_label
 from knowsam.data.split import make_split
 from knowsam.errors import InputError
 from knowsam.inspection.check import check_folder
@@ -155,11 +155,11 @@ def test_exif_orientation_is_warned_of(tmp_path: Path) -> None:
     assert any("EXIF" in text and "case_2" in text for text in check_folder(tmp_path).warnings)
 
 
-def test_check_pair() -> None:
+def test_fit_label() -> None:
     image = MedicalImage(np.zeros((4, 6, 1)), Geometry(), Path("i.png"))
-    check_pair(image, MedicalLabel(np.zeros((4, 6), np.int32), Geometry(), Path("m.png")))
+    fit_label(image, MedicalLabel(np.zeros((4, 6), np.int32), Geometry(), Path("m.png")))
     with pytest.raises(InputError, match=r"m\.png: the mask has size 4x5, its image i\.png 4x6"):
-        check_pair(image, MedicalLabel(np.zeros((4, 5), np.int32), Geometry(), Path("m.png")))
+        fit_label(image, MedicalLabel(np.zeros((4, 5), np.int32), Geometry(), Path("m.png")))
 
 
 def test_report_is_printed_whole_and_literally() -> None:

@@ -30,12 +30,14 @@ class PredictedFile:
         label: The label map written, None if the input could not be read.
         error: Why not, in one sentence.
         sums: What the network says of its own reliability, None if not asked for.
+        doubts: What about the image makes its mask doubtful, see `Preprocessing.doubts`.
     """
 
     image: Path
     label: Path | None
     error: str | None = None
     sums: CaseSums | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def list_inputs(source: Path, own: Path | None = None) -> list[Path]:
@@ -131,7 +133,8 @@ def predict_files(
             if unsure.disagreement is not None:
                 write_map(out / (stem + DISAGREEMENT_SUFFIX), unsure.disagreement, image)
         written = write_label(out / stem, prediction.label, image)
-        yield PredictedFile(path, written, sums=None if unsure is None else unsure.sums)
+        doubts = tuple(predictor.info.preprocessing.doubts(image))
+        yield PredictedFile(path, written, sums=None if unsure is None else unsure.sums, doubts=doubts)
 
 
 def draw(image: MedicalImage, label: np.ndarray, info: StudentInfo) -> np.ndarray:

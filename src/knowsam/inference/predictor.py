@@ -138,8 +138,8 @@ class Predictor:
             probabilities: Also return the soft maps.
             uncertainty: Also return entropy and disagreement, of the same forward pass.
             volume: Whether a 3-D array is a volume even where its last axis has length 1 or 3.
-            axis: Axis 0, 1 or 2 of a volume along which it is cut into slices, 0 for `(Z, H, W)`. None: the network's
-                own (`data.axis` of its training), or else that of the file, of an array the last.
+            axis: Axis 0, 1 or 2 of a volume along which it is cut into slices, 0 for `(Z, H, W)`. None: that of the
+                network's training volumes, or else that of the file, of an array the last.
 
         Returns:
             Label map and whatever else was asked for, in the image's own axes.
@@ -147,11 +147,12 @@ class Predictor:
         Raises:
             InputError: If an array is not an image, or there is no such axis.
         """
+        preprocessing = self.info.preprocessing
         if not isinstance(image, MedicalImage):
             image = image_from_array(image, volume)
-        preprocessing = self.info.preprocessing
+            axis = preprocessing.slice_axis if axis is None else axis
         if axis is not None:
-            preprocessing = replace(preprocessing, slice_axis=axis)
+            preprocessing = replace(preprocessing, slice_axis=axis, spacing_mm=None)
         slices = preprocessing.slices(image)
         spatial = list(image.spatial_shape)
         if image.is_volume:

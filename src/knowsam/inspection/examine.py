@@ -12,7 +12,7 @@ import numpy as np
 
 from knowsam.data.folder import Case
 from knowsam.data.labels import value_counts
-from knowsam.data.pairing import check_pair
+from knowsam.data.pairing import fit_label
 from knowsam.errors import InputError
 from knowsam.io import RASTER, READERS, file_suffix, raster, read_image, read_label
 from knowsam.presentation.console import ProgressStart, start_progress
@@ -100,8 +100,8 @@ def examine(case: Case) -> CaseFacts:
         found.values = value_counts(label.array)
         found.label_digest = _digest(label.array)
         if image is not None:
-            check_pair(image, label)
             found.displaced = _displaced(image, label)
+            label = fit_label(image, label)
     except InputError as error:
         found.label_error = str(error)
     return found
@@ -152,9 +152,9 @@ def _digest(array: np.ndarray) -> str:
 
 
 def _displaced(image: MedicalImage, label: MedicalLabel) -> bool:
-    """True where both files have an affine and a mask voxel lies off its image voxel by 0.1 mm or more."""
+    """True where both files say how they lie, and a mask voxel lies off its image voxel by 0.1 mm or more."""
     first, second = image.geometry.affine, label.geometry.affine
-    if first is None or second is None:
+    if first is None or second is None or not (image.geometry.oriented and label.geometry.oriented):
         return False
     corners = np.array(list(np.ndindex(*(2,) * 3))) * (np.array((*image.spatial_shape, 1)[:3]) - 1)
     apart = (first - second)[:3] @ np.c_[corners, np.ones(len(corners))].T

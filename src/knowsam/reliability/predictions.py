@@ -11,7 +11,7 @@ from knowsam.inference.files import PredictedFile, list_inputs, listed_stems, pr
 from knowsam.inference.predictor import Predictor
 from knowsam.io import file_stem
 from knowsam.presentation.console import ProgressStart, start_progress
-from knowsam.presentation.text import first_few
+from knowsam.presentation.text import count_text, first_few
 from knowsam.reliability.cases import CASES_FILE, CaseQuality, case_rows, estimate_cases, write_cases
 from knowsam.reliability.of_run import CalibrationStatus, load_calibration
 
@@ -41,11 +41,24 @@ class Predictions:
         """The files that have a mask now."""
         return tuple(item for item in self.files if item.label is not None)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence for each thing that makes masks doubtful, with the images concerned."""
+        by_doubt: dict[str, list[str]] = {}
+        for item in self.written:
+            for doubt in item.doubts:
+                by_doubt.setdefault(doubt, []).append(item.image.name)
+        return tuple(
+            f"{len(names)} of {count_text(len(self.written), 'image')} ({first_few(names)}), {doubt}."
+            for doubt, names in by_doubt.items()
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: images and masks, failures, the rows of `cases.csv`, the sentence about them."""
         result: dict[str, Any] = {
             "predicted": [{"image": str(item.image), "mask": str(item.label)} for item in self.written],
             "failed": list(self.failed),
+            "warnings": list(self.warnings),
         }
         if self.basis is not None:
             result |= {"cases": case_rows(self.cases, self.class_names), "trust": self.basis.sentence()}

@@ -10,7 +10,7 @@ from knowsam.config import Config
 from knowsam.data.dataset import ScoringVolume, SliceStore, StepDataset, scoring_volumes
 from knowsam.data.folder import DataFolder, scan_folder
 from knowsam.data.labels import LabelCoding
-from knowsam.data.preprocess import Preprocessing
+from knowsam.data.preprocess import Preprocessing, preprocessing_of
 from knowsam.data.split import Split, make_split, parse_labelled
 from knowsam.io import read_image
 from knowsam.methods import load_method
@@ -86,10 +86,9 @@ def load_data(
     unlabelled = cases.of("unlabelled") if use_unlabelled else []
     notes = [*folder.warnings, *folder.notes, *cases.found.notes]
 
-    channels = data.channels
-    if channels is None:
-        channels = 3 if any(read_image(case.image).array.shape[-1] == 3 for case in labelled) else 1
-    preprocessing = Preprocessing(data.size, channels, data.normalise, data.axis)
+    images = (read_image(case.image) for case in labelled)
+    preprocessing, note = preprocessing_of(images, data.size, data.channels, data.normalise, data.axis)
+    notes += [] if note is None else [note]
 
     advance = None if progress is None else progress(len(labelled) + len(unlabelled) + len(validation))
     labelled_store = SliceStore(labelled, preprocessing, cases.coding, data.cache_mb)
