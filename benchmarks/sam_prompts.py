@@ -28,8 +28,8 @@ from torch import Tensor
 
 from knowsam.data.folder import scan_folder
 from knowsam.data.labels import discover_coding
-from knowsam.data.preprocess import Preprocessing, resize, resize_label
 from knowsam.data.pairing import read_pair
+from knowsam.data.preprocess import Preprocessing, resize, resize_label
 from knowsam.presentation.pictures import contact_sheet, overlay, write_png
 from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE
 from knowsam.sam.corruption import corrupt

@@ -183,7 +183,7 @@ def predict(
             print_worst(done.cases, done.class_names, done.basis)
             print(f"all cases: {done.cases_file}")
     for warning in done.warnings:
-        _say_warning(warning)
+        print(f"warning: {warning}", file=sys.stderr)
     for error in done.failed:
         _say_error(error)
     if done.failed:

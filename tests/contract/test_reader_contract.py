@@ -10,7 +10,7 @@ import pytest
 
 from knowsam.io import READERS, file_suffix, read_image, read_label, write_label, write_map, write_probabilities
 from knowsam.types import MedicalImage
-from support.folders import make_image, make_label, save_hdf5, save_nifti, save_picture
+from support.folders import make_image, make_label, orientation_tag, save_hdf5, save_nifti, save_picture, save_turned
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "grey.png": lambda path: save_picture(path, make_image((6, 8))),
@@ -23,6 +23,11 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "a.bmp": lambda path: save_picture(path, make_image((6, 8), channels=3)),
     "a.nii": lambda path: save_nifti(path, make_image((6, 8, 3))),
     "flat.nii": lambda path: save_nifti(path, make_image((6, 8))),
+    "turned.png": lambda path: save_picture(path, make_image((6, 8), channels=3), exif=orientation_tag(6)),
+    "turned.tif": lambda path: save_picture(path, make_image((6, 8)), exif=orientation_tag(5)),
+    "pir.nii.gz": lambda path: save_turned(path, make_image((6, 8, 3)), "PIR"),
+    "flat_lp.nii": lambda path: save_turned(path, make_image((6, 8)), "LPS"),
+    "colour.h5": lambda path: save_hdf5(path, image=make_image((6, 8), channels=3)),
     "a.nii.gz": lambda path: save_nifti(path, make_image((6, 8, 3)).astype(np.float32)),
     "slice.h5": lambda path: save_hdf5(path, image=make_image((6, 8))),
     "volume.hdf5": lambda path: save_hdf5(path, image=make_image((3, 6, 8)).astype(np.float32)),
@@ -67,7 +72,8 @@ def test_label_round_trip(image: MedicalImage, tmp_path: Path) -> None:
 def test_probabilities_keep_values_and_order(image: MedicalImage, tmp_path: Path) -> None:
     probs = np.random.default_rng(0).random((3, *image.spatial_shape), dtype=np.float32)
     written = write_probabilities(tmp_path / "soft", probs, image)
-    np.testing.assert_array_equal(_read_probabilities(written, image), probs)
+    # In the file they lie as the image is stored.
+    np.testing.assert_array_equal(_read_probabilities(written, image), image.geometry.as_stored(probs, first=1))
 
 
 def test_map_keeps_values_place_and_order(image: MedicalImage, tmp_path: Path) -> None:
@@ -104,4 +110,4 @@ def _read_probabilities(path: Path, image: MedicalImage) -> np.ndarray:
     import nibabel as nib
 
     array = np.asarray(nib.load(path).dataobj)
-    return np.moveaxis(array, -1, 0).reshape(3, *image.spatial_shape)
+    return np.moveaxis(array, -1, 0).reshape(3, *image.geometry.as_stored(image.array[..., 0]).shape)

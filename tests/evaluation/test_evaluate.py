@@ -16,6 +16,7 @@ from knowsam.errors import InputError
 from knowsam.evaluation.evaluate import evaluate
 from knowsam.evaluation.metrics import METRICS, Metric, asd, dice_score, hd95
 from knowsam.evaluation.result import print_table
+from support.folders import save_turned
 
 
 def square(row: int = 1, column: int = 1, side: int = 3, shape=(8, 9), value: int = 1) -> np.ndarray:
@@ -134,13 +135,47 @@ def test_nifti_of_one_slice_is_scored_as_an_image(folders):
     assert (score["hd95"], score["asd"]) == (pytest.approx(4.0), pytest.approx(2.0))
 
 
-def test_another_affine_is_noted(folders):
+def test_another_place_is_refused_and_half_a_voxel_noted(folders):
     predictions, truth = folders
-    save_nifti(predictions, "v", square(shape=(8, 9, 2)), shift=10)
     save_nifti(truth, "v", square(shape=(8, 9, 2)))
-    result = evaluate(predictions, truth)
-    assert result.summary.mean["dice"] == 1
-    assert any("different affines in v" in note for note in result.notes)
+    for shift, noted in ((0.0009, False), (0.5, True)):
+        save_nifti(predictions, "v", square(shape=(8, 9, 2)), shift=shift)
+        result = evaluate(predictions, truth)
+        assert result.summary.mean["dice"] == 1
+        assert any("half a voxel apart by their affines in v" in note for note in result.notes) == noted
+    for shift in (1, 10, -3):
+        save_nifti(predictions, "v", square(shape=(8, 9, 2)), shift=shift)
+        with pytest.raises(InputError, match=r"predictions.v\.nii\.gz: .* voxels off its truth .*masks.v\.nii\.gz"):
+            evaluate(predictions, truth)
+
+
+@pytest.mark.parametrize("codes", ["LPS", "PIR", "SAL"])
+def test_a_prediction_stored_in_another_order_is_the_same(folders, codes):
+    predictions, truth = folders
+    label = np.zeros((8, 9, 5), np.uint8)
+    label[1:4, 2:8, 3:] = 1
+    label[5:, :3, 0] = 2
+    save_nifti(truth, "v", label, (1.0, 2.0, 3.0), shift=7)
+    straight = nibabel.load(truth / "v.nii.gz")
+    other = label.copy()
+    other[2, 2:5, 3] = 0
+    turned = nibabel.Nifti1Image(other, straight.affine).as_reoriented(nibabel.orientations.axcodes2ornt(codes))
+    nibabel.save(turned, predictions / "v.nii.gz")
+    found = evaluate(predictions, truth)
+    nibabel.save(nibabel.Nifti1Image(other, straight.affine), predictions / "v.nii.gz")
+    assert found.cases == evaluate(predictions, truth).cases
+    assert found.notes == ()
+    assert 0 < found.cases[0].scores[0]["dice"] < 1
+
+
+def test_a_truth_that_does_not_say_how_it_lies_is_stored_like_its_prediction(folders):
+    predictions, truth = folders
+    label = np.zeros((8, 9, 5), np.uint8)
+    label[1:4, 2:8, 3:] = 1
+    save_turned(predictions / "v.nii.gz", label, "PIR")
+    save_turned(truth / "v.nii.gz", label, "RAS", stated=0)
+    assert evaluate(predictions, truth).summary.mean["dice"] == 1
+    assert evaluate(truth, predictions).summary.mean["dice"] == 1
 
 
 def save_stack(folder, name, volume, numbers=None):

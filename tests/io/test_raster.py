@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from knowsam.errors import InputError
-from knowsam.io import read_image, read_label
-from knowsam.io.raster import exif_orientation
-from support.folders import make_image, make_label, save_picture
+from knowsam.io import read_image, read_label, write_label, write_probabilities
+from support.folders import make_image, make_label, orientation_tag, save_picture
 
 GREY = make_image((6, 8))
 RGB = make_image((6, 8), channels=3)
@@ -131,7 +130,7 @@ def test_white_is_zero_tiff(tmp_path: Path) -> None:
 
 def test_multi_page_tiff_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY, GREY]), photometric="minisblack")
-    with pytest.raises(InputError, match=r"2 pages.*not read yet"):
+    with pytest.raises(InputError, match=r"2 pages, a stack"):
         read_image(tmp_path / "a.tif")
 
 
@@ -197,10 +196,61 @@ def test_truncated_files_are_named(tmp_path: Path, suffix: str, share: float) ->
     assert "\n" not in str(caught.value)
 
 
-def test_exif_orientation_is_reported_and_not_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = save_picture(tmp_path / "a.jpg", GREY, exif=exif)
-    assert exif_orientation(path) == 6
-    assert read_image(path).array.shape == (6, 8, 1)
-    assert exif_orientation(save_picture(tmp_path / "b.png", GREY)) == 1
+def tagged(path: Path, array: np.ndarray, tag: int) -> Path:
+    return save_picture(path, array, exif=orientation_tag(tag))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_the_orientation_tag_is_applied_as_viewers_do(tmp_path: Path, name: str, tag: int) -> None:
+    path = tagged(tmp_path / name, RGB, tag)
+    with Image.open(path) as stored:  # Pillow itself turns a TIFF
+        shown = np.asarray(ImageOps.exif_transpose(stored))
+    image = read_image(path)
+    np.testing.assert_array_equal(image.array, shown)
+    assert image.geometry.as_stored(image.array).shape == RGB.shape
+    if path.suffix != ".jpg":
+        np.testing.assert_array_equal(image.geometry.as_stored(image.array), RGB)
+    assert image.geometry.oriented == (tag != 1)
+    mask = LABEL if tag < 5 else LABEL.T
+    mask = mask + np.arange(mask.shape[1], dtype=np.uint8)
+    written = write_label(tmp_path / "mask", mask, image)
+    with Image.open(written) as stored:
+        assert stored.size == (8, 6)  # as the image is stored, with its tag
+        np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(stored)), mask)
+    np.testing.assert_array_equal(read_label(written).array, mask)
+    soft = np.stack([mask, 1 - mask]).astype(np.float32)
+    pages = tifffile.imread(write_probabilities(tmp_path / "soft", soft, image))
+    assert pages.shape == (2, 6, 8)
+    if name == "a.tif":  # a compression that tifffile leaves to Pillow
+        packed = read_image(save_picture(tmp_path / "b.tif", RGB, exif=orientation_tag(tag), compression="tiff_lzw"))
+        np.testing.assert_array_equal(packed.array, shown)
+        assert packed.geometry.turn == image.geometry.turn
+
+
+def test_a_tag_that_says_nothing_is_none(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_image(tagged(tmp_path / "a.png", GREY, 9)).array[..., 0], GREY)
+    content = bytearray(tagged(tmp_path / "b.jpg", GREY, 6).read_bytes())
+    place = content.index(b"Exif") + 6
+    content[place : place + 8] = bytes(8)  # neither byte order
+    (tmp_path / "b.jpg").write_bytes(content)
+    assert read_image(tmp_path / "b.jpg").array.shape == (6, 8, 1)
+
+
+def test_a_stack_is_refused(tmp_path: Path) -> None:
+    stack = make_image((6, 24, 32))
+    tifffile.imwrite(tmp_path / "one.tif", stack, imagej=True, truncate=True)
+    with tifffile.TiffFile(tmp_path / "one.tif") as file:
+        assert len(file.pages) == 1
+    tifffile.imwrite(tmp_path / "six.tif", stack, photometric="minisblack")
+    for read in (read_image, read_label):
+        with pytest.raises(InputError, match=r"one\.tif: a TIFF of 6 planes in one page"):
+            read(tmp_path / "one.tif")
+        with pytest.raises(InputError, match=r"six\.tif: a TIFF of 6 pages"):
+            read(tmp_path / "six.tif")
+    frames = [Image.fromarray(one) for one in stack]
+    frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match="an animation"):
+        read_image(tmp_path / "moving.png")
+    tifffile.imwrite(tmp_path / "picture.tif", stack[0], imagej=True)
+    np.testing.assert_array_equal(read_image(tmp_path / "picture.tif").array[..., 0], stack[0])

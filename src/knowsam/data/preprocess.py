@@ -81,7 +81,9 @@ class Preprocessing:
             apart = [one / other for one, other in zip(geometry.spacing_mm, self.spacing_mm, strict=True)]
             if max(*apart, *(1 / ratio for ratio in apart)) > FAR_SPACING:
                 training = " x ".join(f"{step:.3g}" for step in self.spacing_mm)
-                found.append(f"whose spacing differs more than {FAR_SPACING:g} times from that of training ({training} mm)")
+                found.append(
+                    f"whose spacing differs more than {FAR_SPACING:g} times from that of training ({training} mm)"
+                )
         return found
 
     def slices(self, image: MedicalImage) -> torch.Tensor:
@@ -141,11 +143,16 @@ def preprocessing_of(
                 spacings.append(image.geometry.spacing_mm)
         elif colour or channels is not None:
             break  # a set of pictures has no more to say
-    if axis is None and any(votes):
-        axis = max(range(3), key=lambda one: (votes[one], one))
+    if axis is None:
+        axis = majority_axis(votes)
     spacing = tuple(np.median(spacings, axis=0).tolist()) if spacings else None
     found = Preprocessing(size, channels or (3 if colour else 1), normalise, axis, spacing)
     return found, axes_sentence(votes, axis)
+
+
+def majority_axis(votes: Sequence[int]) -> int | None:
+    """The axis with most votes, the last of equals; None without any vote."""
+    return max(range(len(votes)), key=lambda one: (votes[one], one)) if any(votes) else None
 
 
 def axes_sentence(votes: Sequence[int], axis: int | None) -> str | None:

@@ -19,9 +19,13 @@ from knowsam.errors import InputError
 from knowsam.evaluation.metrics import case_scores, summarise
 from knowsam.evaluation.result import CaseScores, EvaluationResult, write_scores
 from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix, read_label
+from knowsam.io.alignment import NEAR_VOXELS, align, distance_voxels
 from knowsam.io.names import EXTRA_SUFFIXES
 from knowsam.presentation.text import first_few
 from knowsam.types import MedicalLabel
+
+ROUNDING_VOXELS = 2e-3
+"""What float32 headers and decimal places lose of a place, in voxels."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def evaluate(
         All scores; distances in mm where the truth file states its spacing, else in px.
 
     Raises:
-        InputError: Nothing matches, sizes differ, a value is no class, units are mixed, a file is broken.
+        InputError: Nothing matches, sizes or places differ, a value is no class, units are mixed, a file is broken.
     """
     predictions, truth = Path(predictions), Path(truth)
     pairs, no_prediction, no_truth = _match(predictions, truth)
@@ -78,14 +82,14 @@ def evaluate(
 
     cases, moved = [], []
     for name in natural_sorted(groups):
-        case, same_place = _score_case(name, groups[name], truth_coding, prediction_coding)
+        case, apart = _score_case(name, groups[name], truth_coding, prediction_coding)
         cases.append(case)
-        if not same_place:
+        if apart > ROUNDING_VOXELS:
             moved.append(name)
     if moved:
         notes.append(
-            f"Prediction and truth have different affines in {first_few(moved)}: scored voxel by voxel, with the "
-            "spacing of the truth."
+            f"Prediction and truth lie up to half a voxel apart by their affines in {first_few(moved)}: scored voxel by"
+            " voxel, with the spacing of the truth."
         )
     result = EvaluationResult(
         tuple(cases),
@@ -191,14 +195,15 @@ def _first_seen(paths: Iterable[Path]) -> dict[int, Path]:
 
 def _score_case(
     name: str, pairs: list[_Pair], truth_coding: LabelCoding, prediction_coding: LabelCoding
-) -> tuple[CaseScores, bool]:
-    """The scores of one file, or of the stacked slices of one volume; and whether the affines agree."""
+) -> tuple[CaseScores, float]:
+    """The scores of one file, or of the stacked slices of one volume; and how many voxels the affines lie apart."""
     predicted: list[np.ndarray] = []
     expected: list[np.ndarray] = []
-    same_place = True
+    apart = 0.0
     spacing: tuple[float, ...] | None = None
     for pair in sorted(pairs, key=lambda pair: natural_key(pair.stem)):
-        prediction, truth = read_label(pair.prediction), read_label(pair.truth)
+        truth = read_label(pair.truth)
+        prediction, shift = _aligned(read_label(pair.prediction), truth)
         if prediction.array.shape != truth.array.shape:
             raise InputError(
                 f"{pair.prediction}: the prediction has shape {prediction.array.shape}, but its truth "
@@ -210,11 +215,11 @@ def _score_case(
                 f"{pair.truth}: shape {truth.array.shape}, but the first file of volume {name} has {first}; "
                 "expected 2-D slices of one size; correct the file, or the volume column of groups.csv."
             )
-        same_place = same_place and _same_affine(prediction, truth)
+        apart = max(apart, shift)
         spacing = truth.geometry.spacing_mm
         predicted.append(prediction_coding.encode(prediction))
         expected.append(truth_coding.encode(truth))
-    return score_arrays(name, predicted, expected, truth_coding.classes, spacing), same_place
+    return score_arrays(name, predicted, expected, truth_coding.classes, spacing), apart
 
 
 def score_arrays(
@@ -247,10 +252,15 @@ def score_arrays(
     return CaseScores(name, "px" if spacing is None else "mm", tuple(scores))
 
 
-def _same_affine(prediction: MedicalLabel, truth: MedicalLabel) -> bool:
-    ours, theirs = prediction.geometry.affine, truth.geometry.affine
-    # A thousandth of a mm is what float32 headers lose.
-    return ours is None or theirs is None or bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-3))
+def _aligned(prediction: MedicalLabel, truth: MedicalLabel) -> tuple[MedicalLabel, float]:
+    """The prediction in the axes of its truth, and how many voxels the two lie apart by their affines."""
+    shift = distance_voxels(prediction, truth) or 0.0
+    if shift > NEAR_VOXELS and prediction.array.shape == truth.array.shape:
+        raise InputError(
+            f"{prediction.path}: by its affine it lies up to {shift:.3g} voxels off its truth {truth.path}; expected"
+            " the same place; resample it onto the truth, or give it the truth's header if only that is wrong."
+        )
+    return align(prediction, truth), shift
 
 
 def common_unit(cases: Sequence[CaseScores]) -> str:

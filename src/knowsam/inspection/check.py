@@ -12,6 +12,7 @@ from pathlib import Path
 from knowsam.data.folder import DataFolder, scan_folder
 from knowsam.data.split import Split, make_split
 from knowsam.errors import InputError
+from knowsam.inspection.axes import judge_axes, judge_mirrored
 from knowsam.inspection.examine import examine_all
 from knowsam.inspection.findings import CheckReport
 from knowsam.inspection.images import judge_contrast, judge_copies, judge_images
@@ -66,8 +67,10 @@ def check_folder(
     _count_cases(report, folder, report.split)
     judge_images(report)
     judge_contrast(report)
+    judge_axes(report)
     judge_copies(report)
     judge_labels(report, LabelSpec(classes, label_values, ignore_value))
+    judge_mirrored(report)
     return report
 
 

@@ -65,14 +65,6 @@ def judge_images(report: CheckReport) -> None:
         f" a side below {SMALLEST_SIDE} px.",
         "Make sure that these are no thumbnails.",
     )
-    _warn(
-        report,
-        "exif",
-        (one for one in read if one.orientation != 1),
-        ("carries", "carry"),
-        " an EXIF orientation, which is not applied: pixels are used as stored.",
-        "Make sure that their masks were drawn on the stored pixels, or save the images without the tag.",
-    )
 
 
 def judge_contrast(report: CheckReport) -> None:

@@ -1,7 +1,7 @@
 """HDF5 in the SSL4MIS layout: dataset `image`, and `label` in the same file where there is one.
 
-A slice is `(H, W)`, or `(H, W, 1)` and `(H, W, 3)` in colour; a volume `(D, H, W)` with its slices first, or `(D, H, W, 1)`
-and `(D, H, W, 3)`. The format stores no spacing, so distances are in px.
+A slice is `(H, W)`, `(H, W, 1)`, or `(H, W, 3)` in colour; a volume `(D, H, W)`, `(D, H, W, 1)` or `(D, H, W, 3)`, its
+slices first. The format stores no spacing, so distances are in px.
 """
 
 from __future__ import annotations

@@ -243,9 +243,7 @@ def _read_tiff(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
                     raise
                 # LZW, JPEG and fax compression need a decoder that tifffile does not bring; Pillow has them.
                 return _read_compressed_tiff(page, path, as_label)
-            tag = page.tags.get(ORIENTATION)
-            orientation = tag.value if tag is not None and isinstance(tag.value, int) else 0
-            return _tiff_channels(array, page, path, as_label), orientation
+            return _tiff_channels(array, page, path, as_label), _tiff_orientation(page)
     except InputError:
         raise
     except (OSError, ValueError, IndexError, KeyError, RuntimeError, struct.error, zlib.error) as error:
@@ -286,7 +284,16 @@ def _read_compressed_tiff(page: Any, path: Path, as_label: bool) -> tuple[np.nda
             f"{path}: 16-bit colour with {name} compression cannot be read without loss; save it "
             "uncompressed or with zlib (deflate) compression."
         )
-    return _read_pillow(path, as_label)
+    array, left = _read_pillow(path, as_label)
+    orientation = _tiff_orientation(page)
+    if left != orientation and orientation in TURNS:  # Pillow has turned it, as it does with TIFF alone
+        array = TURNS[orientation].inverse.apply(array)
+    return array, orientation
+
+
+def _tiff_orientation(page: Any) -> int:
+    tag = page.tags.get(ORIENTATION)
+    return tag.value if tag is not None and isinstance(tag.value, int) else 0
 
 
 def _tiff_channels(array: np.ndarray, page: Any, path: Path, as_label: bool) -> np.ndarray:

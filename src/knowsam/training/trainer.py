@@ -108,8 +108,8 @@ class Trainer:
         self._wrapped: nn.Module = self.accelerator.prepare(method)
         self._prepared = {name: self.accelerator.prepare(optimiser) for name, optimiser in self.optimisers.items()}
         self.averaged = copy.deepcopy(method.student()).requires_grad_(False) if config.train.ema else None
-        self._weak = weak_augmentation(config.data.size).to(device)
-        strong = strong_augmentation(config.data.size).to(device)
+        self._weak = weak_augmentation(config.data.size, config.train.flip).to(device)
+        strong = strong_augmentation(config.data.size, config.train.flip).to(device)
         self._unlabelled_view = self._weak if method.unlabelled_view == "weak" else strong
 
     def fit(self) -> Run:
