@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from knowsam.data.axes import axes_sentence, majority_axis
 from knowsam.errors import InputError
 from knowsam.types import LUMINANCE, MedicalImage
 
@@ -19,9 +20,6 @@ PERCENTILES = (0.5, 99.5)
 
 FAR_SPACING = 2.0
 """A spacing that is so many times larger or smaller than that of training shows another picture."""
-
-SLICE_NAMES = ("sagittal", "coronal", "axial")
-"""Slices across each axis of a canonical volume: 0 runs to the right, 1 to anterior, 2 to superior."""
 
 Normalisation = Literal["auto", "range", "percentile"]
 
@@ -148,28 +146,6 @@ def preprocessing_of(
     spacing = tuple(np.median(spacings, axis=0).tolist()) if spacings else None
     found = Preprocessing(size, channels or (3 if colour else 1), normalise, axis, spacing)
     return found, axes_sentence(votes, axis)
-
-
-def majority_axis(votes: Sequence[int]) -> int | None:
-    """The axis with most votes, the last of equals; None without any vote."""
-    return max(range(len(votes)), key=lambda one: (votes[one], one)) if any(votes) else None
-
-
-def axes_sentence(votes: Sequence[int], axis: int | None) -> str | None:
-    """The sentence about volumes that would be cut along different axes; None where all agree.
-
-    Args:
-        votes: Number of volumes that would be cut along axis 0, 1 and 2.
-        axis: The one that all are cut along.
-    """
-    others = [(number, one) for one, number in enumerate(votes) if number and one != axis]
-    if not others or axis is None:
-        return None
-    said = ", ".join(f"{number} along axis {one}" for number, one in others)
-    return (
-        f"By their spacing {said} of {sum(votes)} volumes would be cut; all are cut along axis {axis}"
-        f" ({SLICE_NAMES[axis]})."
-    )
 
 
 def to_unit_range(image: MedicalImage, normalise: Normalisation = "auto") -> np.ndarray:

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from knowsam.data.preprocess import axes_sentence, majority_axis
+from knowsam.data.axes import axes_sentence, majority_axis
 from knowsam.inspection.examine import CaseFacts
 from knowsam.inspection.findings import CheckReport
 from knowsam.presentation.text import count_text
