@@ -67,20 +67,20 @@ class Preprocessing:
         return axis
 
     def doubts(self, image: MedicalImage) -> list[str]:
-        """What about an image makes its prediction doubtful: each the end of a sentence that names images."""
+        """What about an image makes its prediction doubtful: each the end of "images: ..."."""
         geometry = image.geometry
-        found = ["whose header contradicts itself: `knowsam check` says how"] if geometry.doubt else []
+        found = ["the header contradicts itself; `knowsam check` says how"] if geometry.doubt else []
         if not image.is_volume or self.slice_axis is None:
             return found
         used, own = self.axis_of(image), geometry.slice_axis
         if used != own:
-            found.append(f"cut along axis {used} as in training, though by themselves along axis {own}")
+            found.append(f"cut along axis {used} as in training; by its own spacing it would be axis {own}")
         if self.spacing_mm is not None and geometry.spacing_mm is not None and geometry.affine is not None:
             apart = [one / other for one, other in zip(geometry.spacing_mm, self.spacing_mm, strict=True)]
             if max(*apart, *(1 / ratio for ratio in apart)) > FAR_SPACING:
                 training = " x ".join(f"{step:.3g}" for step in self.spacing_mm)
                 found.append(
-                    f"whose spacing differs more than {FAR_SPACING:g} times from that of training ({training} mm)"
+                    f"spacing more than {FAR_SPACING:g} times larger or smaller than in training ({training} mm)"
                 )
         return found
 

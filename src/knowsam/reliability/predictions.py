@@ -49,7 +49,7 @@ class Predictions:
             for doubt in item.doubts:
                 by_doubt.setdefault(doubt, []).append(item.image.name)
         return tuple(
-            f"{len(names)} of {count_text(len(self.written), 'image')} ({first_few(names)}), {doubt}."
+            f"{len(names)} of {count_text(len(self.written), 'image')} ({first_few(names)}): {doubt}."
             for doubt, names in by_doubt.items()
         )
 
