@@ -19,11 +19,10 @@ import onnxruntime
 
 SLICES_PER_PASS = 8
 ORIENTATION = 0x0112  # of EXIF
-BACK = dict(
-    enumerate(
-        ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_90", "TRANSVERSE", "ROTATE_270"], 2
-    )
-)
+BACK = {
+    **{2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"},
+    **{6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"},
+}
 """From the picture as shown back to its stored pixels, by the value of the orientation tag."""
 
 
