@@ -232,7 +232,7 @@ def load(run: str | Path, device: str | None = None, amp: str = "no") -> Predict
 
     A picture is `(H, W)`, `(H, W, 1)` or `(H, W, 3)`; any other 3-D array is a volume `(X, Y, Z)`. A volume whose last
     axis is shorter than 5 needs `model(array, volume=True)`. Volumes are cut into slices along the axis the network was
-    trained with (`data.axis`), else the last; `model(array, axis=0)` cuts along another. Values are those of a file:
+    trained with, else the last; `model(array, axis=0)` cuts along another. Values are those of a file:
     uint8 pictures 0 to 255, all else any integers or floats, scaled by their own percentiles (`data.normalise`). Sizes
     are free.
 

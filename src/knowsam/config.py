@@ -118,8 +118,7 @@ class DataConfig(_Section):
     normalise: Literal["auto", "range", "percentile"] = "auto"
     """How intensities become [0, 1], see `Preprocessing`."""
     axis: Literal[0, 1, 2] | None = None
-    """Axis along which volumes are cut: 0 gives sagittal, 1 coronal, 2 axial slices; None: the one of largest spacing
-    in most labelled volumes."""
+    """Axis along which volumes are cut: sagittal, coronal, axial; None: that of largest spacing in most of them."""
     val_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of the labelled groups kept for validation where there is no val.txt; 0: no validation."""
     cache_mb: float = Field(4096, ge=0)
@@ -175,8 +174,8 @@ class TrainConfig(_Section):
     weight_decay: float = Field(1e-4, ge=0)
     """Weight decay of the students' optimiser; SAM has none."""
     flip: Literal["both", "horizontal", "vertical", "none"] = "both"
-    """Random mirroring: `horizontal` swaps left and right of a picture, of axial slices anterior and posterior;
-    `vertical` swaps top and bottom, of axial slices left and right."""
+    """Random mirroring: `horizontal` swaps left and right of a picture; `vertical` top and bottom, of axial slices left
+    and right."""
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises from 0; 0: none."""
     ema: float = Field(0.0, ge=0, lt=1)

@@ -4,6 +4,7 @@ One table, `READERS`, says which module reads which suffix; a new format is one 
 of `Reader` and its lines in the table. Every reader promises:
 
 - `read_image` gives channels last, the file's own value range, never NaN or infinity;
+- arrays are turned as the file says that it lies (`Geometry.turn`), and what is written is turned back;
 - `read_label` gives whole numbers exactly as stored, never interpolated, scaled or guessed;
 - what `write_label` writes for an image reads back with the same array, spacing and affine;
 - a broken file is an `InputError` of one sentence.
@@ -146,7 +147,7 @@ def write_probabilities(path_without_suffix: str | Path, probs: np.ndarray, like
 
     Args:
         path_without_suffix: Where to write; the format's suffix is added. The folder must exist.
-        probs: `(K, *spatial)` float, written as float32.
+        probs: `(K, *like.spatial_shape)` float, written as float32.
         like: The image: NIfTI -> 4-D NIfTI with the class last; picture -> TIFF with one page per class; HDF5
             -> HDF5 with the dataset `probabilities` `(K, *spatial)`.
 
