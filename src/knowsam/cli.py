@@ -220,7 +220,7 @@ def predict(
     from knowsam.data.lists import read_lines
     from knowsam.inference.files import list_inputs, predict_files
     from knowsam.inference.predictor import Predictor
-    from knowsam.io import file_stem
+    from knowsam.io import case_stem, file_stem
     from knowsam.presentation.text import first_few
     from knowsam.training.memory import keep_freed_memory
 
@@ -237,7 +237,7 @@ def predict(
         for item in predict_files(predictor, source, out, overlay, probabilities, accept, uncertainty):
             bar.advance(task)
             items.append(item)
-            seen.add(file_stem(item.image))
+            seen.add(case_stem(item.image))
             done += item.error is None
             if item.error is not None:
                 failed.append(item.error)

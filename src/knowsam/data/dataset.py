@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from knowsam.data.folder import Case
 from knowsam.data.labels import LabelCoding
 from knowsam.data.lists import grouped
-from knowsam.data.pairing import check_pair
+from knowsam.data.pairing import check_pair, lay_on
 from knowsam.data.preprocess import Preprocessing, resize_label
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label
@@ -52,7 +52,7 @@ def decode_case(case: Case, preprocessing: Preprocessing, coding: LabelCoding | 
         return DecodedCase(case.stem, images, None)
     if case.label is None:
         raise InputError(f"{case.image}: no mask was found, but expected one for a labelled case; add it or unlist it.")
-    label = read_label(case.label)
+    label = lay_on(read_label(case.label), image)
     check_pair(image, label)
     native = preprocessing.label_slices(coding.encode(label), image)
     return DecodedCase(case.stem, images, resize_label(native, preprocessing.size).to(torch.int16))
@@ -269,7 +269,8 @@ def scoring_volumes(
                     f"{case.image}: no mask was found, but expected one for a validation case; add it or take it off"
                     " val.txt."
                 )
-            image, label = read_image(case.image), read_label(case.label)
+            image = read_image(case.image)
+            label = lay_on(read_label(case.label), image)
             check_pair(image, label)
             images.append(preprocessing.slices(image).to(dtype))
             found = preprocessing.label_slices(coding.encode(label), image)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from knowsam.data.labels import LabelCoding
+from knowsam.data.pairing import lay_on
 from knowsam.data.preprocess import Preprocessing, to_unit_range
 from knowsam.evaluation.scoring import ScoredVolume
 from knowsam.io import read_image, read_label
@@ -123,7 +124,8 @@ def view_slice(scored: ScoredVolume, preprocessing: Preprocessing, coding: Label
     case = scored.files[telling.file]
     assert case.label is not None  # it was scored
     image = read_image(case.image)
-    truth = preprocessing.label_slices(coding.encode(read_label(case.label)), image)[telling.position].numpy()
+    label = lay_on(read_label(case.label), image)
+    truth = preprocessing.label_slices(coding.encode(label), image)[telling.position].numpy()
     native = to_unit_range(image, preprocessing.normalise)
     axis = preprocessing.axis_of(image) if image.is_volume else None
     picture = native if axis is None else np.moveaxis(native, axis, 0)[telling.position]
