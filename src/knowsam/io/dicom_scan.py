@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from knowsam.errors import InputError
+from knowsam.io.checks import unreadable
 from knowsam.io.dicom_geometry import Doubled, Placement, SlicePlace, has_one_orientation, place_slices
 
 DICOM_SUFFIX = ".dcm"
@@ -177,8 +178,6 @@ def open_dicom(path: Path, **options: Any) -> Any:
             raise InputError(f"{path}: no DICOM file, whatever its name says; export it again, or remove it.")
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; expected a DICOM file.") from None
     except Exception as error:  # the errors of pydicom are of many kinds, and quote values of the patient
         raise InputError(
             f"{path}: a broken or truncated DICOM file ({type(error).__name__}); export or copy it again, or remove it."
@@ -217,8 +216,7 @@ def find_series(path: Path) -> Series:
     Raises:
         InputError: It belongs to none: broken, no image, or left aside.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; expected a DICOM file.")
+    _check_there(path)
     scan = scan_directory(path.parent)
     header = scan.headers.get(path.name)
     if header is None:
@@ -235,6 +233,7 @@ def read_header(path: Path) -> FileHeader:
     Raises:
         InputError: Missing, broken, or no DICOM.
     """
+    _check_there(path)
     dataset = open_dicom(path, stop_before_pixels=True, specific_tags=TAGS)
     try:
         return _header(dataset, path)
@@ -244,6 +243,13 @@ def read_header(path: Path) -> FileHeader:
         raise InputError(
             f"{path}: a DICOM file whose header cannot be read ({type(error).__name__}); export it again, or remove it."
         ) from None
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise unreadable(path, "DICOM file", FileNotFoundError())
+    if path.stat().st_size == 0:
+        raise unreadable(path, "DICOM file", EOFError())
 
 
 def places_of(dataset: Any, name: str) -> tuple[SlicePlace, ...]:

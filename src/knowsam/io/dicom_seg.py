@@ -163,6 +163,10 @@ def write_label(
             f"{like.path}: no DICOM segmentation can refer to this series, because it lacks what one takes from it"
             f" ({_keyword(error)}); write NIfTI instead (format nifti)."
         ) from None
+    if series.placement is not None and len(series.placement.order) == 1:
+        # highdicom knows no distance of slices where there is one, and writes 1 mm.
+        measures = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.SpacingBetweenSlices = float(np.linalg.norm(series.placement.affine[:3, 2]))
     path = path_without_suffix.with_name(path_without_suffix.name + ".dcm")
     with whole_file(path) as temporary:
         written.save_as(temporary)
