@@ -369,6 +369,7 @@ def test_names_are_the_same_wherever_the_files_lie_and_say_nothing(tmp_path: Pat
     assert len(case_stem(first)) == len("series_") + 10
 
 
+@pytest.mark.subprocess
 def test_without_pydicom_one_sentence_says_what_to_install(tmp_path: Path) -> None:
     path = save_series(tmp_path / "s", make_slices(STORED))
     code = (
@@ -378,9 +379,12 @@ def test_without_pydicom_one_sentence_says_what_to_install(tmp_path: Path) -> No
         "except knowsam.io.InputError as error: print(error)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == f"{path}: a DICOM file, but pydicom is not installed; run pip install 'knowsam[dicom]'."
+    assert (
+        ended.stdout.strip() == f"{path}: a DICOM file, but pydicom is not installed; run pip install 'knowsam[dicom]'."
+    )
 
 
+@pytest.mark.subprocess
 def test_importing_the_readers_does_not_import_pydicom() -> None:
     code = "import sys, knowsam.io, knowsam.data.folder; print('pydicom' in sys.modules, 'highdicom' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
@@ -401,9 +405,7 @@ def test_importing_the_readers_does_not_import_pydicom() -> None:
         ("image_dfl.dcm", (512, 512), 0, 255),
     ],
 )
-def test_files_that_come_with_pydicom(
-    tmp_path: Path, name: str, shape: tuple[int, ...], low: int, high: int
-) -> None:
+def test_files_that_come_with_pydicom(tmp_path: Path, name: str, shape: tuple[int, ...], low: int, high: int) -> None:
     source = Path(pydicom.__file__).parent / "data" / "test_files" / name
     if not source.is_file():
         pytest.skip(f"pydicom was installed without {name}")
