@@ -65,6 +65,14 @@ def test_groups_csv_wins_over_patient_ids(tmp_path: Path) -> None:
     assert {case.group for case in scan_folder(tmp_path).cases.values()} == {"x", "y", "z"}
 
 
+def test_series_below_unlabelled_are_in_the_unlabelled_folder(tmp_path: Path) -> None:
+    make_archive(tmp_path / "images")
+    extra = case_stem(save_series(tmp_path / "unlabelled" / "x", make_slices(STORED, "extra", "P3")))
+    folder = scan_folder(tmp_path)
+    assert [stem for stem in folder.cases if folder.in_unlabelled_folder(stem)] == [extra]
+    assert folder.cases[extra].group == "patient_003"
+
+
 def test_pictures_and_dicom_may_be_mixed(tmp_path: Path) -> None:
     stems = make_archive(tmp_path / "images")
     save_picture(tmp_path / "images" / "plain.png", make_image())

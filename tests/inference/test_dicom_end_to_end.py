@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knowsam.data.folder import scan_folder
 from knowsam.inference.files import input_notes, list_inputs, predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.io import case_stem, read_image, read_label, write_label
@@ -41,10 +40,6 @@ def make_dicom_folder(root: Path, patients: int = 5) -> Path:
     return root
 
 
-def known_stems(data: Path, labelled: bool = False) -> set[str]:
-    return {stem for stem, case in scan_folder(data).cases.items() if case.label is not None or not labelled}
-
-
 def secrets_in(text: str) -> list[str]:
     return [secret for secret in SECRETS if secret in text.lower()]
 
@@ -72,14 +67,15 @@ def test_train_predict_and_evaluate_without_a_word_of_the_patient(
     assert predicted.code == 0, predicted.err
     evaluated = knowsam(capsys, "evaluate", runs / "preds", data / "masks", "--out", runs / "scores")
     assert evaluated.code == 0, evaluated.err
-    assert {name for name in known_stems(data) if name in evaluated.out} == known_stems(data, labelled=True)
+    assert "number of cases: 4" in evaluated.out
     said = [text for one in (check, trained, predicted, evaluated) for text in (one.out, one.err)]
     assert [secrets_in(text) for text in said] == [[]] * 8
     assert list(leaks(runs)) == []
+    assert list(leaks(data))  # what is looked for can be found
     assert "left aside: 1 localiser" in check.out
     masks = sorted((runs / "preds").glob("*.dcm"))
     assert len(masks) == 5
-    assert {pydicom.dcmread(path).PatientName for path in masks} == {NAME}
+    assert {str(pydicom.dcmread(path).PatientName) for path in masks} == {NAME}
     assert len((runs / "preds" / "series.csv").read_text().splitlines()) == 6
 
 

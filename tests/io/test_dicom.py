@@ -282,7 +282,7 @@ def test_frames_of_a_segmentation_lie_on_the_slices_they_show(tmp_path: Path) ->
         shared = dataset.SharedFunctionalGroupsSequence[0]
         place = group if "SegmentIdentificationSequence" in group else shared
         number = place.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-        np.testing.assert_array_equal(pixels, (LABEL[:, :, 3].T == number) * (z == 3))
+        np.testing.assert_array_equal(pixels, (number == LABEL[:, :, 3].T) * (z == 3))
         shown.add((round(float(z)), int(number)))
     assert shown == {(z, number) for z in range(5) for number in (1, 2)}
 
@@ -299,7 +299,7 @@ def test_nifti_masks_and_soft_maps_lie_where_the_series_lies(tmp_path: Path) -> 
     written = nib.load(write_label(tmp_path / "out", LABEL, image, as_format="nifti"))
     np.testing.assert_array_equal(np.asarray(written.dataobj), LABEL)
     np.testing.assert_array_equal(written.affine, image.geometry.affine)
-    soft = write_probabilities(tmp_path / "soft", np.stack([LABEL == k for k in range(3)]).astype(float), image)
+    soft = write_probabilities(tmp_path / "soft", np.stack([k == LABEL for k in range(3)]).astype(float), image)
     assert soft.name == "soft.nii.gz"
     assert nib.load(soft).shape == (*SHAPE, 3)
 
@@ -379,9 +379,33 @@ def test_without_pydicom_one_sentence_says_what_to_install(tmp_path: Path) -> No
         "except knowsam.io.InputError as error: print(error)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (
-        ended.stdout.strip() == f"{path}: a DICOM file, but pydicom is not installed; run pip install 'knowsam[dicom]'."
-    )
+    sentence = "a DICOM file, but pydicom is not installed; run pip install 'knowsam[dicom]'."
+    assert ended.stdout.strip() == f"{path}: {sentence}"
+
+
+@pytest.mark.subprocess
+@pytest.mark.filterwarnings("ignore:Invalid value")  # pydicom says so on writing
+def test_warnings_of_pydicom_that_quote_the_file_are_silent(tmp_path: Path) -> None:
+    path = save_series(tmp_path / "s", make_slices(STORED, StudyInstanceUID=f"1.2.{NAME}"))
+    reads = "import pydicom, sys; pydicom.dcmread(sys.argv[1]).StudyInstanceUID"
+    reads_silenced = "import knowsam.io, pathlib, sys; knowsam.io.read_image(pathlib.Path(sys.argv[1]))"
+    said = [
+        subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stderr
+        for code in (reads, reads_silenced)
+    ]
+    assert "Zebulon" in said[0]
+    assert said[1] == ""
+
+
+def test_a_value_that_cannot_be_read_is_not_quoted(tmp_path: Path) -> None:
+    path = save(make_slices(STORED[..., :1], SliceThickness=3.125)[0], tmp_path / "a.dcm")
+    content = path.read_bytes()
+    assert content.count(b"3.125 ") == 1
+    path.write_bytes(content.replace(b"3.125 ", b"Zebulo"))
+    assert "whose header cannot be read" in refusal(path)
+    with pytest.raises(InputError) as raised:
+        read_image(path)
+    assert "Zebulo" not in str(raised.value)
 
 
 @pytest.mark.subprocess

@@ -5,6 +5,7 @@ Two layouts are known.
 1. `images/` with `masks/` (or `labels/`), paired by stem; an image without a mask is unlabelled, and
    so is everything in `unlabelled/`. Optional: `groups.csv` (stem,group[,volume]) and `train.txt`,
    `val.txt`, `test.txt` (one stem a line).
+   DICOM series may also lie in subfolders (`data/series.py`).
 2. SSL4MIS: `data/slices/*.h5` to train on, `data/*.h5` volumes to validate on, with
    `train_slices.list` (or `train.list`), `val.list` and `test.list`; image and mask share a file.
 
@@ -90,7 +91,7 @@ class DataFolder:
 
     def in_unlabelled_folder(self, stem: str) -> bool:
         """True for an image that lies in `unlabelled/`."""
-        return self.cases[stem].image.parent == self.root / "unlabelled"
+        return self.cases[stem].image.is_relative_to(self.root / "unlabelled")
 
     def labelled_cases(self) -> list[Case]:
         """All cases that have a mask."""

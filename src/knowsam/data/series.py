@@ -12,7 +12,8 @@ from pathlib import Path
 from knowsam.data.lists import natural_key
 from knowsam.errors import InputError
 from knowsam.io import case_stem, file_suffix
-from knowsam.io.dicom_scan import DICOM_SUFFIX, FileHeader, Series, open_dicom, scan_directory
+from knowsam.io.dicom_header import DICOM_SUFFIX, FileHeader, open_dicom
+from knowsam.io.dicom_scan import Series, scan_directory
 from knowsam.io.dicom_seg import segment_labels
 from knowsam.presentation.text import count_text, first_few
 from knowsam.storage import write_csv
@@ -195,8 +196,9 @@ def _warn(found: FoundSeries, cases: Sequence[FileHeader], place: str) -> None:
     tilted = [stem for stem, one in found.series.items() if one.placement is not None and one.placement.sheared]
     if tilted:
         found.warnings.append(
-            f"{place}: {count_text(len(tilted), 'volume')} scanned with a tilted gantry ({first_few(tilted)}): read slice"
-            " by slice in a sheared geometry, which DICOM-SEG and NIfTI keep; distances across slices are approximate."
+            f"{place}: {count_text(len(tilted), 'volume')} scanned with a tilted gantry ({first_few(tilted)}): read"
+            " slice by slice in a sheared geometry, which DICOM-SEG and NIfTI keep; distances across slices are"
+            " approximate."
         )
     nameless = [header for header in cases if not header.has_patient_id]
     if nameless:

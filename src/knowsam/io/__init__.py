@@ -21,7 +21,8 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io import dicom, dicom_seg, hdf5, nifti, raster
-from knowsam.io.dicom_scan import DICOM_SUFFIX, find_series, has_mark, read_header
+from knowsam.io.dicom_header import DICOM_SUFFIX, has_mark, read_header
+from knowsam.io.dicom_scan import find_series
 from knowsam.types import MedicalImage, MedicalLabel
 
 MaskFormat = Literal["nifti", "dicom"]

@@ -26,7 +26,8 @@ from knowsam.errors import InputError
 from knowsam.io import dicom_seg, nifti, raster
 from knowsam.io.checks import check_finite, check_not_empty
 from knowsam.io.dicom_geometry import make_header
-from knowsam.io.dicom_scan import Series, find_series, import_pydicom, open_dicom
+from knowsam.io.dicom_header import import_pydicom, open_dicom
+from knowsam.io.dicom_scan import Series, find_series
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
 
 

@@ -20,17 +20,8 @@ from knowsam.errors import InputError
 from knowsam.io import nifti
 from knowsam.io.checks import whole_numbers
 from knowsam.io.dicom_geometry import ORIENTATION_TOLERANCE, Doubled, Placement, SlicePlace, make_header, place_slices
-from knowsam.io.dicom_scan import (
-    FileHeader,
-    Series,
-    find_series,
-    hashed_stem,
-    import_pydicom,
-    open_dicom,
-    places_of,
-    read_header,
-    scan_directory,
-)
+from knowsam.io.dicom_header import FileHeader, import_pydicom, open_dicom, places_of, read_header
+from knowsam.io.dicom_scan import Series, find_series, hashed_stem, known_directories, scan_directory
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
 
@@ -175,10 +166,10 @@ def write_label(
 
 def find_referred(header: FileHeader) -> Series | None:
     """Find the series a segmentation belongs to: beside it, or in `images/` beside its folder."""
-    places = [header.path.parent]
-    if (images := header.path.parent.parent / "images").is_dir():
-        places.extend(Path(folder) for folder, _, _ in os.walk(images))
-    for place in places:
+    beside, images = header.path.parent, header.path.parent.parent / "images"
+    known = [place for uid in header.refers_to for place in known_directories(uid)]
+    known = [place for place in known if place.is_dir() and (place == beside or place.is_relative_to(images))]
+    for place in (*known, beside, *(Path(folder) for folder, _, _ in os.walk(images))):
         for series in scan_directory(place).series:
             if series.uid in header.refers_to and series.placement is not None:
                 return series
