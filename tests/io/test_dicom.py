@@ -226,6 +226,13 @@ def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
         read_label(save(make_picture(make_image((4, 4))), tmp_path / "picture.dcm"))
 
 
+def test_directory_of_a_disc_is_no_image_and_no_trouble(tmp_path: Path) -> None:
+    directory = make_dataset("1.2.840.10008.1.3.10")
+    del directory.SOPClassUID, directory.SOPInstanceUID
+    save(directory, tmp_path / "DICOMDIR")
+    assert "without an image" in refusal(tmp_path / "DICOMDIR")
+
+
 def test_truncated_pixels_are_refused_by_the_name_of_their_file(tmp_path: Path) -> None:
     first = save_series(tmp_path, make_slices(make_stored((60, 80, 3))), lambda index: f"{index}.dcm")
     content = (tmp_path / "1.dcm").read_bytes()
@@ -285,6 +292,13 @@ def test_frames_of_a_segmentation_lie_on_the_slices_they_show(tmp_path: Path) ->
         np.testing.assert_array_equal(pixels, (number == LABEL[:, :, 3].T) * (z == 3))
         shown.add((round(float(z)), int(number)))
     assert shown == {(z, number) for z in range(5) for number in (1, 2)}
+
+
+def test_a_series_without_frame_of_reference_takes_nifti_only(tmp_path: Path) -> None:
+    image = read_image(save_series(tmp_path / "s", make_slices(STORED, FrameOfReferenceUID=None)))
+    with pytest.raises(InputError, match=r"without FrameOfReferenceUID.*write NIfTI"):
+        write_label(tmp_path / "out", LABEL, image)
+    assert read_label(write_label(tmp_path / "out", LABEL, image, as_format="nifti")).array.max() == 2
 
 
 def test_nothing_found_is_a_segmentation_too(tmp_path: Path) -> None:
@@ -436,6 +450,8 @@ def test_files_that_come_with_pydicom(tmp_path: Path, name: str, shape: tuple[in
     image = read_image(Path(shutil.copy(source, tmp_path)))
     assert image.spatial_shape == shape
     assert (image.array.min(), image.array.max()) == (low, high)
+    label = make_label(shape)
+    np.testing.assert_array_equal(read_label(write_label(tmp_path / "out", label, image)).array, label)
 
 
 @pytest.mark.parametrize(

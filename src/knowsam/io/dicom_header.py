@@ -115,8 +115,9 @@ def open_dicom(path: Path, **options: Any) -> Any:
     pydicom = import_pydicom(path)
     try:
         # Some old exports have neither preamble nor mark.
-        dataset = pydicom.dcmread(path, force=not has_mark(path), **options)
-        if "SOPClassUID" not in dataset and "Rows" not in dataset:
+        marked = has_mark(path)
+        dataset = pydicom.dcmread(path, force=not marked, **options)
+        if not marked and "SOPClassUID" not in dataset:
             raise InputError(f"{path}: no DICOM file, whatever its name says; export it again, or remove it.")
     except InputError:
         raise

@@ -93,11 +93,14 @@ def scan_directory(directory: Path) -> DirectoryScan:
     Raises:
         InputError: There are such files, and pydicom is not installed.
     """
+    # Late: the table of suffixes knows this module.
+    from knowsam.io import file_suffix
+
     with os.scandir(directory) as entries:
         files = sorted(
             (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
             for entry in entries
-            if not entry.name.startswith(".") and entry.is_file()
+            if not entry.name.startswith(".") and file_suffix(entry.name) in (None, DICOM_SUFFIX) and entry.is_file()
         )
     with _lock:
         known = _scans.get(directory)
@@ -134,7 +137,8 @@ def _scan(directory: Path, names: list[str]) -> DirectoryScan:
     unreadable = []
     for name in names:
         path = directory / name
-        if not is_dicom_name(path):
+        # `1.2.840.113` and `IM0001` have no suffix that is known: their mark says what they are.
+        if not name.lower().endswith(DICOM_SUFFIX) and not has_mark(path):
             continue
         import_pydicom(path)
         try:
@@ -156,17 +160,6 @@ def _scan(directory: Path, names: list[str]) -> DirectoryScan:
             found.append(_volume(uid, files))
     found.sort(key=lambda series: series.path.name)
     return DirectoryScan(headers, tuple(found), tuple(several), tuple(unreadable))
-
-
-def is_dicom_name(path: Path) -> bool:
-    """Tell whether a file of this name is to be read as DICOM: by its suffix, or by its mark where no suffix is known.
-
-    The path's suffix counts as unknown if it is none of an image file: `1.2.840.113` has none.
-    """
-    from knowsam.io import file_suffix
-
-    suffix = file_suffix(path)
-    return suffix == DICOM_SUFFIX or (suffix is None and has_mark(path))
 
 
 def _picture(header: FileHeader) -> Series:

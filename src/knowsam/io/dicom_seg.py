@@ -123,13 +123,18 @@ def write_label(
             f"{like.path}: writing DICOM segmentations needs highdicom; run pip install 'knowsam[dicom]'."
         ) from error
     series = find_series(like.path)
-    classes = max(int(label.max(initial=1)), len(class_names or ()) - 1)
-    names = list(class_names or ())[1:] or [f"class_{number}" for number in range(1, classes + 1)]
+    names = list(class_names or ())[1:]
+    names += [f"class_{number}" for number in range(len(names) + 1, max(1, int(label.max(initial=0))) + 1)]
     sources = [open_dicom(header.path, stop_before_pixels=True) for header in series.headers]
     frames = label[None] if series.placement is None else label.transpose(2, 1, 0)
     if series.placement is not None:
         # From the order along the normal to that of the files.
         frames = frames[np.argsort(series.placement.order)]
+    if series.placement is not None and not all(source.get("FrameOfReferenceUID") for source in sources):
+        raise InputError(
+            f"{like.path}: a series without FrameOfReferenceUID, to which no DICOM segmentation can refer; write NIfTI"
+            " instead (format nifti)."
+        )
     from knowsam import __version__
 
     try:
