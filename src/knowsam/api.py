@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from knowsam.inference.export import Exported
     from knowsam.inference.predictor import Predictor
     from knowsam.inspection.findings import CheckReport
+    from knowsam.io import MaskFormat
     from knowsam.presentation.console import ProgressStart
     from knowsam.reliability.of_run import CalibrationStatus
     from knowsam.reliability.predictions import Predictions
@@ -179,6 +180,7 @@ def predict(
     only: str | Path | Iterable[str] | None = None,
     device: str | None = None,
     amp: str = "no",
+    mask_format: MaskFormat | None = None,
     progress: ProgressStart | None = None,
 ) -> Predictions:
     """Predict masks for new images, in their own size and geometry; a broken file does not stop the others.
@@ -193,6 +195,7 @@ def predict(
         only: Predict only these images: their names, or a text file with one a line.
         device: `"cpu"` or `"cuda"`; None: a GPU where there is one.
         amp: `"no"`, or `"bf16"`, which is faster where the processor has it.
+        mask_format: Of the masks of DICOM volumes: `"dicom"` (default, DICOM-SEG) or `"nifti"`.
         progress: As in `check`.
 
     Returns:
@@ -223,6 +226,7 @@ def predict(
             probabilities=probabilities,
             uncertainty=uncertainty,
             only=only,
+            mask_format=mask_format,
             progress=progress,
         )
 

@@ -154,6 +154,9 @@ def predict(
         bool, typer.Option("--uncertainty", help="Also write entropy, disagreement and estimated Dice (cases.csv).")
     ] = False,
     only: Annotated[Path | None, typer.Option(help="Text file: predict only these stems, one a line.")] = None,
+    mask_format: Annotated[
+        str | None, typer.Option("--format", help="Masks of DICOM volumes: dicom (default, DICOM-SEG) or nifti.")
+    ] = None,
     device: Device = None,
     amp: Amp = "no",
     as_json: Json = False,
@@ -171,8 +174,11 @@ def predict(
             only=only,
             device=device,
             amp=amp,
+            mask_format=mask_format,  # type: ignore[arg-type]  # checked there
             progress=progress,
         )
+    for note in () if quiet else done.notes:
+        print(f"note: {note}", file=sys.stderr)
     if as_json:
         _print_json(done.to_json())
     elif done.written and not quiet:

@@ -15,10 +15,12 @@ import numpy as np
 from knowsam.data.folder import volume_names
 from knowsam.data.labels import LabelCoding, infer_coding, value_counts
 from knowsam.data.lists import grouped, natural_key, natural_sorted
+from knowsam.data.pairing import lay_on
+from knowsam.data.series import mask_stem, scan_series
 from knowsam.errors import InputError
 from knowsam.evaluation.metrics import case_scores, summarise
 from knowsam.evaluation.result import CaseScores, EvaluationResult, write_scores
-from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix, read_label
+from knowsam.io import IMAGE_SUFFIXES, case_stem, is_image_file, read_label
 from knowsam.io.names import EXTRA_SUFFIXES
 from knowsam.presentation.text import first_few
 from knowsam.types import MedicalLabel
@@ -104,7 +106,7 @@ def evaluate(
 def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list[str]]:
     """Pairs, stems of truth without prediction, stems of predictions without truth; in natural order."""
     if predictions.is_file() and truth.is_file():
-        return [_Pair(file_stem(truth), predictions, truth)], [], []
+        return [_Pair(case_stem(truth), predictions, truth)], [], []
     truth_files, prediction_files = _label_files(truth), _label_files(predictions)
     for stem in list(prediction_files):
         if stem.endswith(EXTRA_SUFFIXES) and stem not in truth_files:
@@ -126,14 +128,16 @@ def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list
 def _label_files(place: Path) -> dict[str, Path]:
     """Stem -> file, of every readable file of a folder (not of its subfolders), or of one file."""
     if place.is_file():
-        return {file_stem(place): place}
+        return {case_stem(place): place}
     if not place.is_dir():
         raise InputError(f"{place}: there is no such file or folder; expected label maps.")
     files: dict[str, Path] = {}
+    # Masks of DICOM series may be named after their folders.
+    named_after = scan_series(place.parent / "images").alone_in()
     for path in sorted(place.iterdir()):
-        if path.name.startswith(".") or not path.is_file() or file_suffix(path) is None:
+        if path.name.startswith(".") or not path.is_file() or not is_image_file(path):
             continue
-        stem = file_stem(path)
+        stem = mask_stem(path, named_after)
         if stem in files:
             raise InputError(
                 f"{path}: the same stem as {files[stem].name}; expected one label map per case; remove one."
@@ -198,7 +202,8 @@ def _score_case(
     same_place = True
     spacing: tuple[float, ...] | None = None
     for pair in sorted(pairs, key=lambda pair: natural_key(pair.stem)):
-        prediction, truth = read_label(pair.prediction), read_label(pair.truth)
+        truth = read_label(pair.truth)
+        prediction = lay_on(read_label(pair.prediction), truth)
         if prediction.array.shape != truth.array.shape:
             raise InputError(
                 f"{pair.prediction}: the prediction has shape {prediction.array.shape}, but its truth "

@@ -12,9 +12,9 @@ import numpy as np
 
 from knowsam.data.folder import Case
 from knowsam.data.labels import value_counts
-from knowsam.data.pairing import check_pair
+from knowsam.data.pairing import check_pair, lay_on
 from knowsam.errors import InputError
-from knowsam.io import RASTER, READERS, file_suffix, raster, read_image, read_label
+from knowsam.io import RASTER, raster, read_image, read_label, reader_of
 from knowsam.presentation.console import ProgressStart, start_progress
 from knowsam.types import LUMINANCE, MedicalImage, MedicalLabel
 
@@ -89,7 +89,7 @@ def examine(case: Case) -> CaseFacts:
         found.constant = bool((array == array.flat[0]).all())
         found.digest = _digest(_without_equal_channels(array))
         found.thumbnail = None if found.constant else thumbnail(array)
-        if READERS[file_suffix(case.image) or ""] is RASTER:
+        if reader_of(case.image) is RASTER:
             found.orientation = raster.exif_orientation(case.image)
     except InputError as error:
         found.image_error = str(error)
@@ -100,6 +100,7 @@ def examine(case: Case) -> CaseFacts:
         found.values = value_counts(label.array)
         found.label_digest = _digest(label.array)
         if image is not None:
+            label = lay_on(label, image)
             check_pair(image, label)
             found.displaced = _displaced(image, label)
     except InputError as error:

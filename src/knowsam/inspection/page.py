@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from knowsam.data.labels import LabelCoding
+from knowsam.data.pairing import lay_on
 from knowsam.errors import InputError
 from knowsam.inspection.examine import CaseFacts
 from knowsam.inspection.findings import CheckReport, Finding, Severity, counts_line
@@ -20,7 +21,7 @@ from knowsam.presentation.orientation import view_of
 from knowsam.presentation.pictures import class_colour, css_colour, data_uri, overlay
 from knowsam.presentation.text import count_text, share_text, size_text
 from knowsam.storage import write_text
-from knowsam.types import IGNORE
+from knowsam.types import IGNORE, MedicalImage
 
 TEMPLATE = "inspection/page.html.j2"
 LONG_SIDE = 220
@@ -188,7 +189,7 @@ def draw_case(one: CaseFacts, coding: LabelCoding | None) -> tuple[np.ndarray, l
     from knowsam.data.preprocess import to_unit_range
 
     image = read_image(one.case.image)
-    label = _class_map(one, coding)
+    label = _class_map(one, image, coding)
     if label is not None:
         label = np.where(label == IGNORE, 0, label)
     array = to_unit_range(image)
@@ -210,11 +211,11 @@ def draw_case(one: CaseFacts, coding: LabelCoding | None) -> tuple[np.ndarray, l
     return overlay(array, label), [names[index] for index in np.unique(label).tolist() if index > 0]
 
 
-def _class_map(one: CaseFacts, coding: LabelCoding | None) -> np.ndarray | None:
+def _class_map(one: CaseFacts, image: MedicalImage, coding: LabelCoding | None) -> np.ndarray | None:
     """The mask as classes, None where there is none that can be drawn."""
     if one.case.label is None or one.label_error or coding is None:
         return None
-    label = read_label(one.case.label)
+    label = lay_on(read_label(one.case.label), image)
     return None if coding.problem(label.path, one.values or {}) else coding.encode(label)
 
 

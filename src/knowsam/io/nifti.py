@@ -139,10 +139,17 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     # Native byte order: torch takes no other.
     array = raw.astype(raw.dtype.newbyteorder("=") if keep_integers else np.float32, copy=False)
     array = array.reshape(shape[:wanted_axes])
-    return array, _geometry(header, image.affine, array.shape)
+    return array, geometry_of(header, image.affine, array.shape)
 
 
-def _geometry(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+def geometry_of(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+    """What a NIfTI header says of an array's place.
+
+    Args:
+        header: Its zooms are the spacing.
+        affine: `(4, 4)`.
+        shape: Of the array, two or three axes.
+    """
     factor = MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
     zooms = tuple(float(zoom) * factor for zoom in header.get_zooms()[: len(shape)])
     # Some writers leave NaN: then distances are in px, and the unit says so. nibabel itself turns 0 into 1.
@@ -163,7 +170,8 @@ def _write(path_without_suffix: Path, array: np.ndarray, like: MedicalImage) -> 
     kind = nib.Nifti2Image if isinstance(header, Nifti2Header) else nib.Nifti1Image
     # No affine is given, so that the header's own sform and qform and their codes stay as they are.
     image = kind(np.ascontiguousarray(array), None, header)
-    suffix = ".nii.gz" if like.path.name.lower().endswith(".gz") else ".nii"
+    # Of a DICOM series, whose soft maps are written here, the shorter file.
+    suffix = ".nii" if like.path.name.lower().endswith(".nii") else ".nii.gz"
     path = add_suffix(path_without_suffix, suffix)
     with whole_file(path) as temporary:
         nib.save(image, temporary)
