@@ -27,7 +27,7 @@ OPACITY = 0.3
 """Of the tint of a region: its colour is known from the contour, what lies under it must be seen."""
 DARK, LIGHT = (0, 0, 0), (255, 255, 255)
 """RGB of the lines on either side of a contour: on any ground one of the two is seen."""
-PX_PER_LINE = 300
+PX_PER_LINE = 220
 """A contour is 1 px wide per so many px of the picture's longer side."""
 WIDE_LINES = 5
 """A region gets the inner line where it is at least twice so many lines wide."""
