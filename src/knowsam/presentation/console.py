@@ -63,7 +63,7 @@ def printed(print_to: Callable[[Console], None]) -> str:
     from rich.console import Console
 
     written = StringIO()
-    print_to(Console(file=written))
+    print_to(Console(file=written, highlight=False, soft_wrap=True))
     return written.getvalue().strip("\n")
 
 
