@@ -257,8 +257,12 @@ class ValidationScores:
         name = next(iter(self.per_volume)) if prediction is None else prediction
         return [float(value) for value in np.mean(list(self.per_volume[name].values()), axis=0)]
 
-    def to_json(self) -> dict[str, Any]:
-        """`{prediction: {"dice": mean, "per_class": [...], "sd": [...], "volumes": n}}`; no `sd` of a single volume."""
+    def to_json(self, cases: bool = False) -> dict[str, Any]:
+        """`{prediction: {"dice": mean, "per_class": [...], "sd": [...], "volumes": n}}`; no `sd` of a single volume.
+
+        Args:
+            cases: Add `"cases"`, the mean Dice of each volume in the order of their names, which are left out.
+        """
         record: dict[str, Any] = {}
         for name, volumes in self.per_volume.items():
             record[name] = {
@@ -269,4 +273,6 @@ class ValidationScores:
             if len(volumes) > 1:
                 spread = np.std(list(volumes.values()), axis=0, ddof=1)
                 record[name]["sd"] = [round(float(value), 5) for value in spread]
+            if cases:
+                record[name]["cases"] = [round(float(np.mean(dice)), 4) for _, dice in sorted(volumes.items())]
         return record

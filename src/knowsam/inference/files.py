@@ -29,7 +29,7 @@ from knowsam.io import (
 )
 from knowsam.io.names import DISAGREEMENT_SUFFIX, ENTROPY_SUFFIX, OVERLAY_SUFFIX, PROBABILITY_SUFFIX
 from knowsam.presentation.orientation import view_of
-from knowsam.presentation.pictures import overlay, volume_sheet, write_png
+from knowsam.presentation.pictures import OVERLAY_SIDE, overlay, scale_to, volume_sheet, write_png
 from knowsam.runs.student_file import StudentInfo
 from knowsam.types import MedicalImage
 
@@ -182,7 +182,7 @@ def draw(image: MedicalImage, label: np.ndarray, info: StudentInfo) -> np.ndarra
     array = to_unit_range(image, info.preprocessing.normalise)
     if not image.is_volume:
         view = view_of(image)
-        return overlay(view.turn(array), view.turn(label))
+        return overlay(view.turn(array), view.turn(label), scale_to(label.shape, OVERLAY_SIDE))
     axis = info.preprocessing.axis_of(image)
     view = view_of(image, axis)
     slices, labels = (view.turn(np.moveaxis(values, axis, 0), rows=1) for values in (array, label))

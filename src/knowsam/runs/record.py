@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ class Validation:
         step: After so many steps.
         dice: Prediction -> mean Dice over volumes and foreground classes; the first is the one that is used.
         per_class: Prediction -> mean Dice over volumes of classes 1..K-1.
+        cases: Prediction -> mean Dice over classes of each volume, in the order of their names; empty in older runs.
     """
 
     step: int
     dice: dict[str, float]
     per_class: dict[str, list[float]]
+    cases: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def used(self) -> str:
@@ -118,6 +120,7 @@ def read_run(path: str | Path) -> RunRecord:
                     record["step"],
                     {name: score["dice"] for name, score in scores.items()},
                     {name: score["per_class"] for name, score in scores.items()},
+                    {name: score["cases"] for name, score in scores.items() if "cases" in score},
                 )
             )
     if not terms and not validations:

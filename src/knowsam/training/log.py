@@ -73,7 +73,7 @@ class RunLog:
 
     def validation(self, position: int, scores: ValidationScores, seconds: float) -> None:
         """Record a validation and how long it took, in seconds."""
-        self._record({"step": position, "validation": scores.to_json(), "seconds": seconds})
+        self._record({"step": position, "validation": scores.to_json(cases=True), "seconds": seconds})
         if self.writes:
             self.display.validated(position, scores)
 
