@@ -5,8 +5,10 @@ rich is imported when something is shown, not before.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +20,13 @@ Advance = Callable[[], None]
 """Called after each item."""
 ProgressStart = Callable[[int], Advance]
 """How long work reports its progress: called once with the number of items, it returns what to call after each."""
+
+
+def escape_unprintable() -> None:
+    """Let stdout and stderr escape what they cannot encode, a file name for instance, instead of ending the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def start_progress(progress: ProgressStart | None, items: int) -> Advance:

@@ -89,7 +89,7 @@ class Trainer:
             restore_state(self)
         elif self.accelerator.is_main_process:
             folder.create(config, None if self.sam_base is None else self.sam_base.to_json())
-            self.data.split.write(folder.split)
+            self.data.record(folder)
         self.log = RunLog(folder, self.display, self.accelerator.is_main_process)
         self.accelerator.wait_for_everyone()
 

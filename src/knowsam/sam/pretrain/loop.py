@@ -28,6 +28,7 @@ from knowsam.functional.schedules import linear_decay
 from knowsam.networks.ema import ema_copy, ema_decay, update_ema
 from knowsam.presentation.console import make_bar, make_console
 from knowsam.runs.checkpoint import load_checkpoint, save_checkpoint
+from knowsam.runs.device import resolve_device
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
 from knowsam.sam.backbone.interface import interface_of
@@ -71,8 +72,7 @@ def pretrain(
     Raises:
         InputError: If the folder holds another run, or settings do not fit the SAM.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(None if device is None else str(device))
     torch.manual_seed(config.seed)
     sam, started = _first_weights(config.start, RunFolder(out))
     patch = sam.config.vision_config.patch_size
