@@ -6,10 +6,13 @@ rich is imported when something is shown, not before.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
+
+from knowsam.presentation.heartbeat import Clock, Heartbeat, Pace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,16 +148,22 @@ def make_bar(console: Console, *columns: str, width: int | None = 40, transient:
 
 
 @contextmanager
-def progress_bar(description: str, console: Console | None = None, quiet: bool = False) -> Iterator[ProgressStart]:
-    """A bar over items that is gone at its end; yields what functions take as `progress`.
+def progress_bar(
+    description: str, console: Console | None = None, quiet: bool = False, clock: Clock = time.monotonic
+) -> Iterator[ProgressStart]:
+    """A bar over items that is gone at its end, or where there is no terminal a line now and then.
+
+    Yields what functions take as `progress`.
 
     Args:
         description: What is done, before the bar.
         console: Where to draw it; by default one on stderr.
         quiet: Draw nothing.
+        clock: Gives the time.
     """
+    console = console or make_console(stderr=True, quiet=quiet)
     with make_bar(
-        console or make_console(stderr=True, quiet=quiet),
+        console,
         "{task.description}",
         "bar",
         "count",
@@ -164,6 +173,15 @@ def progress_bar(description: str, console: Console | None = None, quiet: bool =
 
         def start(items: int) -> Advance:
             task = bar.add_task(description, total=items)
-            return lambda: bar.advance(task)
+            beat, pace, done = Heartbeat(clock), Pace(items, clock=clock), 0
+
+            def advance() -> None:
+                nonlocal done
+                done += 1
+                bar.advance(task)
+                if not console.is_terminal and beat.due():
+                    console.print(f"{description}: {done} of {items}{pace.left(done)}", markup=False)
+
+            return advance
 
         yield start
