@@ -66,7 +66,8 @@ def check(
         The report. `print(report)` shows it; `ok`, `errors`, `warnings`, `notes`, `counts`, `classes`, `to_json()`.
 
     Raises:
-        InputError: If an argument makes no sense. What is wrong with the data is in the report and never raises.
+        InputError: If an argument makes no sense, or `html` cannot be written. What is wrong with the data is in the
+            report and never raises.
 
     Example:
         ```python
@@ -77,7 +78,10 @@ def check(
     """
     from knowsam.data.split import parse_labelled
     from knowsam.inspection.check import check_folder
+    from knowsam.storage import require_writable_file
 
+    if html is not None:
+        require_writable_file(html, "check.html")
     given = _given(val_fraction=val_fraction)
     labelled = parse_labelled(labelled) if isinstance(labelled, str) else labelled
     report = check_folder(data, labelled, classes, label_values, ignore_value, **given, progress=progress)
@@ -124,7 +128,7 @@ def train(
         or None, `finished` (False after Ctrl-C: what was done is saved, `knowsam.resume` goes on).
 
     Raises:
-        InputError: For bad data, an unknown or bad setting, or an occupied folder; nothing was written then.
+        InputError: For bad data, an unknown or bad setting, or an occupied or closed folder; nothing was written then.
 
     Example:
         ```python
@@ -135,7 +139,9 @@ def train(
         ```
     """
     from knowsam.config import resolve_config
+    from knowsam.storage import require_writable_folder
 
+    require_writable_folder(out)
     labelled = str(labelled) if isinstance(labelled, Path) else labelled
     given = _given(method=method, sam=sam, size=size, steps=steps, batch=batch, labelled=labelled, seed=seed)
     resolved = resolve_config(_settings(config, settings, {"data.path": str(data)}, given))
@@ -145,13 +151,22 @@ def train(
     return training.train(resolved, out, quiet=quiet)
 
 
-def resume(run: str | Path, steps: int | None = None, quiet: bool = False) -> Run:
+def resume(
+    run: str | Path,
+    steps: int | None = None,
+    quiet: bool = False,
+    *,
+    data: str | Path | None = None,
+    accept_changes: bool = False,
+) -> Run:
     """Continue a run from its last checkpoint, to the same weights as if it had never stopped.
 
     Args:
         run: The run's folder.
         steps: New total number of steps, to train longer; the schedules then stretch over the new total.
         quiet: No progress bar, no text.
+        data: Where its data folder is now, if that was moved.
+        accept_changes: Go on although images or masks are not those the run began with.
 
     Returns:
         The run, as `knowsam.train` does.
@@ -164,9 +179,11 @@ def resume(run: str | Path, steps: int | None = None, quiet: bool = False) -> Ru
         run = knowsam.resume("runs/a", steps=40_000)
         ```
     """
+    from knowsam.storage import require_writable_folder
     from knowsam.training import run as training
 
-    return training.resume(run, steps=steps, quiet=quiet)
+    require_writable_folder(run)
+    return training.resume(run, steps=steps, quiet=quiet, data=data, accept_changes=accept_changes)
 
 
 def predict(
@@ -193,7 +210,7 @@ def predict(
         probabilities: Also write the soft maps, float in [0, 1].
         uncertainty: Also write entropy and disagreement, in [0, 1], and estimate the Dice of each case (`cases.csv`).
         only: Predict only these images: their names, or a text file with one a line.
-        device: `"cpu"` or `"cuda"`; None: a GPU where there is one.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None: a GPU where there is one.
         amp: `"no"`, or `"bf16"`, which is faster where the processor has it.
         mask_format: Of the masks of DICOM volumes: `"dicom"` (default, DICOM-SEG) or `"nifti"`.
         progress: As in `check`.
@@ -203,7 +220,7 @@ def predict(
         first (`case`, `dice`), and `basis.sentence()`, what these estimates rest on.
 
     Raises:
-        InputError: If there is no network or no image, or `out` holds the images themselves.
+        InputError: If there is no network, image or device, or `out` is closed or holds the images themselves.
 
     Example:
         ```python
@@ -214,8 +231,10 @@ def predict(
     """
     from knowsam.inference.predictor import Predictor
     from knowsam.reliability.predictions import predict_folder
+    from knowsam.storage import require_writable_folder
     from knowsam.training.memory import keep_freed_memory
 
+    require_writable_folder(out)
     predictor = Predictor(run, device, amp)
     with keep_freed_memory():
         return predict_folder(
@@ -242,7 +261,7 @@ def load(run: str | Path, device: str | None = None, amp: str = "no") -> Predict
 
     Args:
         run: Run folder, `student.safetensors` or exported `.onnx`.
-        device: `"cpu"` or `"cuda"`; None: a GPU where there is one. An ONNX file runs on the CPU.
+        device: As in `predict`. An ONNX file runs on the CPU.
         amp: `"no"`, or `"bf16"`, which is faster where the processor has it.
 
     Returns:
@@ -298,7 +317,10 @@ def evaluate(
         ```
     """
     from knowsam.evaluation.evaluate import evaluate
+    from knowsam.storage import require_writable_folder
 
+    if out is not None:
+        require_writable_folder(out)
     return evaluate(predictions, truth, out, classes=classes, label_values=label_values, ignore_value=ignore_value)
 
 
@@ -325,7 +347,9 @@ def calibrate(run: str | Path, data: str | Path | None = None, device: str | Non
         ```
     """
     from knowsam.reliability.of_run import calibrate_run
+    from knowsam.storage import require_writable_folder
 
+    require_writable_folder(run)
     return calibrate_run(run, data, device)
 
 
@@ -363,7 +387,10 @@ def suggest(
     """
     from knowsam.inference.predictor import Predictor
     from knowsam.reliability.suggest import suggest
+    from knowsam.storage import require_writable_folder
 
+    if out is not None:
+        require_writable_folder(out)
     predictor = Predictor(run, device)
     chosen = suggest(predictor, data, n, progress=progress)
     if out is not None:
@@ -395,7 +422,9 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
         ```
     """
     from knowsam.inference.export import export
+    from knowsam.storage import require_writable_file
 
+    require_writable_file(to, "model.onnx")
     return export(run, to, network, images)
 
 
@@ -479,7 +508,9 @@ def compare(
     """
     from knowsam.comparison.loop import compare
     from knowsam.comparison.output import write_tables
+    from knowsam.storage import require_writable_folder
 
+    require_writable_folder(out)
     given = _settings(config, settings, {}, _given(size=size, steps=steps, batch=batch))
     # The folder is an argument of its own; whatever a file says of it gives way, as in `train`.
     if isinstance(given.get("data"), dict):

@@ -22,6 +22,15 @@ PRETRAIN_STEPS = 240
 """Steps that networks need on labelled images alone before they can teach each other (docs/method.md)."""
 
 
+VALIDATE_AT_LEAST_EVERY = 200
+"""Largest number of steps between validations, where none is asked for."""
+
+
+def default_validate_every(steps: int) -> int:
+    """Steps between validations of a run of so many steps: a tenth, so that no run of 5 steps has fewer than 5."""
+    return max(1, min(VALIDATE_AT_LEAST_EVERY, steps // 10))
+
+
 def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, Any]:
     """What a preset changes for a run of so many steps.
 
@@ -181,8 +190,8 @@ class TrainConfig(_Section):
     """Largest norm of the gradient; None does not clip."""
     amp: Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(_parse_amp)] = "auto"
     """Mixed precision; `auto`: on a GPU only."""
-    validate_every: int = Field(200, ge=1)
-    """Steps between validations; the student with the best one is kept."""
+    validate_every: int | None = Field(None, ge=1)
+    """Steps between validations; the student with the best one is kept. None: a tenth of the run, at most 200."""
     checkpoint_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; None: at each validation."""
     log_every: int = Field(10, ge=1)
@@ -191,6 +200,11 @@ class TrainConfig(_Section):
     """Write `report.html` when the run has finished."""
     tensorboard: bool = False
     """Also write what is measured to `tensorboard/` in the run's folder; needs the extra `tensorboard`."""
+
+    @property
+    def validation_steps(self) -> int:
+        """Steps between validations: those asked for, or `default_validate_every`."""
+        return self.validate_every or default_validate_every(self.steps)
 
 
 class Config(_Section):
@@ -218,7 +232,7 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
         *layers: Nested mappings, e.g. of a YAML file, of `key=value` arguments, of command-line flags.
 
     Returns:
-        A configuration whose `preset` and `options` are resolved.
+        A configuration whose `preset`, `options` and `train.validate_every` are resolved.
 
     Raises:
         InputError: Naming every unknown key, with the nearest known one, and every bad value.
@@ -241,7 +255,9 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
     resolved, problems = _read(method.Options, given["options"], "options.", known)
     if resolved is None:
         raise InputError("configuration: " + " ".join(problems))
-    return Config.model_validate({**given, "options": resolved.model_dump(mode="json")})
+    config = Config.model_validate({**given, "options": resolved.model_dump(mode="json")})
+    train = config.train.model_copy(update={"validate_every": config.train.validation_steps})
+    return config.model_copy(update={"train": train})
 
 
 def read_resolved(values: Mapping[str, Any]) -> Config:

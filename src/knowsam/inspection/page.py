@@ -20,7 +20,7 @@ from knowsam.presentation import html
 from knowsam.presentation.orientation import view_of
 from knowsam.presentation.pictures import class_colour, css_colour, data_uri, overlay
 from knowsam.presentation.text import count_text, share_text, size_text
-from knowsam.storage import write_text
+from knowsam.storage import require_writable_file, write_text
 from knowsam.types import IGNORE, MedicalImage
 
 TEMPLATE = "inspection/page.html.j2"
@@ -56,13 +56,10 @@ def write_page(report: CheckReport, path: str | Path) -> None:
         path: The file to write.
 
     Raises:
-        InputError: The path is a folder.
+        InputError: The path is a folder, or cannot be written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(
-            f"{path}: this is a folder; expected a file to write the page to; add a name such as check.html."
-        )
+    require_writable_file(path, "check.html")
     write_text(path, page(report))
 
 

@@ -13,7 +13,8 @@ The libraries behind the formats are imported inside the functions, so that impo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io import dicom, dicom_seg, hdf5, nifti, raster
+from knowsam.io.checks import unreadable
 from knowsam.io.dicom_header import DICOM_SUFFIX, has_mark, read_header
 from knowsam.io.dicom_scan import find_series
 from knowsam.types import MedicalImage, MedicalLabel
@@ -130,7 +132,8 @@ def read_image(path: str | Path) -> MedicalImage:
     Raises:
         InputError: The format is unknown, or the file is missing, broken or not a grey or RGB image.
     """
-    return _reader(Path(path)).read_image(Path(path))
+    with _whatever_libraries_raise(Path(path)):
+        return _reader(Path(path)).read_image(Path(path))
 
 
 def read_label(path: str | Path) -> MedicalLabel:
@@ -146,7 +149,8 @@ def read_label(path: str | Path) -> MedicalLabel:
         InputError: The format is unknown or lossy, or the file is missing, broken or not one integer per
             pixel.
     """
-    return _reader(Path(path)).read_label(Path(path))
+    with _whatever_libraries_raise(Path(path)):
+        return _reader(Path(path)).read_label(Path(path))
 
 
 def write_label(
@@ -227,6 +231,17 @@ def write_map(path_without_suffix: str | Path, values: np.ndarray, like: Medical
     if values.shape != like.spatial_shape:
         raise InputError(f"{like.path}: the map has shape {values.shape}, expected {like.spatial_shape}.")
     return _reader(like.path).write_map(Path(path_without_suffix), values.astype(np.float32), like)
+
+
+@contextmanager
+def _whatever_libraries_raise(path: Path) -> Iterator[None]:
+    """One sentence for a broken file, by whatever error it makes the library behind its format stumble."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise unreadable(path, "file of that format", error) from error
 
 
 def _reader(path: Path) -> Reader:

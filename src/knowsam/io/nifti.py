@@ -17,6 +17,7 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.io.limits import check_size
 from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
@@ -129,6 +130,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
                 f"{path}: a NIfTI of shape {shape} and dtype {dtype}; expected one grey volume (X, Y, Z); "
                 "split time points or channels into files of their own."
             )
+        check_size(shape[:wanted_axes], path)
         scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
         raw = np.asarray(proxy) if scaled else np.asarray(proxy.get_unscaled())
     except InputError:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.io.limits import check_size, open_picture
 from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
@@ -116,11 +118,9 @@ def exif_orientation(path: Path) -> int:
     Args:
         path: A picture file that can be read.
     """
-    from PIL import Image
-
     if _is_tiff(path):
         return 1
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         return int(image.getexif().get(0x0112, 1))
 
 
@@ -129,11 +129,11 @@ def _is_tiff(path: Path) -> bool:
 
 
 def _read_pillow(path: Path, as_label: bool) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     kind = f"{path.suffix[1:].upper()} picture"
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             if as_label and image.format in LOSSY_FORMATS:
                 raise InputError(
                     f"{path}: a JPEG, which is lossy and changes class indices; store masks as PNG (export "
@@ -154,8 +154,6 @@ def _read_pillow(path: Path, as_label: bool) -> np.ndarray:
         if isinstance(error, UnidentifiedImageError):
             raise unreadable(path, kind, ValueError("no known picture format inside")) from error
         raise unreadable(path, kind, error) from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: {error}; cut the picture into tiles.") from error
 
 
 def _png_depth(path: Path) -> int:
@@ -225,6 +223,12 @@ def _read_tiff(path: Path, as_label: bool) -> np.ndarray:
 
 
 def _check_tiff_page(page: Any, path: Path, as_label: bool) -> None:
+    check_size((page.imagelength, page.imagewidth), path)
+    if (strips := len(page.dataoffsets)) != prod(page.chunked):
+        raise InputError(
+            f"{path}: {strips} parts of the picture were found, but its header promises {prod(page.chunked)}; the TIFF"
+            " is broken; export it again."
+        )
     lossy = int(page.compression) in LOSSY_TIFF_COMPRESSIONS
     if as_label and lossy:
         raise InputError(

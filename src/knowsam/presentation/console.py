@@ -5,12 +5,16 @@ rich is imported when something is shown, not before.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from knowsam.presentation.folding import Column, fit
+from knowsam.presentation.heartbeat import Clock, Heartbeat, Pace
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -24,6 +28,13 @@ Advance = Callable[[], None]
 """Called after each item."""
 ProgressStart = Callable[[int], Advance]
 """How long work reports its progress: called once with the number of items, it returns what to call after each."""
+
+
+def escape_unprintable() -> None:
+    """Let stdout and stderr escape what they cannot encode, a file name for instance, instead of ending the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def start_progress(progress: ProgressStart | None, items: int) -> Advance:
@@ -173,16 +184,22 @@ def make_bar(console: Console, *columns: str, width: int | None = 40, transient:
 
 
 @contextmanager
-def progress_bar(description: str, console: Console | None = None, quiet: bool = False) -> Iterator[ProgressStart]:
-    """A bar over items that is gone at its end; yields what functions take as `progress`.
+def progress_bar(
+    description: str, console: Console | None = None, quiet: bool = False, clock: Clock = time.monotonic
+) -> Iterator[ProgressStart]:
+    """A bar over items that is gone at its end, or where there is no terminal a line now and then.
+
+    Yields what functions take as `progress`.
 
     Args:
         description: What is done, before the bar.
         console: Where to draw it; by default one on stderr.
         quiet: Draw nothing.
+        clock: Gives the time.
     """
+    console = console or make_console(stderr=True, quiet=quiet)
     with make_bar(
-        console or make_console(stderr=True, quiet=quiet),
+        console,
         "{task.description}",
         "bar",
         "count",
@@ -192,6 +209,15 @@ def progress_bar(description: str, console: Console | None = None, quiet: bool =
 
         def start(items: int) -> Advance:
             task = bar.add_task(description, total=items)
-            return lambda: bar.advance(task)
+            beat, pace, done = Heartbeat(clock), Pace(items, clock=clock), 0
+
+            def advance() -> None:
+                nonlocal done
+                done += 1
+                bar.advance(task)
+                if not console.is_terminal and beat.due():
+                    console.print(f"{description}: {done} of {items}{pace.left(done)}", markup=False)
+
+            return advance
 
         yield start

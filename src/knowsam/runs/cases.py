@@ -48,7 +48,7 @@ class RunCases:
         Raises:
             InputError: One of them is no longer in the folder.
         """
-        return _cases(self.folder, getattr(self.split, part))
+        return cases_of(self.folder, getattr(self.split, part))
 
 
 def read_coding(folder: DataFolder, split: Split, data: DataConfig) -> FoundCoding:
@@ -57,7 +57,7 @@ def read_coding(folder: DataFolder, split: Split, data: DataConfig) -> FoundCodi
     Raises:
         InputError: One of these cases is not in the folder, or its mask is broken or of unknown values.
     """
-    labelled, validation = _cases(folder, split.labelled), _cases(folder, split.val)
+    labelled, validation = cases_of(folder, split.labelled), cases_of(folder, split.val)
     return discover_coding(labelled, data.classes, data.label_values, data.ignore_value, also=validation)
 
 
@@ -83,7 +83,12 @@ def open_cases(run: RunFolder, classes: int | None = None, data: str | Path | No
     return RunCases(folder, split, found)
 
 
-def _cases(folder: DataFolder, stems: list[str]) -> list[Case]:
+def cases_of(folder: DataFolder, stems: list[str]) -> list[Case]:
+    """The cases of these stems, in their order.
+
+    Raises:
+        InputError: One of them is not in the folder.
+    """
     absent = [stem for stem in stems if stem not in folder.cases]
     if absent:
         raise InputError(

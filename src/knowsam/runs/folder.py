@@ -17,10 +17,10 @@ class RunFolder:
     """The files of one run.
 
     `config.yaml` the resolved configuration, `environment.json` versions, hardware and what was loaded as SAM,
-    `split.json` who was labelled, unlabelled and validation, `metrics.jsonl` everything measured, `checkpoint.pt` the
-    state to continue from, `student.safetensors` the network to use (the best on validation; without validation the
-    last), `student_last.safetensors` the last network, `calibration.json` from the student's confidence to an estimated
-    Dice, `report.html` all of it for a person.
+    `split.json` who was labelled, unlabelled and validation, `data.json` what their files held, `metrics.jsonl`
+    everything measured, `checkpoint.pt` the state to continue from, `student.safetensors` the network to use (the best
+    on validation; without validation the last), `student_last.safetensors` the last network, `calibration.json` from
+    the student's confidence to an estimated Dice, `report.html` all of it for a person.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,6 +28,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.environment = path / "environment.json"
         self.split = path / "split.json"
+        self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.pt"
         self.student = path / STUDENT_FILE
@@ -68,7 +69,7 @@ class RunFolder:
         write_json(self.environment, {**describe_environment(), "sam": sam})
 
     def rewrite_config(self, config: Config) -> None:
-        """Record a run that trains longer than planned."""
+        """Record a run that trains longer than planned, or whose data were moved."""
         write_text(self.config, config.to_yaml())
 
     def read_config(self) -> Config:
