@@ -130,7 +130,7 @@ def predict_files(
             write_map(out / (stem + ENTROPY_SUFFIX), unsure.entropy, image)
             if unsure.disagreement is not None:
                 write_map(out / (stem + DISAGREEMENT_SUFFIX), unsure.disagreement, image)
-        written = write_label(out / stem, prediction.label, image)
+        written = write_label(out / stem, predictor.info.file_values(prediction.label), image)
         yield PredictedFile(path, written, sums=None if unsure is None else unsure.sums)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ class Validation:
     Attributes:
         step: After so many steps.
         dice: Prediction -> mean Dice over volumes and foreground classes; the first is the one that is used.
-        per_class: Prediction -> mean Dice over volumes of classes 1..K-1.
+        per_class: Prediction -> mean Dice over volumes of classes 1..K-1; NaN of those that no truth holds.
     """
 
     step: int
@@ -117,7 +118,10 @@ def read_run(path: str | Path) -> RunRecord:
                 Validation(
                     record["step"],
                     {name: score["dice"] for name, score in scores.items()},
-                    {name: score["per_class"] for name, score in scores.items()},
+                    {
+                        name: [math.nan if value is None else value for value in score["per_class"]]
+                        for name, score in scores.items()
+                    },
                 )
             )
     if not terms and not validations:
