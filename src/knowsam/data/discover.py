@@ -11,7 +11,7 @@ import numpy as np
 from knowsam.data import label_messages
 from knowsam.data.folder import Case
 from knowsam.data.labels import NOTHING_SAID, LabelCoding, LabelSpec, absent_notes, class_counts, read_masks
-from knowsam.data.mask_values import GREY_FROM, MaskFacts, main_values, numbers_objects, total, two_groups
+from knowsam.data.mask_values import GREY_FROM, RARE, MaskFacts, main_values, numbers_objects, total, two_groups
 from knowsam.errors import InputError
 from knowsam.presentation.text import count_text, first_few, share_text
 
@@ -198,7 +198,7 @@ def _of_what_occurs(masks: Sequence[MaskFacts], seen: list[int], spec: LabelSpec
         raise InputError(label_messages.instances(having[max(seen)], sum(value > 0 for value in seen), len(masks)))
     below = sorted({0, *seen} - {255})
     main = main_values(masks, seen)
-    if 255 in seen and spec.ignore_value is None and below[-1] < GREY_FROM and set(below) & set(main) - {0}:
+    if 255 in seen and spec.ignore_value is None and below[-1] < GREY_FROM and not _are_rare(below[1:], 255, masks):
         raise InputError(label_messages.white_or_ignored(having[255], below))
     if len(seen) > len(main):
         if not spec.stray_share:
@@ -209,6 +209,12 @@ def _of_what_occurs(masks: Sequence[MaskFacts], seen: list[int], spec: LabelSpec
     values = tuple(sorted({0, *seen}))
     notes = [] if values == tuple(range(len(values))) else [_in_ascending_order(values)]
     return LabelCoding(values, (), spec.ignore_value), notes
+
+
+def _are_rare(values: Sequence[int], beside: int, masks: Sequence[MaskFacts]) -> bool:
+    """Whether some values together have next to no area beside that of another one."""
+    areas = total([mask.areas for mask in masks])
+    return sum(areas[value] for value in values) < RARE * areas[beside]
 
 
 def _slips(masks: Sequence[MaskFacts], main: list[int], seen: list[int]) -> InputError:

@@ -224,12 +224,12 @@ def print_report(report: CheckReport, console: Console | None = None) -> None:
     console = console or make_console()
     console.print(make_table((), [(name, counts_line(value)) for name, value in report.counts.items()]))
     if report.values:
-        rows = [
+        value_rows = [
             (str(one.first) if one.first == one.last else f"{one.first} to {one.last}", one.meaning, *numbers)
             for one in report.values
             for numbers in [(f"{one.pixels:,}", f"{one.files:,}")]
         ]
-        console.print(make_table(("mask value", "class", "pixels", "masks"), rows))
+        console.print(make_table(("mask value", "class", "pixels", "masks"), value_rows))
     if report.classes:
         rows = []
         for one in report.classes:
