@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from knowsam.inference.predictor import Predictor
 from knowsam.data.labels import LabelSpec
+from knowsam.inference.predictor import Predictor
 from knowsam.inspection.check import check_folder
 from knowsam.inspection.page import write_page
 from knowsam.reliability.suggest import suggest
