@@ -186,6 +186,9 @@ def predict(
         _print_json(done.to_json())
     elif done.written and not quiet:
         print(f"{len(done.written)} predicted into {out}")
+        if done.mask_values is not None:
+            meanings = (f"{value} {name}" for value, name in zip(done.mask_values, done.class_names, strict=True))
+            print(f"mask values as in the training masks: {', '.join(meanings)}")
         if done.basis is not None:
             from knowsam.reliability.cases import print_worst
 

@@ -124,8 +124,11 @@ def instances(path: Path, n_values: int, n_masks: int) -> str:
 
 def too_many_values(path: Path, seen: Sequence[int]) -> str:
     """More values than classes that anybody would draw."""
+    threshold = option("mask_threshold", (seen[0] + seen[-1] + 1) // 2)
+    meanings = [f"if they are greys of one object {threshold}", f"if they number objects {option('instances', True)}"]
+    if seen[-1] != 255:
+        meanings.reverse()
     return (
         f"{path}: the masks have {len(seen)} different values from {seen[0]} to {seen[-1]}; expected one value for each"
-        f" class; if they number objects type {option('instances', True)}, if they are greys of one object"
-        f" {option('mask_threshold', (seen[0] + seen[-1] + 1) // 2)}, if they are classes data.classes={len(seen)}."
+        f" class; type, {', '.join(meanings)}, if they are classes data.classes={len(seen)}."
     )

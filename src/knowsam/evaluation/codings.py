@@ -80,6 +80,8 @@ def code_predictions(
         if hold != VALUES and values <= {0, 1}:
             return as_indices, ["The predictions hold the class indices 0 and 1."]
         return replace(coding, ignore_value=None), ["The predictions are read by the same rule as the truth."]
+    if values <= {0} and coding.values[0] == 0:
+        return as_indices, []  # no object in any prediction: 0 is the background either way
     if hold is None and _is_black_and_white(values, coding):
         return replace(as_indices, values=(0, 255)), [_said_values((0, 255))]
     if coding.values == indices:
