@@ -46,6 +46,9 @@ def check(
     classes: int | Sequence[str] | None = None,
     label_values: Sequence[int] | None = None,
     ignore_value: int | None = None,
+    mask_threshold: int | None = None,
+    instances: bool = False,
+    stray_share: float = 0.0,
     val_fraction: float | None = None,
     html: str | Path | None = None,
     progress: ProgressStart | None = None,
@@ -58,6 +61,9 @@ def check(
         classes: Number of classes, or their names, background first; None: found in the masks.
         label_values: Mask values in the order of the classes, where they are not 0, 1, 2, ...
         ignore_value: Mask value of pixels nobody annotated.
+        mask_threshold: Two classes: every mask value from this one on is the object.
+        instances: Two classes: mask values number the objects.
+        stray_share: Largest share of a mask's pixels whose values are no class and take the nearest one.
         val_fraction: Share of the labelled groups kept for validation where there is no `val.txt`.
         html: Also write a page with pictures to this file.
         progress: Called with the number of files; returns what to call after each.
@@ -76,6 +82,7 @@ def check(
         assert report.ok
         ```
     """
+    from knowsam.data.labels import LabelSpec
     from knowsam.data.split import parse_labelled
     from knowsam.inspection.check import check_folder
     from knowsam.storage import require_writable_file
@@ -84,7 +91,8 @@ def check(
         require_writable_file(html, "check.html")
     given = _given(val_fraction=val_fraction)
     labelled = parse_labelled(labelled) if isinstance(labelled, str) else labelled
-    report = check_folder(data, labelled, classes, label_values, ignore_value, **given, progress=progress)
+    spec = LabelSpec(classes, label_values, ignore_value, mask_threshold, instances, stray_share)
+    report = check_folder(data, labelled, spec, **given, progress=progress)
     if html is not None:
         from knowsam.inspection.page import write_page
 
@@ -292,6 +300,10 @@ def evaluate(
     classes: int | Sequence[str] | None = None,
     label_values: Sequence[int] | None = None,
     ignore_value: int | None = None,
+    mask_threshold: int | None = None,
+    instances: bool = False,
+    stray_share: float = 0.0,
+    predictions_hold: str | None = None,
 ) -> EvaluationResult:
     """Score predicted masks: Dice, Jaccard, HD95 and ASD per case and class, at native size.
 
@@ -302,6 +314,11 @@ def evaluate(
         classes: Number of classes, or their names, background first; None: as many as the files have.
         label_values: As in `check`.
         ignore_value: As in `check`.
+        mask_threshold: As in `check`.
+        instances: As in `check`.
+        stray_share: As in `check`.
+        predictions_hold: `"indices"` of classes, or `"values"` as in the truth; None: values where all of them occur
+            there, else indices; `notes` says which.
 
     Returns:
         The scores. `print(scores)` shows a table; `cases`, `summary.mean["dice"]` in [0, 1], `unit` of the distances
@@ -321,7 +338,18 @@ def evaluate(
 
     if out is not None:
         require_writable_folder(out)
-    return evaluate(predictions, truth, out, classes=classes, label_values=label_values, ignore_value=ignore_value)
+    return evaluate(
+        predictions,
+        truth,
+        out,
+        classes=classes,
+        label_values=label_values,
+        ignore_value=ignore_value,
+        mask_threshold=mask_threshold,
+        instances=instances,
+        stray_share=stray_share,
+        predictions_hold=predictions_hold,
+    )
 
 
 def calibrate(run: str | Path, data: str | Path | None = None, device: str | None = None) -> CalibrationStatus:

@@ -41,6 +41,9 @@ Batch = Annotated[str | None, typer.Option(help="Labelled + unlabelled images pe
 Classes = Annotated[str | None, typer.Option(help="Number of classes, or their names: background,liver,...")]
 LabelValues = Annotated[str | None, typer.Option(help="Mask values in the order of the classes: 0,85,170.")]
 IgnoreValue = Annotated[int | None, typer.Option(help="Mask value of pixels nobody annotated.")]
+MaskThreshold = Annotated[int | None, typer.Option(help="Two classes: mask values from this one on are the object.")]
+Instances = Annotated[bool, typer.Option("--instances", help="Two classes: mask values number the objects.")]
+StrayShare = Annotated[float, typer.Option(help="Share of a mask whose values are no class and take the nearest one.")]
 LABELLED_HELP = "Groups that stay labelled: N, a share, or a list file."
 OUT_HELP = "Folder to write to."
 
@@ -67,6 +70,9 @@ def check(
     classes: Classes = None,
     label_values: LabelValues = None,
     ignore_value: IgnoreValue = None,
+    mask_threshold: MaskThreshold = None,
+    instances: Instances = False,
+    stray_share: StrayShare = 0.0,
     val_fraction: Annotated[
         float | None, typer.Option(help="Share kept for validation where there is no val.txt; by default as in train.")
     ] = None,
@@ -82,6 +88,9 @@ def check(
             classes=_parse_classes(classes),
             label_values=_parse_values(label_values),
             ignore_value=ignore_value,
+            mask_threshold=mask_threshold,
+            instances=instances,
+            stray_share=stray_share,
             val_fraction=val_fraction,
             html=html,
             progress=progress,
@@ -197,6 +206,9 @@ def predict(
         _print_json(done.to_json())
     elif done.written and not quiet:
         print(f"{len(done.written)} predicted into {out}")
+        if done.mask_values is not None:
+            meanings = (f"{value} {name}" for value, name in zip(done.mask_values, done.class_names, strict=True))
+            print(f"mask values as in the training masks: {', '.join(meanings)}")
         if done.basis is not None:
             from knowsam.reliability.cases import print_worst
 
@@ -276,14 +288,31 @@ def evaluate(
     classes: Classes = None,
     label_values: LabelValues = None,
     ignore_value: IgnoreValue = None,
+    mask_threshold: MaskThreshold = None,
+    instances: Instances = False,
+    stray_share: StrayShare = 0.0,
+    hold: Annotated[
+        str | None,
+        typer.Option("--predictions", help="What the predictions hold: indices of classes, or values as the truth."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Score predictions: Dice, Jaccard, HD95 and ASD per case and class, at native size, in mm where known."""
     from knowsam.evaluation.result import print_table, scores_json
 
-    names, values = _parse_classes(classes), _parse_values(label_values)
-    scores = knowsam.evaluate(predictions, truth, out, classes=names, label_values=values, ignore_value=ignore_value)
+    scores = knowsam.evaluate(
+        predictions,
+        truth,
+        out,
+        classes=_parse_classes(classes),
+        label_values=_parse_values(label_values),
+        ignore_value=ignore_value,
+        mask_threshold=mask_threshold,
+        instances=instances,
+        stray_share=stray_share,
+        predictions_hold=hold,
+    )
     if as_json:
         _print_json(scores_json(scores))
     elif not quiet:

@@ -13,6 +13,7 @@ from knowsam.errors import InputError, did_you_mean
 from knowsam.plugins import names_file
 
 if TYPE_CHECKING:
+    from knowsam.data.labels import LabelSpec
     from knowsam.methods import Method
 
 SHORT_BUDGET = 10_000
@@ -124,6 +125,12 @@ class DataConfig(_Section):
     """The mask's values in the order of the classes, where they are not 0, 1, 2, ..."""
     ignore_value: int | None = None
     """Mask value of pixels nobody annotated."""
+    mask_threshold: int | None = None
+    """Two classes: every mask value from this one on is the object; None: values are classes (docs/masks.md)."""
+    instances: bool = False
+    """Two classes: mask values number the objects, and all objects are one class."""
+    stray_share: float = Field(0.0, ge=0, le=1)
+    """Largest share of a mask's pixels whose values are no class and take the nearest one; 0: that is an error."""
     normalise: Literal["auto", "range", "percentile"] = "auto"
     """How intensities become [0, 1], see `Preprocessing`."""
     axis: Literal[0, 1, 2] | None = None
@@ -134,6 +141,13 @@ class DataConfig(_Section):
     """Memory for decoded images; what does not fit is decoded again at each use."""
     workers: int = Field(0, ge=0)
     """Loader processes; 0 is fastest as long as the images fit into the cache."""
+
+    @property
+    def label_spec(self) -> LabelSpec:
+        """What the settings say about mask values."""
+        from knowsam.data.labels import LabelSpec
+
+        return LabelSpec(**{name: getattr(self, name) for name in LabelSpec._fields})
 
 
 class SamSettings(_Section):

@@ -75,6 +75,21 @@ class MedicalImage:
 
 
 @dataclass(frozen=True)
+class MaskStorage:
+    """How a mask file stores its numbers, where that bears on what they mean.
+
+    Attributes:
+        one_bit: Black and white by its format: whatever is not 0 is the object, 1 or 255.
+        lossy: Compressed with loss (JPEG): the values are near what was drawn, not equal to it.
+        palette: Colour of each index of a palette that is not grey; None where the values are no indices.
+    """
+
+    one_bit: bool = False
+    lossy: bool = False
+    palette: tuple[tuple[int, int, int], ...] | None = None
+
+
+@dataclass(frozen=True)
 class MedicalLabel:
     """A label file: one integer per voxel, in the file's own values.
 
@@ -82,11 +97,13 @@ class MedicalLabel:
         array: `(H, W)` or `(X, Y, Z)` int32, the values as the file has them (0/255, class indices, ...).
         geometry: Spacing and affine of the axes.
         path: The file, for messages.
+        storage: How the file stores them.
     """
 
     array: np.ndarray
     geometry: Geometry
     path: Path
+    storage: MaskStorage = MaskStorage()
 
 
 @dataclass

@@ -21,6 +21,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "a.tif": lambda path: save_picture(path, make_image((6, 8)).astype(np.float32)),
     "b.tiff": lambda path: save_picture(path, make_image((6, 8))),
     "a.bmp": lambda path: save_picture(path, make_image((6, 8), channels=3)),
+    "a.gif": lambda path: save_picture(path, make_image((6, 8))),
     "a.nii": lambda path: save_nifti(path, make_image((6, 8, 3))),
     "flat.nii": lambda path: save_nifti(path, make_image((6, 8))),
     "a.nii.gz": lambda path: save_nifti(path, make_image((6, 8, 3)).astype(np.float32)),

@@ -170,7 +170,13 @@ def predict_files(
             if unsure.disagreement is not None:
                 write_map(out / (stem + DISAGREEMENT_SUFFIX), unsure.disagreement, image)
         try:
-            written = write_label(out / stem, prediction.label, image, predictor.info.class_names, mask_format)
+            written = write_label(
+                out / stem,
+                predictor.info.file_values(prediction.label),
+                image,
+                predictor.info.class_names,
+                mask_format,
+            )
         except InputError as error:
             yield PredictedFile(path, None, str(error))
             continue

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from knowsam.data.folder import Case
-from knowsam.data.labels import value_counts
+from knowsam.data.mask_values import MaskFacts, examine_mask
 from knowsam.data.pairing import check_pair, lay_on
 from knowsam.errors import InputError
 from knowsam.io import RASTER, raster, read_image, read_label, reader_of
@@ -39,7 +39,7 @@ class CaseFacts:
         orientation: EXIF orientation tag; 1 is as stored.
         digest: Hash of the decoded pixels; equal for equal pixels, whatever the file format or compression.
         label_digest: The same for the mask.
-        values: Pixels of each mask value.
+        mask: What the mask holds.
         displaced: Whether image and mask lie in different places by their affines.
         thumbnail: Grey, `(64, 64)` or `(24, 24, 24)` float16 in [0, 1]; None for a constant image.
     """
@@ -55,7 +55,7 @@ class CaseFacts:
     orientation: int = 1
     digest: str = ""
     label_digest: str = ""
-    values: dict[int, int] | None = None
+    mask: MaskFacts | None = None
     displaced: bool = False
     thumbnail: np.ndarray | None = None
 
@@ -97,7 +97,7 @@ def examine(case: Case) -> CaseFacts:
         return found
     try:
         label = read_label(case.label)
-        found.values = value_counts(label.array)
+        found.mask = examine_mask(label)
         found.label_digest = _digest(label.array)
         if image is not None:
             label = lay_on(label, image)

@@ -107,8 +107,8 @@ def _sample(report: CheckReport) -> tuple[list[str], list[str]]:
     """Stems to show, evenly spread: with a mask that may be seen, and without."""
     drawable = {one.case.stem for one in report.examined if one.size is not None}
     if report.split is None:
-        with_mask = [one.case.stem for one in report.examined if one.values is not None]
-        without = [one.case.stem for one in report.examined if one.values is None]
+        with_mask = [one.case.stem for one in report.examined if one.mask is not None]
+        without = [one.case.stem for one in report.examined if one.mask is None]
     else:
         with_mask, without = report.split.labelled + report.split.val, report.split.unlabelled
     return (
@@ -210,10 +210,9 @@ def draw_case(one: CaseFacts, coding: LabelCoding | None) -> tuple[np.ndarray, l
 
 def _class_map(one: CaseFacts, image: MedicalImage, coding: LabelCoding | None) -> np.ndarray | None:
     """The mask as classes, None where there is none that can be drawn."""
-    if one.case.label is None or one.label_error or coding is None:
+    if one.mask is None or one.label_error or coding is None or coding.problem(one.mask):
         return None
-    label = lay_on(read_label(one.case.label), image)
-    return None if coding.problem(label.path, one.values or {}) else coding.encode(label)
+    return coding.encode(lay_on(read_label(one.mask.path), image))
 
 
 def _resized(array: np.ndarray, label: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -4,7 +4,7 @@ One table, `READERS`, says which module reads which suffix; a new format is one 
 of `Reader` and its lines in the table. Every reader promises:
 
 - `read_image` gives channels last, the file's own value range, never NaN or infinity;
-- `read_label` gives whole numbers exactly as stored, never interpolated, scaled or guessed;
+- `read_label` gives whole numbers as stored, never interpolated, scaled or guessed;
 - what `write_label` writes for an image reads back with the same array, spacing and affine;
 - a broken file is an `InputError` of one sentence.
 
@@ -61,6 +61,7 @@ READERS: dict[str, Reader] = {
     ".tif": RASTER,
     ".tiff": RASTER,
     ".bmp": RASTER,
+    ".gif": RASTER,
     ".nii": NIFTI,
     ".nii.gz": NIFTI,
     ".h5": HDF5,
@@ -140,14 +141,14 @@ def read_label(path: str | Path) -> MedicalLabel:
     """Read a mask file of any known format.
 
     Args:
-        path: The file. JPEG is refused: it changes values.
+        path: The file.
 
     Returns:
-        `(H, W)` or `(X, Y, Z)` int32, the values as the file has them.
+        `(H, W)` or `(X, Y, Z)` int32, the values as the file has them, and how it stores them. What they mean is
+        decided for all masks of a set together, see `knowsam.data.labels`.
 
     Raises:
-        InputError: The format is unknown or lossy, or the file is missing, broken or not one integer per
-            pixel.
+        InputError: The format is unknown, or the file is missing, broken or not one integer per pixel.
     """
     with _whatever_libraries_raise(Path(path)):
         return _reader(Path(path)).read_label(Path(path))

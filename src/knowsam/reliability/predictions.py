@@ -24,6 +24,7 @@ class Predictions:
         files: What happened to each image, in order; `label` is the mask that was written.
         failed: One sentence for each image that could not be read, and one for names of the list without an image.
         class_names: Background first.
+        mask_values: Value of each class in the masks written, where these are not the class indices; else None.
         cases: Estimated Dice of each case, worst first; empty if not asked for.
         basis: What the estimates rest on; `basis.sentence()` says it. None if not asked for.
         cases_file: The table of the cases, None if there is none.
@@ -33,6 +34,7 @@ class Predictions:
     files: tuple[PredictedFile, ...]
     failed: tuple[str, ...]
     class_names: tuple[str, ...]
+    mask_values: tuple[int, ...] | None = None
     cases: tuple[CaseQuality, ...] = ()
     basis: CalibrationStatus | None = None
     cases_file: Path | None = None
@@ -48,6 +50,7 @@ class Predictions:
         result: dict[str, Any] = {
             "predicted": [{"image": str(item.image), "mask": str(item.label)} for item in self.written],
             "failed": list(self.failed),
+            "mask_values": dict(zip(self.class_names, self.mask_values or range(len(self.class_names)), strict=True)),
         }
         if self.basis is not None:
             result |= {"cases": case_rows(self.cases, self.class_names), "trust": self.basis.sentence()}
@@ -96,11 +99,11 @@ def predict_folder(
     if missing := sorted(wanted - stems):
         place = only if isinstance(only, str | Path) else "only"
         failed.append(f"{place}: {first_few(missing)} have no image in {source}; correct the list or add the images.")
-    names = predictor.class_names
+    names, values = predictor.class_names, predictor.info.mask_values
     notes = tuple(input_notes(source, out)) if source.is_dir() else ()
     if not uncertainty or all(item.label is None for item in files):
-        return Predictions(tuple(files), tuple(failed), names, notes=notes)
+        return Predictions(tuple(files), tuple(failed), names, values, notes=notes)
     basis = load_calibration(predictor.path)
     cases = estimate_cases(files, basis)
     write_cases(cases, names, out / CASES_FILE)
-    return Predictions(tuple(files), tuple(failed), names, tuple(cases), basis, out / CASES_FILE, notes)
+    return Predictions(tuple(files), tuple(failed), names, values, tuple(cases), basis, out / CASES_FILE, notes)

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 
 from knowsam.config import DataConfig
+from knowsam.data.discover import FoundCoding, discover_coding
 from knowsam.data.folder import Case, DataFolder, scan_folder
-from knowsam.data.labels import FoundCoding, LabelCoding, discover_coding
+from knowsam.data.labels import LabelCoding
 from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.runs.folder import RunFolder
@@ -58,7 +59,7 @@ def read_coding(folder: DataFolder, split: Split, data: DataConfig) -> FoundCodi
         InputError: One of these cases is not in the folder, or its mask is broken or of unknown values.
     """
     labelled, validation = cases_of(folder, split.labelled), cases_of(folder, split.val)
-    return discover_coding(labelled, data.classes, data.label_values, data.ignore_value, also=validation)
+    return discover_coding(labelled, data.label_spec, also=validation)
 
 
 def open_cases(run: RunFolder, classes: int | None = None, data: str | Path | None = None) -> RunCases:

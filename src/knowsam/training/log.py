@@ -83,8 +83,9 @@ class RunLog:
 
     def validation(self, position: int, scores: ValidationScores, seconds: float) -> None:
         """Record a validation and how long it took, in seconds."""
-        self._record({"step": position, "validation": scores.to_json(cases=True), "seconds": seconds})
+        self._record({"step": position, "validation": scores.to_json(), "seconds": seconds})
         if self.writes:
+            self.folder.append_cases({"step": position, "cases": scores.case_means()})
             self.display.validated(position, scores)
 
     def close(self) -> None:

@@ -244,6 +244,7 @@ class Trainer:
             self.position,
             validation,
             __version__,
+            self.data.coding.mask_values,
         )
         save_student(path, self.student(), info)
         return info
