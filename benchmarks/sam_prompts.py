@@ -26,8 +26,8 @@ from rich.table import Table
 from scipy import ndimage
 from torch import Tensor
 
+from knowsam.data.discover import discover_coding
 from knowsam.data.folder import scan_folder
-from knowsam.data.labels import discover_coding
 from knowsam.data.pairing import read_pair
 from knowsam.data.preprocess import Preprocessing, resize, resize_label
 from knowsam.presentation.pictures import contact_sheet, overlay, write_png

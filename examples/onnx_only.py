@@ -60,6 +60,11 @@ class Model:
         label = np.concatenate(labels)
         return label[0] if slice_axis is None else np.moveaxis(label, 0, slice_axis)
 
+    def file_values(self, label: np.ndarray) -> np.ndarray:
+        """Class indices -> the values that mean these classes in mask files, where these are no indices."""
+        values = self.about.get("mask_values")
+        return label if values is None else np.array(values, np.uint8 if max(values) < 256 else np.uint16)[label]
+
     def to_unit_range(self, image: np.ndarray, is_volume: bool) -> np.ndarray:
         """Values as float32 in [0, 1]: by the dtype's range, or by percentiles of the image or volume."""
         rule = self.preprocessing["normalise"]
@@ -128,7 +133,7 @@ def segment_picture(model: Model, source: str, target: str) -> None:
     from PIL import Image
 
     shown, tag = read_picture(source)
-    label, exif = Image.fromarray(model.segment(shown)), Image.Exif()
+    label, exif = Image.fromarray(model.file_values(model.segment(shown))), Image.Exif()
     if tag in BACK:
         label = label.transpose(Image.Transpose[BACK[tag]])
         exif[ORIENTATION] = tag
@@ -153,11 +158,11 @@ def segment_nifti(model: Model, source: str, target: str) -> None:
     spacing = np.linalg.norm(image.affine[:3, : array.ndim], axis=0)[turn[:, 0].argsort()]
     array = apply_orientation(array, turn)
     axis = None if array.ndim == 2 else slice_axis_of(tuple(spacing), array.shape, model)
-    header.set_data_dtype(np.uint8)
     header.set_slope_inter(None, None)
     header["cal_min"] = header["cal_max"] = 0  # the image's display window would show the mask as black
-    label = apply_orientation(model.segment(array, axis), ornt_transform(as_stored, turn))
+    label = apply_orientation(model.file_values(model.segment(array, axis)), ornt_transform(as_stored, turn))
     label = np.ascontiguousarray(label).reshape(shape)
+    header.set_data_dtype(label.dtype)
     nib.save(type(image)(label, None, header), target)  # without an affine the header keeps its own, codes included
 
 
@@ -177,7 +182,9 @@ def main(model: str, source: str, target: str) -> None:
     is_nifti = source.lower().endswith((".nii", ".nii.gz"))
     opened = Model(model)
     (segment_nifti if is_nifti else segment_picture)(opened, source, target)
-    names = ", ".join(f"{index} {name}" for index, name in enumerate(opened.about["class_names"]))
+    names = opened.about["class_names"]
+    values = opened.about.get("mask_values") or range(len(names))
+    names = ", ".join(f"{value} {name}" for value, name in zip(values, names, strict=True))
     print(f"{Path(target).name}: {names}")
 
 

@@ -190,7 +190,7 @@ def test_predict_extras_of_a_picture_are_not_scored(tmp_path: Path, run: Path, c
     assert sorted(path.name for path in out.iterdir()) == [
         "case_0.png", "case_0_overlay.png", "case_0_prob.tif", "case_1.png", "case_1_overlay.png", "case_1_prob.tif",
     ]  # fmt: skip
-    assert np.asarray(Image.open(out / "case_0_overlay.png")).shape == (32, 40, 3)
+    assert np.asarray(Image.open(out / "case_0_overlay.png")).shape == (19 * 32, 19 * 40, 3)
     assert knowsam(capsys, "evaluate", out, data / "masks").code == 0
 
 

@@ -86,6 +86,10 @@ class Geometry:
     oriented: bool = False
     doubt: str = ""
 
+    def as_read(self, array: np.ndarray) -> np.ndarray:
+        """An array as its file is stored, turned into these axes."""
+        return array if self.turn is None else self.turn.apply(array)
+
     def as_stored(self, array: np.ndarray, first: int = 0) -> np.ndarray:
         """An array in these axes, turned back to how its file is stored; `first` is its first spatial axis."""
         return array if self.turn is None else self.turn.inverse.apply(array, first)
@@ -122,6 +126,21 @@ class MedicalImage:
 
 
 @dataclass(frozen=True)
+class MaskStorage:
+    """How a mask file stores its numbers, where that bears on what they mean.
+
+    Attributes:
+        one_bit: Black and white by its format: whatever is not 0 is the object, 1 or 255.
+        lossy: Compressed with loss (JPEG): the values are near what was drawn, not equal to it.
+        palette: Colour of each index of a palette that is not grey; None where the values are no indices.
+    """
+
+    one_bit: bool = False
+    lossy: bool = False
+    palette: tuple[tuple[int, int, int], ...] | None = None
+
+
+@dataclass(frozen=True)
 class MedicalLabel:
     """A label file: one integer per voxel, in the file's own values.
 
@@ -129,11 +148,13 @@ class MedicalLabel:
         array: `(H, W)` or `(X, Y, Z)` int32, the values as the file has them (0/255, class indices, ...).
         geometry: Spacing and affine of the axes.
         path: The file, for messages.
+        storage: How the file stores them.
     """
 
     array: np.ndarray
     geometry: Geometry
     path: Path
+    storage: MaskStorage = MaskStorage()
 
 
 @dataclass

@@ -21,6 +21,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "a.tif": lambda path: save_picture(path, make_image((6, 8)).astype(np.float32)),
     "b.tiff": lambda path: save_picture(path, make_image((6, 8))),
     "a.bmp": lambda path: save_picture(path, make_image((6, 8), channels=3)),
+    "a.gif": lambda path: save_picture(path, make_image((6, 8))),
     "a.nii": lambda path: save_nifti(path, make_image((6, 8, 3))),
     "flat.nii": lambda path: save_nifti(path, make_image((6, 8))),
     "turned.png": lambda path: save_picture(path, make_image((6, 8), channels=3), exif=orientation_tag(6)),
@@ -31,7 +32,23 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "a.nii.gz": lambda path: save_nifti(path, make_image((6, 8, 3)).astype(np.float32)),
     "slice.h5": lambda path: save_hdf5(path, image=make_image((6, 8))),
     "volume.hdf5": lambda path: save_hdf5(path, image=make_image((3, 6, 8)).astype(np.float32)),
+    "series/a.dcm": lambda path: save_dicom(path, (6, 8, 3)),
+    "slice/a.dcm": lambda path: save_dicom(path, (6, 8, 1)),
+    "picture/a.dcm": lambda path: save_dicom(path, (6, 8)),
+    "colour/a.dcm": lambda path: save_dicom(path, (6, 8, 3), colour=True),
 }
+
+
+def save_dicom(path: Path, shape: tuple[int, ...], colour: bool = False) -> Path:
+    """A volume or a picture in a folder of its own; without the extra `dicom` the test is skipped."""
+    pytest.importorskip("highdicom", reason="the extra `dicom` is not installed")
+    from support.dicom import make_picture, make_slices, make_stored, save, save_series
+
+    if colour:
+        return save(make_picture(make_image(shape[:2], channels=3), "RGB"), path)
+    if len(shape) == 2:
+        return save(make_picture(make_image(shape)), path)
+    return save_series(path.parent, make_slices(make_stored(shape)), lambda index: f"{'ca'[index > 0]}{index}.dcm")
 
 
 @pytest.fixture(params=sorted(MAKERS))

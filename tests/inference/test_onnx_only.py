@@ -15,12 +15,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from knowsam.data.preprocess import PERCENTILES, Normalisation, Preprocessing
+from knowsam.inference.export import export
 from knowsam.inference.files import predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image, read_label
 from knowsam.types import LUMINANCE, Geometry, MedicalImage
 from support.examples import EXAMPLES, load_example
-from support.exports import ExportedFile
+from support.exports import ExportedFile, make_student
 from support.folders import make_image, orientation_tag, save_nifti, save_picture, save_turned
 
 TIE = 1e-4
@@ -104,6 +105,24 @@ def test_masks_are_those_of_predict_without_torch_and_knowsam(exported: Exported
         first, second = (nib.load(tmp_path / folder / name) for folder in ("torch", "alone"))
         assert first.header == second.header
         np.testing.assert_array_equal(first.affine, second.affine)
+
+
+def test_masks_have_the_values_of_the_training_masks(tmp_path: Path) -> None:
+    student = make_student(tmp_path / "student.safetensors", mask_values=(0, 4, 300))
+    written = export(student, tmp_path / "model.onnx").path
+    picture = save_picture(tmp_path / "in" / "a.png", make_image((37, 51)))
+    volume = save_nifti(tmp_path / "in" / "b.nii.gz", make_image((21, 33, 4)))
+    for source, out in ((student, "torch"), (written, "onnx")):
+        list(predict_files(Predictor(source, "cpu"), tmp_path / "in", tmp_path / out))
+    example = load_example("onnx_only")
+    (tmp_path / "alone").mkdir()
+    for source in (picture, volume):
+        example.main(str(written), str(source), str(tmp_path / "alone" / source.name))
+        labels = [read_label(tmp_path / folder / source.name).array for folder in ("torch", "onnx", "alone")]
+        assert all(np.unique(label).tolist() == [0, 4, 300] for label in labels)
+        assert all((label == labels[0]).mean() > 0.99 for label in labels)
+    card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| 2 | Lähmung | 300 |" in card
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from knowsam.data.folder import scan_folder
+from knowsam.data.labels import LabelSpec
 from knowsam.data.pairing import fit_label
 from knowsam.data.split import make_split
 from knowsam.errors import InputError
@@ -70,7 +71,7 @@ def test_all_problems_are_collected(tmp_path: Path) -> None:
     save_picture(tmp_path / "masks" / "case_2.png", make_label((40, 32), 2))
     save_picture(tmp_path / "masks" / "case_3.png", make_label((32, 40), 4))
     save_picture(tmp_path / "masks" / "case_4.png", make_image((32, 40), channels=3))
-    report = check_folder(tmp_path, classes=2)
+    report = check_folder(tmp_path, spec=LabelSpec(classes=2))
     assert not report.ok
     # Two masks cannot be used, which is one finding with two sentences.
     assert [one.kind for one in report.of("error")] == ["unreadable-image", "unfit-mask", "unknown-values"]
@@ -133,7 +134,7 @@ def test_warnings_and_notes(tmp_path: Path) -> None:
 
 def test_absent_class_is_noted(tmp_path: Path) -> None:
     make_folder(tmp_path, n_images=4, n_masks=4, classes=2)
-    report = check_folder(tmp_path, classes=["bg", "a", "b"])
+    report = check_folder(tmp_path, spec=LabelSpec(classes=["bg", "a", "b"]))
     assert report.ok
     assert any("Class 2 (b, mask value 2) never occurs" in text for text in report.warnings)
 

@@ -84,7 +84,7 @@ def test_every_picture_of_a_volume_is_turned_and_its_mask_is_not(tmp_path: Path)
     predictor = Predictor(make_student(tmp_path / "student.safetensors", "unet", (32, 32)), "cpu")
 
     sheet = draw(image, truth, predictor.info)  # in the upper left corner after the gap of 4, enlarged 8 times
-    assert tuple(sheet[4, 4]) == (244, 212, 140)  # .55 of white and .45 of the first colour, (230, 159, 0)
+    assert tuple(sheet[4, 4]) == (248, 226, 178)  # .7 of white and .3 of the first colour, (230, 159, 0)
     preprocessing, coding = predictor.info.preprocessing, LabelCoding((0, 1, 2), ("background", "class_1", "class_2"))
     (scored,) = score_cases(predictor.outputs, [case], preprocessing, coding, dtype=torch.float32)
     shown = view_slice(scored, preprocessing, coding)

@@ -5,6 +5,7 @@ Two layouts are known.
 1. `images/` with `masks/` (or `labels/`), paired by stem; an image without a mask is unlabelled, and
    so is everything in `unlabelled/`. Optional: `groups.csv` (stem,group[,volume]) and `train.txt`,
    `val.txt`, `test.txt` (one stem a line).
+   DICOM series may also lie in subfolders (`data/series.py`).
 2. SSL4MIS: `data/slices/*.h5` to train on, `data/*.h5` volumes to validate on, with
    `train_slices.list` (or `train.list`), `val.list` and `test.list`; image and mask share a file.
 
@@ -21,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from knowsam.data.lists import natural_sorted, read_groups, read_list
+from knowsam.data.series import FoundSeries, mask_stem, scan_series, segmentation_warnings
 from knowsam.errors import InputError
-from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix
+from knowsam.io import IMAGE_SUFFIXES, file_suffix, is_image_file
 from knowsam.presentation.text import first_few
 
 SLICE_NUMBER = re.compile(r"[_-](slice|sl|z)[_-]?\d+$", re.IGNORECASE)
@@ -79,7 +81,7 @@ class DataFolder:
 
     def in_unlabelled_folder(self, stem: str) -> bool:
         """True for an image that lies in `unlabelled/`."""
-        return self.cases[stem].image.parent == self.root / "unlabelled"
+        return self.cases[stem].image.is_relative_to(self.root / "unlabelled")
 
     def labelled_cases(self) -> list[Case]:
         """All cases that have a mask."""
@@ -147,8 +149,11 @@ def volume_names(stems: Sequence[str], place: Path) -> dict[str, str]:
 def _scan_images_and_masks(root: Path) -> DataFolder:
     notes: list[str] = []
     warnings: list[str] = []
-    images = _list_files(root / "images", warnings)
-    unlabelled = _list_files(root / "unlabelled", warnings) if (root / "unlabelled").is_dir() else {}
+    series = scan_series(root / "images", root / "unlabelled")
+    notes.extend(series.notes)
+    warnings.extend(series.warnings)
+    images = _list_files(root / "images", warnings, series=series)
+    unlabelled = _list_files(root / "unlabelled", warnings, series=series) if (root / "unlabelled").is_dir() else {}
     for stem in images.keys() & unlabelled.keys():
         raise InputError(
             f"{unlabelled[stem]}: the same stem as {images[stem]}; stems must be unique; rename or remove one."
@@ -156,14 +161,16 @@ def _scan_images_and_masks(root: Path) -> DataFolder:
     if not images and not unlabelled:
         raise InputError(f"{root / 'images'}: no image found; expected files ending in {' '.join(IMAGE_SUFFIXES)}.")
     errors: list[str] = []
-    masks = _list_masks(root, images, unlabelled, notes, warnings, errors)
+    masks = _list_masks(root, images, unlabelled, notes, warnings, errors, series)
+    warnings.extend(segmentation_warnings(masks[stem] for stem in natural_sorted(masks)))
     known = images | unlabelled
     table = read_groups(root / "groups.csv", known, warnings)
     cases = {}
     for stem in natural_sorted(known):
         group, volume = table.get(stem, ("", ""))
         volume = volume or volume_of(stem)
-        cases[stem] = Case(stem, known[stem], masks.get(stem), group or volume, volume)
+        group = group or series.groups.get(stem, volume)
+        cases[stem] = Case(stem, known[stem], masks.get(stem), group, volume)
     lists = {name: read_list(root / f"{name}.txt", cases, warnings) for name in LISTS}
     folder = DataFolder(root, cases, lists["train"], lists["val"], lists["test"], notes, warnings, errors)
     _check_lists(folder, leak_is_error=True)
@@ -220,9 +227,23 @@ def _unknown_layout(root: Path) -> InputError:
     return InputError(f"{root}: no images/ folder found (found: {first_few(names, 5)}); {LAYOUT_ADVICE}.")
 
 
-def _list_files(folder: Path, warnings: list[str], subfolders_expected: bool = False) -> dict[str, Path]:
-    """Stem -> file of every readable image of one folder, not of its subfolders."""
-    files: dict[str, Path] = {}
+def _list_files(
+    folder: Path,
+    warnings: list[str],
+    subfolders_expected: bool = False,
+    series: FoundSeries | None = None,
+    named_after: dict[str, str] | None = None,
+) -> dict[str, Path]:
+    """Stem -> file of every readable image of one folder, not of its subfolders except for DICOM series.
+
+    Args:
+        folder: Where to look.
+        warnings: Where to add what is left aside.
+        subfolders_expected: Say nothing of them.
+        series: The DICOM series among images.
+        named_after: Folder of a series -> stem, among masks.
+    """
+    files = {} if series is None else series.paths_in(folder)
     left_aside: list[str] = []
     subfolders: list[str] = []
     with os.scandir(folder) as entries:
@@ -230,12 +251,15 @@ def _list_files(folder: Path, warnings: list[str], subfolders_expected: bool = F
             name = entry.name
             if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):
                 continue
+            if series is not None and folder / name in series.files:
+                continue
             if entry.is_dir():
-                subfolders.append(name)
-            elif file_suffix(name) is None:
+                if series is None or not any(one.is_relative_to(folder / name) for one in series.folders):
+                    subfolders.append(name)
+            elif not is_image_file(folder / name):
                 left_aside.append(name)
             else:
-                stem = file_stem(name)
+                stem = mask_stem(folder / name, named_after or {})
                 if stem in files:
                     raise InputError(
                         f"{folder / name}: the same stem as {files[stem].name}; stems must be unique; rename "
@@ -259,6 +283,7 @@ def _list_masks(
     notes: list[str],
     warnings: list[str],
     errors: list[str],
+    series: FoundSeries,
 ) -> dict[str, Path]:
     """Stem -> mask file, each of which has an image; the others become one error."""
     found = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
@@ -267,7 +292,7 @@ def _list_masks(
     if not found:
         notes.append(f"{root}: neither masks/ nor labels/: no image is labelled.")
         return {}
-    masks = _list_files(found[0], warnings)
+    masks = _list_files(found[0], warnings, named_after=series.alone_in())
     orphans = natural_sorted(masks.keys() - images.keys())
     if not orphans:
         return masks

@@ -6,22 +6,24 @@ What is computed, in which unit, and what happens with empty masks: metrics.py a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from knowsam.data.folder import volume_names
-from knowsam.data.labels import LabelCoding, infer_coding, value_counts
+from knowsam.data.labels import LabelCoding, LabelSpec, class_counts, read_masks
 from knowsam.data.lists import grouped, natural_key, natural_sorted
+from knowsam.data.series import mask_stem, scan_series
 from knowsam.errors import InputError
+from knowsam.evaluation.codings import code_both
 from knowsam.evaluation.metrics import case_scores, summarise
 from knowsam.evaluation.result import CaseScores, EvaluationResult, write_scores
-from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix, read_label
+from knowsam.io import IMAGE_SUFFIXES, case_stem, is_image_file, read_label
 from knowsam.io.alignment import NEAR_VOXELS, align, distance_voxels
 from knowsam.io.names import EXTRA_SUFFIXES
-from knowsam.presentation.text import first_few
+from knowsam.presentation.text import count_text, first_few
 from knowsam.types import MedicalLabel
 
 ROUNDING_VOXELS = 2e-3
@@ -45,19 +47,25 @@ def evaluate(
     classes: Sequence[str] | int | None = None,
     label_values: Sequence[int] | None = None,
     ignore_value: int | None = None,
+    mask_threshold: int | None = None,
+    instances: bool = False,
+    stray_share: float = 0.0,
+    predictions_hold: str | None = None,
 ) -> EvaluationResult:
     """Score a folder of predicted label maps, or a single one.
 
     Args:
-        predictions: A folder, or one file. Label maps hold class indices, or the values of the truth files.
-            What `predict` writes beside them (`EXTRA_SUFFIXES`) is passed over.
+        predictions: A folder, or one file. What `predict` writes beside the label maps (`EXTRA_SUFFIXES`) is passed
+            over.
         truth: A folder, or one file.
         out: Folder for `scores.csv` and `scores.json`; None writes nothing.
-        classes: Names of the classes, the background first, or their number with it; None: as many as the
-            files have.
-        label_values: The truth files' value of each class, in class order; None: decided by
-            `knowsam.data.labels.infer_coding`, as for training.
-        ignore_value: The truth files' value for "do not score"; None: there is none.
+        classes: As in `LabelSpec`, like the five that follow: what is known of the values of the truth files.
+        label_values: As in `LabelSpec`.
+        ignore_value: As in `LabelSpec`; such pixels are not scored.
+        mask_threshold: As in `LabelSpec`.
+        instances: As in `LabelSpec`.
+        stray_share: As in `LabelSpec`.
+        predictions_hold: `"indices"` (of classes), `"values"` (of the truth files), or None: see `code_predictions`.
 
     Returns:
         All scores; distances in mm where the truth file states its spacing, else in px.
@@ -67,7 +75,10 @@ def evaluate(
     """
     predictions, truth = Path(predictions), Path(truth)
     pairs, no_prediction, no_truth = _match(predictions, truth)
-    truth_coding, prediction_coding, notes = _codings(pairs, classes, label_values, ignore_value)
+    spec = LabelSpec(classes, label_values, ignore_value, mask_threshold, instances, stray_share)
+    expected = list(read_masks(pair.truth for pair in pairs))
+    predicted = list(read_masks(pair.prediction for pair in pairs))
+    truth_coding, prediction_coding, notes = code_both(expected, predicted, spec, predictions_hold)
     if no_prediction or no_truth:
         notes.append(
             f"{len(no_prediction)} truth files without a prediction and {len(no_truth)} predictions without "
@@ -91,6 +102,9 @@ def evaluate(
             f"Prediction and truth lie up to half a voxel apart by their affines in {first_few(moved)}: scored voxel by"
             " voxel, with the spacing of the truth."
         )
+    held = held_classes(class_counts(expected, truth_coding))
+    cases = [leave_out_absent(case, held) for case in cases]
+    notes += absent_class_notes(cases, truth_coding.names, held)
     result = EvaluationResult(
         tuple(cases),
         truth_coding.names,
@@ -108,7 +122,7 @@ def evaluate(
 def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list[str]]:
     """Pairs, stems of truth without prediction, stems of predictions without truth; in natural order."""
     if predictions.is_file() and truth.is_file():
-        return [_Pair(file_stem(truth), predictions, truth)], [], []
+        return [_Pair(case_stem(truth), predictions, truth)], [], []
     truth_files, prediction_files = _label_files(truth), _label_files(predictions)
     for stem in list(prediction_files):
         if stem.endswith(EXTRA_SUFFIXES) and stem not in truth_files:
@@ -130,14 +144,16 @@ def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list
 def _label_files(place: Path) -> dict[str, Path]:
     """Stem -> file, of every readable file of a folder (not of its subfolders), or of one file."""
     if place.is_file():
-        return {file_stem(place): place}
+        return {case_stem(place): place}
     if not place.is_dir():
         raise InputError(f"{place}: there is no such file or folder; expected label maps.")
     files: dict[str, Path] = {}
+    # Masks of DICOM series may be named after their folders.
+    named_after = scan_series(place.parent / "images").alone_in()
     for path in sorted(place.iterdir()):
-        if path.name.startswith(".") or not path.is_file() or file_suffix(path) is None:
+        if path.name.startswith(".") or not path.is_file() or not is_image_file(path):
             continue
-        stem = file_stem(path)
+        stem = mask_stem(path, named_after)
         if stem in files:
             raise InputError(
                 f"{path}: the same stem as {files[stem].name}; expected one label map per case; remove one."
@@ -149,48 +165,6 @@ def _label_files(place: Path) -> dict[str, Path]:
             f"{' '.join(IMAGE_SUFFIXES)}; give the folder that holds them."
         )
     return files
-
-
-def _codings(
-    pairs: list[_Pair],
-    classes: Sequence[str] | int | None,
-    label_values: Sequence[int] | None,
-    ignore_value: int | None,
-) -> tuple[LabelCoding, LabelCoding, list[str]]:
-    """How file values become class indices in the truth and in the predictions, and notes about it.
-
-    Decided once for all files: a single mask that happens to hold only 0 says nothing about the others.
-    """
-    seen = _first_seen(pair.truth for pair in pairs)
-    predicted = _first_seen(pair.prediction for pair in pairs)
-    free = classes is None and label_values is None
-    if free and seen.keys() - {ignore_value} <= {0}:
-        # The truth shows no object, so only the predictions can say which classes there are.
-        seen = predicted | seen
-    coding, notes = infer_coding(seen, classes, label_values, ignore_value)
-    indices = tuple(range(coding.classes))
-    if predicted.keys() <= set(indices):
-        values = indices
-    elif predicted.keys() <= set(coding.values) or (coding.classes == 2 and predicted.keys() <= {0, 255}):
-        values = coding.values if predicted.keys() <= set(coding.values) else (0, 255)
-        notes.append(f"The predictions hold the values {list(values)}: read as classes 0 to {len(values) - 1}.")
-    elif free and coding.values == indices:
-        coding, notes = infer_coding(predicted | seen, None, None, ignore_value)
-        values = coding.values
-        notes.append(f"The predictions hold classes up to {values[-1]}, the truth up to {indices[-1]}.")
-    else:
-        # There is a value that is no class; `LabelCoding.encode` raises and names the file.
-        values = indices
-    return coding, LabelCoding(values, coding.names), notes
-
-
-def _first_seen(paths: Iterable[Path]) -> dict[int, Path]:
-    """Every value that occurs in these label files -> the first file that has it."""
-    first: dict[int, Path] = {}
-    for path in paths:
-        for value in value_counts(read_label(path).array):
-            first.setdefault(value, path)
-    return first
 
 
 def _score_case(
@@ -261,6 +235,34 @@ def _aligned(prediction: MedicalLabel, truth: MedicalLabel) -> tuple[MedicalLabe
             " the same place; resample it onto the truth, or give it the truth's header if only that is wrong."
         )
     return align(prediction, truth), shift
+
+
+def held_classes(pixels: np.ndarray) -> frozenset[int]:
+    """The foreground classes that the truth of a set holds at all.
+
+    Args:
+        pixels: `(K,)`, pixels of each class in all truth files.
+    """
+    return frozenset(int(index) for index in np.flatnonzero(pixels) if index > 0)
+
+
+def leave_out_absent(case: CaseScores, held: frozenset[int]) -> CaseScores:
+    """The case without numbers for classes that no truth of the set holds: neither found nor missed says anything."""
+    scores = (score if score.class_index in held else score.left_out() for score in case.scores)
+    return replace(case, scores=tuple(scores))
+
+
+def absent_class_notes(cases: Sequence[CaseScores], names: Sequence[str], held: frozenset[int]) -> list[str]:
+    """One sentence for each class that no truth holds, with the number of cases in which it was predicted."""
+    notes = []
+    for index in range(1, len(names)):
+        if index not in held:
+            alarms = sum(case.scores[index - 1].status == "false_alarm" for case in cases)
+            notes.append(
+                f"Class {index} ({names[index]}) is in no truth file: left out of the means; predicted in {alarms} of"
+                f" {count_text(len(cases), 'case')}."
+            )
+    return notes
 
 
 def common_unit(cases: Sequence[CaseScores]) -> str:

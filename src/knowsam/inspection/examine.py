@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from knowsam.data.folder import Case
-from knowsam.data.labels import value_counts
+from knowsam.data.mask_values import MaskFacts, examine_mask
 from knowsam.data.pairing import fit_label
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label
@@ -48,7 +48,7 @@ class CaseFacts:
         either_way: Whether a mask without orientation tag fits the stored and the turned pixels of a picture with one.
         digest: Hash of the decoded pixels; equal for equal pixels, whatever the file format or compression.
         label_digest: The same for the mask.
-        values: Pixels of each mask value.
+        mask: What the mask holds.
         displaced: Whether image and mask lie in different places by their affines.
         class_maps: Where each mask value lies, see `class_maps`; empty without mask, or of many values.
         thumbnail: Grey, `(64, 64)` or `(24, 24, 24)` float16 in [0, 1]; None for a constant image.
@@ -68,7 +68,7 @@ class CaseFacts:
     either_way: bool = False
     digest: str = ""
     label_digest: str = ""
-    values: dict[int, int] | None = None
+    mask: MaskFacts | None = None
     displaced: bool = False
     class_maps: dict[int, np.ndarray] = field(default_factory=dict)
     thumbnail: np.ndarray | None = None
@@ -112,12 +112,12 @@ def examine(case: Case) -> CaseFacts:
         return found
     try:
         label = read_label(case.label)
-        found.values = value_counts(label.array)
+        found.mask = examine_mask(label)
         found.label_digest = _digest(label.array)
         if image is not None:
             found.displaced = _displaced(image, label)
             found.either_way = _fits_either_way(image, label)
-            found.class_maps = class_maps(fit_label(image, label).array, list(found.values), image.geometry)
+            found.class_maps = class_maps(fit_label(image, label).array, list(found.mask.counts), image.geometry)
     except InputError as error:
         found.label_error = str(error)
     return found

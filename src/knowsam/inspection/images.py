@@ -39,7 +39,8 @@ def judge_images(report: CheckReport) -> None:
     _unreadable(report, [one for one in broken if one.case.stem in opened], True)
     _unreadable(report, [one for one in broken if one.case.stem not in opened], False)
     read = [one for one in examined if one.size is not None]
-    formats = Counter(file_suffix(one.case.image) or "" for one in examined)
+    # A file without a known suffix is known by its content: DICOM.
+    formats = Counter(file_suffix(one.case.image) or ".dcm" for one in examined)
     report.counts["formats"] = dict(formats.most_common())
     if not read:
         return

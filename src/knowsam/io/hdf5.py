@@ -7,11 +7,13 @@ slices first. The format stores no spacing, so distances are in px.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.io.limits import check_size
 from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
@@ -91,17 +93,31 @@ def _read(path: Path, name: str) -> np.ndarray:
             if not isinstance(found, h5py.Dataset):
                 there = ", ".join(sorted(file)) or "nothing"
                 raise InputError(f"{path}: has no dataset `{name}` (found: {there}); expected one.")
+            if _is_elsewhere(file, found, name):
+                raise InputError(
+                    f"{path}: dataset `{name}` lies in another file, but expected all of it here; copy it into one file"
+                    " (h5repack or h5py)."
+                )
             if found.ndim not in (2, 3, 4) or found.dtype.kind not in "buif":
                 raise InputError(
                     f"{path}: dataset `{name}` has shape {found.shape} and dtype {found.dtype}; expected "
                     "numbers of shape (H, W), (H, W, 3) or (D, H, W)."
                 )
+            check_size(found.shape, path)
             array = np.asarray(found[()])
     except InputError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise unreadable(path, "HDF5 file", error) from error
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _is_elsewhere(file: Any, found: Any, name: str) -> bool:
+    """Whether values come from other files, which may be gone (then they read as zeros) or nobody's business here."""
+    import h5py
+
+    linked = file.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_EXTERNAL
+    return linked or found.is_virtual or found.external is not None
 
 
 def _write(path_without_suffix: Path, name: str, array: np.ndarray) -> Path:

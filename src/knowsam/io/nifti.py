@@ -22,6 +22,7 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.io.limits import check_size
 from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel, Turn
@@ -143,6 +144,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
                 f"{path}: a NIfTI of shape {shape} and dtype {dtype}; expected one grey volume (X, Y, Z); "
                 "split time points or channels into files of their own."
             )
+        check_size(shape[:wanted_axes], path)
         scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
         raw = np.asarray(proxy) if scaled else np.asarray(proxy.get_unscaled())
     except InputError:
@@ -153,8 +155,8 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     # Native byte order: torch takes no other.
     array = raw.astype(raw.dtype.newbyteorder("=") if keep_integers else np.float32, copy=False)
     array = array.reshape(shape[:wanted_axes])
-    geometry = _geometry(header, image.affine, array.shape)
-    return array if geometry.turn is None else geometry.turn.apply(array), geometry
+    geometry = geometry_of(header, image.affine, array.shape)
+    return geometry.as_read(array), geometry
 
 
 def canonical_turn(affine: np.ndarray, axes: int) -> Turn | None:
@@ -175,8 +177,14 @@ def canonical_turn(affine: np.ndarray, axes: int) -> Turn | None:
     return None if order == tuple(range(axes)) and not any(turn.flips) else turn
 
 
-def _geometry(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
-    """The geometry of an array as it is read, of the shape in which it is stored."""
+def geometry_of(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+    """What a NIfTI header says of an array's place, once that is turned (`Geometry.as_read`).
+
+    Args:
+        header: Of the file.
+        affine: `(4, 4)`, of the array as stored.
+        shape: Of the array as stored, two or three axes.
+    """
     factor = MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
     affine = np.array(affine, dtype=np.float64)
     affine[:3] *= factor
@@ -231,7 +239,8 @@ def _write(path_without_suffix: Path, array: np.ndarray, like: MedicalImage) -> 
     kind = nib.Nifti2Image if isinstance(header, Nifti2Header) else nib.Nifti1Image
     # No affine is given, so that the header's own sform and qform and their codes stay as they are.
     image = kind(np.ascontiguousarray(array), None, header)
-    suffix = ".nii.gz" if like.path.name.lower().endswith(".gz") else ".nii"
+    # Of a DICOM series, whose soft maps are written here, the shorter file.
+    suffix = ".nii" if like.path.name.lower().endswith(".nii") else ".nii.gz"
     path = add_suffix(path_without_suffix, suffix)
     with whole_file(path) as temporary:
         nib.save(image, temporary)

@@ -1,4 +1,4 @@
-"""Pictures: PNG, JPEG, BMP through Pillow, TIFF through tifffile.
+"""Pictures: PNG, JPEG, BMP, GIF through Pillow, TIFF through tifffile.
 
 How pixels become channels:
 
@@ -8,11 +8,12 @@ How pixels become channels:
 | grey of 2 or 4 bit (PNG)      | C = 1, stretched to 0..255    | the stored values 0..3 or 0..15      |
 | 1 bit                         | C = 1, 0 and 255              | 0 and 1 (white)                      |
 | RGB                           | C = 3                         | the channel, if all three are equal  |
-| RGBA, grey with alpha         | alpha dropped, C = 3 or 1     | alpha dropped, then as RGB or grey   |
-| palette                       | RGB; C = 1 if all are grey    | the palette indices                  |
+| RGBA, grey with alpha         | alpha dropped, C = 3 or 1     | as RGB or grey, if opaque everywhere |
+| palette                       | RGB; C = 1 if all are grey    | the greys if all are, else indices   |
 
 Pillow decodes colour PNG of 16 bits per channel to 8 bits: that is accepted for images and refused for
-labels.
+labels. A JPEG mask is read as it is and marked as lossy: what its values mean is decided for all masks of a set
+together (`knowsam.data.labels`).
 
 The orientation tag (EXIF in JPEG and PNG, tag 274 in TIFF) is applied to images and masks alike: arrays are as viewers
 show them. What is written is stored as the image was, tag included.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,14 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.io.limits import check_size, open_picture
+from knowsam.io.mask_storage import (
+    LOSSY_TIFF_COMPRESSIONS,
+    check_opaque,
+    mask_storage,
+    palette_colours,
+    single_channel,
+)
 from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel, Turn
@@ -37,8 +47,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-LOSSY_FORMATS = ("JPEG", "MPO")
-LOSSY_TIFF_COMPRESSIONS = (6, 7, 33003, 33005, 33007, 34892, 34933, 34934)
 GREY_WHITE_IS_ZERO, PALETTE = 0, 3  # TIFF tag 262, photometric interpretation
 COLOUR_PHOTOMETRICS = (0, 1, 2, 3)  # the ones read here: grey both ways, RGB, palette; not CMYK, YCbCr, Lab
 SEPARATE_PLANES = 2  # TIFF tag 284
@@ -59,7 +67,7 @@ def read_image(path: Path) -> MedicalImage:
     """Read a picture.
 
     Args:
-        path: A PNG, JPEG, TIFF or BMP file.
+        path: A PNG, JPEG, TIFF, BMP or GIF file.
 
     Returns:
         `(H, W, 1)` or `(H, W, 3)` in the file's dtype and range, spacing unknown.
@@ -77,23 +85,21 @@ def read_label(path: Path) -> MedicalLabel:
     """Read a mask picture.
 
     Args:
-        path: A PNG, TIFF or BMP file.
+        path: A PNG, JPEG, TIFF, BMP or GIF file.
 
     Returns:
-        `(H, W)` int32, the values as stored; palette indices for a palette picture.
+        `(H, W)` int32, the values as stored; of a palette picture its greys, or the indices where it has colours.
 
     Raises:
-        InputError: Broken or lossily compressed file, a colour picture, values that are not whole numbers.
+        InputError: Broken file, a colour picture, one that is transparent anywhere, values that are not whole numbers.
     """
     array, geometry = _read(path, as_label=True)
+    storage, greys = mask_storage(path, _is_tiff(path))
     if array.ndim == 3:
-        if (array != array[..., :1]).any():
-            raise InputError(
-                f"{path}: a colour picture; expected a mask with one class index per pixel; save the indices "
-                "as a grey or palette PNG."
-            )
-        array = array[..., 0]
-    return MedicalLabel(whole_numbers(array, path), geometry, path)
+        array = single_channel(array, path, storage.lossy)
+    elif greys is not None:
+        array = greys[array]
+    return MedicalLabel(whole_numbers(array, path), geometry, path, storage)
 
 
 def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage) -> Path:
@@ -156,19 +162,16 @@ def _is_tiff(path: Path) -> bool:
 
 def _read_pillow(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
     """Pixels as stored, and the orientation tag."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     kind = f"{path.suffix[1:].upper()} picture"
     try:
-        with Image.open(path) as image:
-            if as_label and image.format in LOSSY_FORMATS:
+        with open_picture(path) as image:
+            if image.format in ("GIF", "PNG") and getattr(image, "n_frames", 1) > 1:
                 raise InputError(
-                    f"{path}: a JPEG, which is lossy and changes class indices; store masks as PNG (export "
-                    "them again from the annotation tool: converting this file does not repair it)."
+                    f"{path}: a {image.format} of several pictures; expected one; save each as a PNG of its own."
                 )
             depth = _png_depth(path) if image.format == "PNG" else 8
-            if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-                raise InputError(f"{path}: an animation; expected one picture; save each frame as a file of its own.")
             image.load()
             if as_label and depth == 16 and image.mode in ("RGB", "RGBA", "LA"):
                 raise InputError(f"{path}: a 16-bit colour mask; expected indices in a grey or palette PNG.")
@@ -183,8 +186,6 @@ def _read_pillow(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
         if isinstance(error, UnidentifiedImageError):
             raise unreadable(path, kind, ValueError("no known picture format inside")) from error
         raise unreadable(path, kind, error) from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: {error}; cut the picture into tiles.") from error
 
 
 def _png_depth(path: Path) -> int:
@@ -202,6 +203,8 @@ def _channels(image: Image, path: Path, as_label: bool) -> np.ndarray:
     if image.mode in ("L", "I", "F", "RGB") or image.mode.startswith("I;16"):
         array = np.asarray(image)
         return array.astype(array.dtype.newbyteorder("="), copy=False)
+    if as_label and image.mode in ("LA", "RGBA", "PA"):
+        check_opaque(np.asarray(image)[..., -1], path)
     if image.mode == "LA":
         return np.asarray(image)[..., 0]
     if image.mode in ("RGBA", "RGBX"):
@@ -262,12 +265,13 @@ def _check_single(file: Any, page: Any, path: Path) -> None:
 
 
 def _check_tiff_page(page: Any, path: Path, as_label: bool) -> None:
-    lossy = int(page.compression) in LOSSY_TIFF_COMPRESSIONS
-    if as_label and lossy:
+    check_size((page.imagelength, page.imagewidth), path)
+    if (strips := len(page.dataoffsets)) != prod(page.chunked):
         raise InputError(
-            f"{path}: a TIFF with lossy compression, which changes class indices; store masks as PNG (export "
-            "them again from the annotation tool: converting this file does not repair it)."
+            f"{path}: {strips} parts of the picture were found, but its header promises {prod(page.chunked)}; the TIFF"
+            " is broken; export it again."
         )
+    lossy = int(page.compression) in LOSSY_TIFF_COMPRESSIONS
     if as_label and int(page.photometric) == GREY_WHITE_IS_ZERO and page.bitspersample > 1:
         raise InputError(
             f"{path}: a mask stored with white as zero, so that its class indices are ambiguous; save it as a grey PNG."
@@ -309,6 +313,8 @@ def _tiff_channels(array: np.ndarray, page: Any, path: Path, as_label: bool) -> 
             f"{path}: a TIFF of shape {array.shape} and dtype {array.dtype}; expected (H, W), RGB or RGBA."
         )
     if channels > 1:
+        if as_label and has_alpha:
+            check_opaque(array[..., -1], path)
         array = array[..., : channels - has_alpha]
         array = array[..., 0] if array.shape[-1] == 1 else array
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -316,9 +322,7 @@ def _tiff_channels(array: np.ndarray, page: Any, path: Path, as_label: bool) -> 
         white = ~array if photometric == GREY_WHITE_IS_ZERO else array
         return white.astype(np.uint8) * np.uint8(1 if as_label else 255)
     if photometric == PALETTE and not as_label and page.colormap is not None:
-        # Palettes are stored with 16 bits; some writers fill only the lower 8.
-        shift = 8 if page.colormap.max() > 255 else 0
-        return _look_up(array, (page.colormap.T >> shift).astype(np.uint8))
+        return _look_up(array, palette_colours(page.colormap))
     if photometric == GREY_WHITE_IS_ZERO and array.dtype.kind in "ui":
         return np.iinfo(array.dtype).max - array
     return np.ascontiguousarray(array)

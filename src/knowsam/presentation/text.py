@@ -65,5 +65,5 @@ def size_summary(sizes: Sequence[tuple[int, ...]]) -> str:
     smallest, largest = ordered[0][0], ordered[-1][0]
     return (
         f"{len(counted)} different, {size_text(smallest)} to {size_text(largest)}, most often "
-        f"{size_text(counted[0][0])} ({counted[0][1]} times)"
+        f"{size_text(counted[0][0])} ({count_text(counted[0][1], 'time')})"
     )

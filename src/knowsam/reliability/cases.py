@@ -15,7 +15,7 @@ import numpy as np
 from knowsam.data.folder import volume_names
 from knowsam.functional.uncertainty import CaseSums
 from knowsam.inference.files import PredictedFile
-from knowsam.io import file_stem
+from knowsam.io import case_stem
 from knowsam.presentation.console import make_console, make_table
 from knowsam.reliability.calibration import Estimate, estimate_without_calibration
 from knowsam.reliability.of_run import CalibrationStatus
@@ -88,10 +88,10 @@ def estimate_cases(predicted: Iterable[PredictedFile], basis: CalibrationStatus)
     measured = [(item.image, item.sums) for item in predicted if item.sums is not None]
     if not measured:
         return []
-    volumes = volume_names([file_stem(image) for image, _ in measured], measured[0][0].parent)
+    volumes = volume_names([case_stem(image) for image, _ in measured], measured[0][0].parent)
     parts: dict[str, list[CaseSums]] = {}
     for image, sums in measured:
-        parts.setdefault(volumes[file_stem(image)], []).append(sums)
+        parts.setdefault(volumes[case_stem(image)], []).append(sums)
     return sorted((estimate_case(case, sums, basis) for case, sums in parts.items()), key=lambda case: case.dice)
 
 

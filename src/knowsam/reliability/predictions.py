@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knowsam.inference.files import PredictedFile, list_inputs, listed_stems, predict_files
+from knowsam.inference.files import PredictedFile, input_notes, list_inputs, listed_stems, predict_files
 from knowsam.inference.predictor import Predictor
-from knowsam.io import file_stem
+from knowsam.io import MaskFormat, case_stem
 from knowsam.presentation.console import ProgressStart, start_progress
 from knowsam.presentation.text import count_text, first_few
 from knowsam.reliability.cases import CASES_FILE, CaseQuality, case_rows, estimate_cases, write_cases
@@ -24,17 +24,21 @@ class Predictions:
         files: What happened to each image, in order; `label` is the mask that was written.
         failed: One sentence for each image that could not be read, and one for names of the list without an image.
         class_names: Background first.
+        mask_values: Value of each class in the masks written, where these are not the class indices; else None.
         cases: Estimated Dice of each case, worst first; empty if not asked for.
         basis: What the estimates rest on; `basis.sentence()` says it. None if not asked for.
         cases_file: The table of the cases, None if there is none.
+        notes: What a person should know about the input: DICOM series left aside, or read with a warning.
     """
 
     files: tuple[PredictedFile, ...]
     failed: tuple[str, ...]
     class_names: tuple[str, ...]
+    mask_values: tuple[int, ...] | None = None
     cases: tuple[CaseQuality, ...] = ()
     basis: CalibrationStatus | None = None
     cases_file: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def written(self) -> tuple[PredictedFile, ...]:
@@ -59,6 +63,7 @@ class Predictions:
             "predicted": [{"image": str(item.image), "mask": str(item.label)} for item in self.written],
             "failed": list(self.failed),
             "warnings": list(self.warnings),
+            "mask_values": dict(zip(self.class_names, self.mask_values or range(len(self.class_names)), strict=True)),
         }
         if self.basis is not None:
             result |= {"cases": case_rows(self.cases, self.class_names), "trust": self.basis.sentence()}
@@ -74,6 +79,7 @@ def predict_folder(
     probabilities: bool = False,
     uncertainty: bool = False,
     only: str | Path | Iterable[str] | None = None,
+    mask_format: MaskFormat | None = None,
     progress: ProgressStart | None = None,
 ) -> Predictions:
     """Predict a file or a folder; a broken file does not stop the others.
@@ -87,27 +93,30 @@ def predict_folder(
         uncertainty: As `with_uncertainty` of `predict_files`; also estimates the Dice of each case and writes
             `cases.csv`.
         only: Predict only these stems: a text file with one a line, or the names.
+        mask_format: As in `predict_files`.
         progress: Called with the number of files; returns what to call after each.
 
     Raises:
         InputError: There is nothing to predict, the list cannot be read, or `out` is where the images lie.
     """
     source, out = Path(source), Path(out)
-    stems = {file_stem(path) for path in list_inputs(source, out)}
+    stems = {case_stem(path) for path in list_inputs(source, out)}
     wanted = stems if only is None else listed_stems(only)
     advance = start_progress(progress, len(wanted & stems))
     files = []
-    for item in predict_files(predictor, source, out, overlay, probabilities, wanted.__contains__, uncertainty):
+    accept = wanted.__contains__
+    for item in predict_files(predictor, source, out, overlay, probabilities, accept, uncertainty, mask_format):
         files.append(item)
         advance()
     failed = [item.error for item in files if item.error is not None]
     if missing := sorted(wanted - stems):
         place = only if isinstance(only, str | Path) else "only"
         failed.append(f"{place}: {first_few(missing)} have no image in {source}; correct the list or add the images.")
-    names = predictor.class_names
+    names, values = predictor.class_names, predictor.info.mask_values
+    notes = tuple(input_notes(source, out)) if source.is_dir() else ()
     if not uncertainty or all(item.label is None for item in files):
-        return Predictions(tuple(files), tuple(failed), names)
+        return Predictions(tuple(files), tuple(failed), names, values, notes=notes)
     basis = load_calibration(predictor.path)
     cases = estimate_cases(files, basis)
     write_cases(cases, names, out / CASES_FILE)
-    return Predictions(tuple(files), tuple(failed), names, tuple(cases), basis, out / CASES_FILE)
+    return Predictions(tuple(files), tuple(failed), names, values, tuple(cases), basis, out / CASES_FILE, notes)

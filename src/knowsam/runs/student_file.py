@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -32,6 +33,7 @@ class StudentInfo:
         step: Number of training steps the weights have seen.
         validation: Validation Dice at that step, empty without validation.
         version: The knowsam version that wrote the file.
+        mask_values: Values that label maps are written with, in the order of the classes; None: class indices.
     """
 
     network: dict[str, Any]
@@ -40,6 +42,7 @@ class StudentInfo:
     step: int
     validation: dict[str, Any]
     version: str
+    mask_values: tuple[int, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a file header."""
@@ -51,6 +54,7 @@ class StudentInfo:
             "step": self.step,
             "validation": self.validation,
             "version": self.version,
+            "mask_values": None if self.mask_values is None else list(self.mask_values),
         }
 
     @classmethod
@@ -72,7 +76,15 @@ class StudentInfo:
             values["step"],
             values["validation"],
             values["version"],
+            None if values.get("mask_values") is None else tuple(values["mask_values"]),
         )
+
+    def file_values(self, label: np.ndarray) -> np.ndarray:
+        """A label map of class indices with the values that are written to files, uint8 or uint16."""
+        if self.mask_values is None:
+            return label
+        dtype = np.uint8 if max(self.mask_values) <= 255 else np.uint16
+        return np.array(self.mask_values, dtype=dtype)[label]
 
 
 def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:

@@ -16,6 +16,7 @@ from knowsam.io import read_image
 from knowsam.methods import load_method
 from knowsam.presentation.console import ProgressStart
 from knowsam.runs.cases import RunCases, read_coding
+from knowsam.runs.data_record import file_hashes, write_data_record
 from knowsam.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ class RunData:
     unlabelled: SliceStore | None
     validation: list[ScoringVolume]
     notes: list[str]
+
+    def record(self, folder: RunFolder) -> None:
+        """Write into a new run who is what in its data, and what their files hold."""
+        self.split.write(folder.split)
+        hashes = file_hashes(self.cases.folder, self.split, unlabelled=self.unlabelled is not None)
+        write_data_record(folder, hashes)
 
     @property
     def split(self) -> Split:
