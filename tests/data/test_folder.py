@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from knowsam.data.folder import scan_folder, volume_of
+from knowsam.data.folder import scan_folder
 from knowsam.data.lists import natural_sorted
+from knowsam.data.prefixes import volume_of
 from knowsam.errors import InputError
 from support.folders import make_folder, make_hdf5_folder, make_nifti_folder
 

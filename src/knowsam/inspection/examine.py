@@ -22,6 +22,9 @@ PICTURE_GRID = (64, 64)
 VOLUME_GRID = (24, 24, 24)
 """Sizes of thumbnails, in px; fine enough for texture, which tells copies from look-alikes."""
 
+CHROMA_GRID = (16, 16)
+"""Size of the picture of its colours, in px."""
+
 
 @dataclass
 class CaseFacts:
@@ -42,6 +45,7 @@ class CaseFacts:
         mask: What the mask holds.
         displaced: Whether image and mask lie in different places by their affines.
         thumbnail: Grey, `(64, 64)` or `(24, 24, 24)` float16 in [0, 1]; None for a constant image.
+        chroma: Of a colour picture, as `chroma` gives it; None for a grey or constant image.
     """
 
     case: Case
@@ -58,6 +62,7 @@ class CaseFacts:
     mask: MaskFacts | None = None
     displaced: bool = False
     thumbnail: np.ndarray | None = None
+    chroma: np.ndarray | None = None
 
 
 def examine_all(cases: Sequence[Case], progress: ProgressStart | None = None) -> list[CaseFacts]:
@@ -87,8 +92,10 @@ def examine(case: Case) -> CaseFacts:
         found.size, found.channels, found.dtype = array.shape[:-1], array.shape[-1], str(array.dtype)
         found.spacing_mm = image.geometry.spacing_mm
         found.constant = bool((array == array.flat[0]).all())
-        found.digest = _digest(_without_equal_channels(array))
-        found.thumbnail = None if found.constant else thumbnail(array)
+        shown = _without_equal_channels(array)
+        found.digest = _digest(shown)
+        if not found.constant:
+            found.thumbnail, found.chroma = thumbnail(array), chroma(shown)
         if reader_of(case.image) is RASTER:
             found.orientation = raster.exif_orientation(case.image)
     except InputError as error:
@@ -121,14 +128,38 @@ def thumbnail(array: np.ndarray) -> np.ndarray | None:
     """
     values = array.astype(np.float32, copy=False)
     grey = values @ np.array(LUMINANCE, np.float32) if array.shape[-1] == 3 else values[..., 0]
-    for axis, cells in enumerate(PICTURE_GRID if grey.ndim == 2 else VOLUME_GRID):
-        means = np.tensordot(_cell_weights(cells, grey.shape[axis]), grey, axes=(1, axis))
-        grey = np.moveaxis(means, 0, axis)
+    grey = _cell_means(grey, PICTURE_GRID if grey.ndim == 2 else VOLUME_GRID)
     low, high = float(grey.min()), float(grey.max())
     # Means of equal values differ by rounding, which must not be stretched into a picture.
     if high - low <= 1e-5 * max(abs(low), abs(high)):
         return None
     return ((grey - low) / (high - low)).astype(np.float16)
+
+
+def chroma(array: np.ndarray) -> np.ndarray | None:
+    """The colours of a picture without its brightness: each channel without the mean of the three.
+
+    A negative has the same values with the opposite sign.
+
+    Args:
+        array: `(H, W, C)`, any type.
+
+    Returns:
+        `(cells, 3)` float16 in [-1, 1], on `CHROMA_GRID`; None for a grey picture or a volume.
+    """
+    if array.ndim != 3 or array.shape[-1] != 3:
+        return None
+    largest = np.iinfo(array.dtype).max if np.issubdtype(array.dtype, np.integer) else np.abs(array).max()
+    means = _cell_means(array.astype(np.float32, copy=False), CHROMA_GRID).reshape(-1, 3) / max(float(largest), 1e-6)
+    return (means - means.mean(axis=1, keepdims=True)).astype(np.float16)
+
+
+def _cell_means(values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """The first axes reduced to a grid, each cell the mean of what it covers."""
+    for axis, cells in enumerate(grid):
+        means = np.tensordot(_cell_weights(cells, values.shape[axis]), values, axes=(1, axis))
+        values = np.moveaxis(means, 0, axis)
+    return values
 
 
 def _cell_weights(cells: int, length: int) -> np.ndarray:
