@@ -130,9 +130,8 @@ def measure_set(data: Path, planted: int, random: np.random.Generator) -> dict[s
                 continue
             extra = [changed(facts[index], change, name, Path(folder), beside=True) for index in chosen]
             pairs = {tuple(sorted(pair)) for pair in named_pairs([*facts, *extra])}
-            wanted = {
-                tuple(sorted((facts[index].case.stem, one.case.stem))) for index, one in zip(chosen, extra, strict=True)
-            }
+            beside = zip((facts[index].case.stem for index in chosen), (one.case.stem for one in extra), strict=True)
+            wanted = {tuple(sorted(pair)) for pair in beside}
             found[name] = f"{len(pairs & wanted)} of {len(wanted)}"
     return {"alarms": {"images": len(facts)} | alarms, "planted": found | {"besides": besides}}
 

@@ -21,7 +21,7 @@ GroupBy = Literal["name", "prefix"]
 
 SLICE_NUMBER = re.compile(r"[_-](slice|sl|z)[_-]?\d+$", re.IGNORECASE)
 LAST_NUMBER = re.compile(r"^(.*[^_\-. ])(?:[_\-. ]+\(?[a-z]{0,8}\d+\)?|(?<=\d)[a-z]{1,8}\d+)$", re.IGNORECASE)
-PARTS = "slice slices frame frames image images img im tile tiles patch patches crop roi view scan series no nr"
+PARTS = "slice slices frame frames image images img im tile tiles patch patches crop roi view scan series ses visit no"
 SETS = (
     "train training val valid validation test testing data dataset set case cases patient patients subject mask masks "
     "benign malignant normal abnormal positive negative pos neg healthy lesion polyp"

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from knowsam.data.lists import natural_sorted
 from knowsam.inspection.duplicates import Duplicates, exact_duplicates, exact_sets, near_duplicates
 from knowsam.inspection.examine import CaseFacts
 from knowsam.inspection.findings import CheckReport, spacing_summary
@@ -19,6 +20,9 @@ SMALLEST_SIDE = 16
 
 FEW = 0.1
 """Up to this share, images with the histogram of a negative are exceptions, above it a second kind of image."""
+
+FEWEST_NEIGHBOURS = 5
+"""Pairs of copies from which their names may tell a video."""
 
 TYPE_NAMES = {
     "uint8": "8 bit",
@@ -122,7 +126,10 @@ def judge_copies(report: CheckReport) -> None:
         kind = "exact" if exactly else "near"
         alike = "pixel for pixel" if exactly else "nearly the same"
         advice = "Give the copies one group in groups.csv, so that no split parts them"
-        advice += "." if exactly else ", if they are the same."
+        advice += "" if exactly else ", if they are the same"
+        advice += " (--write-groups writes it)."
+        if not exactly and _are_neighbours(report, duplicates):
+            advice += " Most follow each other by name: all frames of a video, or slices of a scan, are one group."
         harm = ": scores on validation or test will be too good"
         for found, name, where in (
             (across, "leak", f"on both sides of the split, {alike}{harm}"),
@@ -134,6 +141,13 @@ def judge_copies(report: CheckReport) -> None:
                 text = f"{count_text(len(stems), 'image')} of {count_text(len(groups), 'group')} {occur} {where}."
                 report.add("warning", f"{kind}-{name}", text, advice, sorted(stems), pairs=_pairs(found))
     _judge_repeated(report)
+
+
+def _are_neighbours(report: CheckReport, duplicates: Iterable[Duplicates]) -> bool:
+    """True where most pairs, and not just a few, are next to each other in the natural order of names."""
+    place = {stem: number for number, stem in enumerate(natural_sorted(one.case.stem for one in report.examined))}
+    apart = [abs(place[first] - place[second]) for one in duplicates for first, second in one.pairs]
+    return len(apart) >= FEWEST_NEIGHBOURS and 2 * sum(distance <= 2 for distance in apart) > len(apart)
 
 
 def _judge_repeated(report: CheckReport) -> None:
