@@ -530,11 +530,11 @@ def test_check_counts_the_split_that_training_would_draw(tmp_path: Path, capsys:
 
 def test_check_label_values_and_names(tmp_path: Path, capsys: Capture) -> None:
     data = make_folder(tmp_path / "data", mask_values=[0, 85, 170])
-    assert knowsam(capsys, "check", data).code == 2
-    ended = knowsam(capsys, "check", data, "--label-values", "0,85,170", "--classes", "ground,liver,tumour", "--json")
+    assert knowsam(capsys, "check", data, "--label-values", "0,85,171").code == 2
+    ended = knowsam(capsys, "check", data, "--label-values", "0,170,85", "--classes", "ground,liver,tumour", "--json")
     assert ended.code == 0
     assert [(one["name"], one["value"]) for one in json.loads(ended.out)["classes"]] == [
-        ("ground", 0), ("liver", 85), ("tumour", 170),
+        ("ground", 0), ("liver", 170), ("tumour", 85),
     ]  # fmt: skip
 
 

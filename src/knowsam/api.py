@@ -32,6 +32,7 @@ PLACES = {
     "sam": "sam.name",
     "size": "data.size",
     "labelled": "data.labelled",
+    "group_by": "data.group_by",
     "steps": "train.steps",
     "batch": "train.batch",
     "seed": "train.seed",
@@ -50,6 +51,8 @@ def check(
     instances: bool = False,
     stray_share: float = 0.0,
     val_fraction: float | None = None,
+    group_by: str | None = None,
+    write_groups: bool = False,
     html: str | Path | None = None,
     progress: ProgressStart | None = None,
 ) -> CheckReport:
@@ -65,6 +68,9 @@ def check(
         instances: Two classes: mask values number the objects.
         stray_share: Largest share of a mask's pixels whose values are no class and take the nearest one.
         val_fraction: Share of the labelled groups kept for validation where there is no `val.txt`.
+        group_by: What images of one patient share in their names: `"name"` but for a slice number, or `"prefix"`
+            (`patient001_000`), where there is no `groups.csv`.
+        write_groups: Also write the `groups.csv` that the check believes in: shared prefixes, copies together.
         html: Also write a page with pictures to this file.
         progress: Called with the number of files; returns what to call after each.
 
@@ -83,16 +89,23 @@ def check(
         ```
     """
     from knowsam.data.labels import LabelSpec
+    from knowsam.data.prefixes import check_no_groups, parse_group_by
     from knowsam.data.split import parse_labelled
     from knowsam.inspection.check import check_folder
     from knowsam.storage import require_writable_file
 
     if html is not None:
         require_writable_file(html, "check.html")
-    given = _given(val_fraction=val_fraction)
+    given = _given(val_fraction=val_fraction, group_by=None if group_by is None else parse_group_by(group_by))
     labelled = parse_labelled(labelled) if isinstance(labelled, str) else labelled
+    if write_groups:
+        check_no_groups(Path(data) / "groups.csv")
     spec = LabelSpec(classes, label_values, ignore_value, mask_threshold, instances, stray_share)
     report = check_folder(data, labelled, spec, **given, progress=progress)
+    if write_groups:
+        from knowsam.inspection.groups import write_believed_groups
+
+        write_believed_groups(report)
     if html is not None:
         from knowsam.inspection.page import write_page
 
@@ -110,6 +123,7 @@ def train(
     steps: int | None = None,
     batch: str | tuple[int, int] | None = None,
     labelled: Labelled | None = None,
+    group_by: str | None = None,
     seed: int | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -126,6 +140,7 @@ def train(
         steps: Optimiser steps of the whole run.
         batch: Labelled and unlabelled images per step: `(12, 12)` or `"12+12"`.
         labelled: Groups that stay labelled: a number, a share (`0.1`, `"10%"`) or a list file; None: all with masks.
+        group_by: As in `check`.
         seed: Seed of everything random, from 0.
         config: YAML file of settings.
         settings: Any other setting, nested or with dotted names; they win over the file, the arguments over both.
@@ -151,7 +166,9 @@ def train(
 
     require_writable_folder(out)
     labelled = str(labelled) if isinstance(labelled, Path) else labelled
-    given = _given(method=method, sam=sam, size=size, steps=steps, batch=batch, labelled=labelled, seed=seed)
+    given = _given(
+        method=method, sam=sam, size=size, steps=steps, batch=batch, labelled=labelled, group_by=group_by, seed=seed
+    )
     resolved = resolve_config(_settings(config, settings, {"data.path": str(data)}, given))
 
     from knowsam.training import run as training
@@ -203,6 +220,7 @@ def predict(
     probabilities: bool = False,
     uncertainty: bool = False,
     only: str | Path | Iterable[str] | None = None,
+    recursive: bool = False,
     device: str | None = None,
     amp: str = "no",
     mask_format: MaskFormat | None = None,
@@ -218,14 +236,15 @@ def predict(
         probabilities: Also write the soft maps, float in [0, 1].
         uncertainty: Also write entropy and disagreement, in [0, 1], and estimate the Dice of each case (`cases.csv`).
         only: Predict only these images: their names, or a text file with one a line.
+        recursive: Also predict the images of subfolders, into subfolders of the same names.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None: a GPU where there is one.
         amp: `"no"`, or `"bf16"`, which is faster where the processor has it.
         mask_format: Of the masks of DICOM volumes: `"dicom"` (default, DICOM-SEG) or `"nifti"`.
         progress: As in `check`.
 
     Returns:
-        `files` (with `image`, `label`, `error` each), `failed` (sentences), and with `uncertainty` `cases`, worst
-        first (`case`, `dice`), and `basis.sentence()`, what these estimates rest on.
+        `files` (with `image`, `label`, `error` each), `failed` and `notes` (sentences), and with `uncertainty`
+        `cases`, worst first (`case`, `dice`), and `basis.sentence()`, what these estimates rest on.
 
     Raises:
         InputError: If there is no network, image or device, or `out` is closed or holds the images themselves.
@@ -253,6 +272,7 @@ def predict(
             probabilities=probabilities,
             uncertainty=uncertainty,
             only=only,
+            recursive=recursive,
             mask_format=mask_format,
             progress=progress,
         )
@@ -498,6 +518,7 @@ def compare(
     size: int | str | tuple[int, int] | None = None,
     steps: int | None = None,
     batch: str | tuple[int, int] | None = None,
+    group_by: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     quiet: bool = False,
@@ -516,6 +537,7 @@ def compare(
         size: Network size in pixels of all runs, as in `train`.
         steps: Steps of each run.
         batch: Labelled and unlabelled images per step, as in `train`.
+        group_by: As in `check`.
         config: As in `train`.
         settings: Settings of all runs, as in `train`; those of one method alone under its name:
             `{"train.clip": 1.0, "knowsam.options.ugda_start": 0.3}`.
@@ -539,7 +561,7 @@ def compare(
     from knowsam.storage import require_writable_folder
 
     require_writable_folder(out)
-    given = _settings(config, settings, {}, _given(size=size, steps=steps, batch=batch))
+    given = _settings(config, settings, {}, _given(size=size, steps=steps, batch=batch, group_by=group_by))
     # The folder is an argument of its own; whatever a file says of it gives way, as in `train`.
     if isinstance(given.get("data"), dict):
         given["data"].pop("path", None)

@@ -44,6 +44,9 @@ IgnoreValue = Annotated[int | None, typer.Option(help="Mask value of pixels nobo
 MaskThreshold = Annotated[int | None, typer.Option(help="Two classes: mask values from this one on are the object.")]
 Instances = Annotated[bool, typer.Option("--instances", help="Two classes: mask values number the objects.")]
 StrayShare = Annotated[float, typer.Option(help="Share of a mask whose values are no class and take the nearest one.")]
+GroupBy = Annotated[
+    str | None, typer.Option(help="What a group is without groups.csv: name, or prefix (patient001_000).")
+]
 LABELLED_HELP = "Groups that stay labelled: N, a share, or a list file."
 OUT_HELP = "Folder to write to."
 
@@ -76,6 +79,10 @@ def check(
     val_fraction: Annotated[
         float | None, typer.Option(help="Share kept for validation where there is no val.txt; by default as in train.")
     ] = None,
+    group_by: GroupBy = None,
+    write_groups: Annotated[
+        bool, typer.Option("--write-groups", help="Also write DATA/groups.csv: shared prefixes, copies together.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a page with pictures to this file.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -92,6 +99,8 @@ def check(
             instances=instances,
             stray_share=stray_share,
             val_fraction=val_fraction,
+            group_by=group_by,
+            write_groups=write_groups,
             html=html,
             progress=progress,
         )
@@ -126,6 +135,7 @@ def train(
     method: Annotated[str | None, typer.Option(help="A method's name, e.g. knowsam, or FILE.py:CLASS.")] = None,
     sam: Annotated[str | None, typer.Option(help="none, tiny, vit_b, vit_l, vit_h, a directory or .pth file.")] = None,
     labelled: Annotated[str | None, typer.Option(help=LABELLED_HELP)] = None,
+    group_by: GroupBy = None,
     size: Size = None,
     steps: Annotated[int | None, typer.Option(help="Total number of steps; with --resume, the new total.")] = None,
     batch: Batch = None,
@@ -138,12 +148,13 @@ def train(
         "method": method,
         "sam": sam,
         "labelled": labelled,
+        "group_by": group_by,
         "size": size,
         "batch": batch,
         "seed": seed,
     }
     if resume is not None:
-        others = {"--out": out} | {f"--{name}": value for name, value in options.items()}
+        others = {"--out": out} | {"--" + name.replace("_", "-"): value for name, value in options.items()}
         others |= {"DATA": data, "key=value": overrides or None}
         if given := [name for name, value in others.items() if value is not None]:
             raise InputError(
@@ -180,6 +191,9 @@ def predict(
     mask_format: Annotated[
         str | None, typer.Option("--format", help="Masks of DICOM volumes: dicom (default, DICOM-SEG) or nifti.")
     ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Also the images of subfolders, into subfolders of the same names.")
+    ] = False,
     device: Device = None,
     amp: Amp = "no",
     as_json: Json = False,
@@ -195,6 +209,7 @@ def predict(
             probabilities=probabilities,
             uncertainty=uncertainty,
             only=only,
+            recursive=recursive,
             device=device,
             amp=amp,
             mask_format=mask_format,  # type: ignore[arg-type]  # checked there
@@ -216,6 +231,9 @@ def predict(
             print(f"all cases: {done.cases_file}")
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    if not as_json and not quiet:
+        for note in done.notes:
+            print(f"note: {note}")
     for error in done.failed:
         _say_error(error)
     if done.failed:
@@ -357,6 +375,7 @@ def compare(
     size: Size = None,
     steps: Annotated[int | None, typer.Option(help="Number of steps of each run.")] = None,
     batch: Batch = None,
+    group_by: GroupBy = None,
     table_only: Annotated[bool, typer.Option("--table-only", help="Train nothing, write the tables anew.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -383,6 +402,7 @@ def compare(
             size=size,
             steps=steps,
             batch=batch,
+            group_by=group_by,
             config=config,
             settings=_parse_settings(overrides),
             quiet=quiet or as_json,

@@ -115,6 +115,8 @@ class DataConfig(_Section):
     """The folder."""
     labelled: int | float | str | None = None
     """Keep the first N groups, this share of them, or the groups of this list file labelled; None keeps all masks."""
+    group_by: Literal["name", "prefix"] = "name"
+    """What a group is without groups.csv: a name but for its slice number, or its prefix (`p01` of `p01_003`)."""
     size: Annotated[tuple[int, int], BeforeValidator(_parse_size), AfterValidator(_check_size)] = (256, 256)
     """Height and width the networks work at, in pixels, multiples of 16."""
     channels: Literal[1, 3] | None = None

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from knowsam.data.folder import scan_folder, volume_of
+from knowsam.data.folder import scan_folder
 from knowsam.data.lists import natural_sorted
+from knowsam.data.prefixes import volume_of
 from knowsam.errors import InputError
 from support.folders import make_folder, make_hdf5_folder, make_nifti_folder
 
@@ -92,7 +93,7 @@ def test_lists_keep_their_order_and_tolerate_suffixes(tmp_path: Path) -> None:
     ("files", "message"),
     [
         (["images/a.png", "masks/b.png"], r"b\.png: a mask for which there is no image"),
-        (["images/a.png", "masks/a_mask.png"], r"rename it to a\."),
+        (["images/a.png", "images/b.png", "masks/b.png", "masks/a_mask.png"], r"seems to be a\.png: rename it to a\."),
         (["images/a.png", "images/a.jpg"], r"the same stem as"),
         (["images/a.png", "masks/a.png", "masks/a.tif"], r"the same stem as"),
         (["images/a.png", "unlabelled/a.png"], r"the same stem as"),
@@ -137,11 +138,27 @@ def test_bad_lists(tmp_path: Path, lists: dict[str, str], message: str) -> None:
 
 
 def test_strangers_are_mentioned(tmp_path: Path) -> None:
-    touch(tmp_path, "images/a.png", "images/.hidden.png", "images/notes.txt", "images/sub/b.png")
+    touch(
+        tmp_path,
+        "images/a.png",
+        "images/.hidden.png",
+        "images/._a.png",
+        "images/Thumbs.db",
+        "images/notes.txt",
+        "images/sub/b.png",
+    )
     folder = scan_folder(tmp_path)
     assert list(folder.cases) == ["a"]
-    assert any("notes.txt" in text for text in folder.warnings)
+    assert any("1 files are of no known image format and left aside (notes.txt)" in text for text in folder.warnings)
     assert any("subfolders are not read (sub)" in text for text in folder.warnings)
+
+
+def test_a_name_that_begins_with_a_hash_is_a_name(tmp_path: Path) -> None:
+    touch(tmp_path, "images/#3 eye.png", "images/b.png", "masks/#3 eye.png", "masks/b.png")
+    (tmp_path / "train.txt").write_text("# a comment\n#3 eye\nb\n")
+    assert scan_folder(tmp_path).train == ["#3 eye", "b"]
+    (tmp_path / "train.txt").write_text("#3 eye.png\n#b\n")
+    assert scan_folder(tmp_path).train == ["#3 eye"]
 
 
 def test_ssl4mis_layout(tmp_path: Path) -> None:
@@ -165,7 +182,7 @@ def test_ssl4mis_without_training_list_uses_slices_of_other_patients(tmp_path: P
 def test_ssl4mis_guessed_leak_warns_and_stated_leak_raises(tmp_path: Path) -> None:
     make_hdf5_folder(tmp_path, patients=2, depth=1)
     (tmp_path / "val.list").write_text("patient000_frame01\n")
-    assert any("patient000 in train and val" in text for text in scan_folder(tmp_path).warnings)
+    assert any("patient000 in train and val" in text for text in scan_folder(tmp_path).leaks)
     (tmp_path / "groups.csv").write_text("stem,group\npatient000_frame01,A\npatient000_frame01_slice_0,A\n")
     with pytest.raises(InputError, match="group A"):
         scan_folder(tmp_path)

@@ -82,11 +82,15 @@ def test_jpeg_beside_png_is_the_same_class_and_an_empty_one_is_empty(tmp_path: P
     assert encoded(masks[-1:], only_empty)[0].max() == 0
 
 
-@pytest.mark.parametrize("array", [three(), (disc() * 3).astype(np.uint8)])
-def test_more_classes_in_jpeg_are_refused_with_a_way_on(tmp_path: Path, array: np.ndarray) -> None:
-    masks = save_all(tmp_path, [array], ".jpg", quality=75)
-    with pytest.raises(InputError, match=r"m0\.jpg: a mask in JPEG.*PNG.*data\.mask_threshold=128"):
+def test_more_classes_in_jpeg_are_refused_with_a_way_on(tmp_path: Path) -> None:
+    masks = save_all(tmp_path, [three()], ".jpg", quality=75)
+    with pytest.raises(InputError, match=r"m0\.jpg: a mask in JPEG.*PNG.*data\.mask_threshold=64"):
         infer(masks)
+    coding, _ = infer(masks, LabelSpec(mask_threshold=64))
+    assert (encoded(masks, coding)[0] != disc()).mean() < 0.01
+    indices = save_all(tmp_path / "indices", [(disc() * 3).astype(np.uint8)], ".jpg")
+    with pytest.raises(InputError, match=r"export the masks again as PNG from where they were drawn\.$"):
+        infer(indices)
     masks += save_all(tmp_path / "png", [three()])
     with pytest.raises(InputError, match=r"m0\.jpg: a mask in JPEG"):
         infer(masks)
@@ -138,6 +142,14 @@ def test_slips_between_three_classes_take_the_nearest_by_choice(tmp_path: Path) 
     assert coding.values == (0, 128, 255)
     assert encoded(masks, coding)[1][0, 0] == 1
     assert encoded(masks, coding)[2][0, 0] == 2
+
+
+def test_a_small_organ_that_most_masks_show_is_a_class(tmp_path: Path) -> None:
+    arrays = [white(i) for i in range(6)]
+    for array in arrays[:4]:
+        array[2:6, 2:6] = 90
+    coding, _ = infer(save_all(tmp_path, arrays))
+    assert coding.values == (0, 90, 255)
 
 
 def test_blurred_masks_name_the_threshold(tmp_path: Path) -> None:

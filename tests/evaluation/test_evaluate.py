@@ -517,3 +517,39 @@ def test_a_new_metric_is_one_entry(folders, tmp_path, monkeypatch):
     stream = io.StringIO()
     print_table(result, Console(file=stream, width=120))
     assert "Size" in stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["masks", "labels"])
+def test_a_data_folder_stands_for_its_masks(tmp_path, name):
+    predictions, data = tmp_path / "predictions", tmp_path / "data"
+    for folder in (predictions, data / name, data / "images"):
+        folder.mkdir(parents=True)
+        save_png(folder, "a", square())
+    result = evaluate(predictions, data)
+    assert [case.case for case in result.cases] == ["a"]
+    assert result.summary.mean["dice"] == 1
+    (data / name).rename(data / "elsewhere")
+    with pytest.raises(InputError, match="neither masks/ nor labels/ was found"):
+        evaluate(predictions, data)
+
+
+def test_truth_with_an_ending_is_paired_and_it_is_said(folders):
+    predictions, truth = folders
+    for stem in ("a", "b"):
+        save_png(predictions, stem, square())
+        save_png(truth, f"{stem}_mask", square())
+    save_png(predictions, "c", square())
+    save_png(truth, "._a_mask", square())
+    result = evaluate(predictions, truth)
+    assert [case.case for case in result.cases] == ["a", "b"]
+    assert result.summary.mean["dice"] == 1
+    assert any("paired by one rule: a mask's name ends in '_mask'" in note for note in result.notes)
+
+
+def test_unicode_forms_of_one_name_are_paired(folders):
+    import unicodedata
+
+    predictions, truth = folders
+    save_png(predictions, unicodedata.normalize("NFD", "l\u00e9sion"), square())
+    save_png(truth, unicodedata.normalize("NFC", "l\u00e9sion"), square())
+    assert evaluate(predictions, truth).summary.mean["dice"] == 1

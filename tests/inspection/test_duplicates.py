@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from knowsam.inspection.check import check_folder
+from knowsam.inspection.detail import find_position, frame
 from knowsam.inspection.duplicates import NEAR, difference_hash, near_pairs
-from knowsam.inspection.examine import thumbnail
+from knowsam.inspection.examine import chroma, thumbnail
 from knowsam.inspection.findings import CheckReport
-from knowsam.inspection.inverted import inverted
+from knowsam.inspection.inverted import find_negatives
 from support.folders import make_folder, make_label, save_nifti, save_picture
 
 
@@ -196,16 +197,16 @@ def fluorescence(seed: int) -> np.ndarray:
 
 def test_inverted_images_are_found() -> None:
     thumbnails = np.stack([fluorescence(i) for i in range(20)])
-    assert not inverted(thumbnails).any()
+    assert not find_negatives(thumbnails).marks.any()
     thumbnails[[3, 7]] = 1 - thumbnails[[3, 7]]
-    assert np.flatnonzero(inverted(thumbnails)).tolist() == [3, 7]
-    assert not inverted(thumbnails[:9]).any()
+    assert np.flatnonzero(find_negatives(thumbnails).marks).tolist() == [3, 7]
+    assert not find_negatives(thumbnails[:9]).marks.any()
 
 
 def test_set_without_a_typical_histogram_has_no_inverted_images() -> None:
     random = np.random.default_rng(0)
     thumbnails = np.stack([random.beta(*random.uniform(0.5, 5, 2), (64, 64)) for _ in range(40)])
-    assert not inverted(thumbnails).any()
+    assert not find_negatives(thumbnails).marks.any()
 
 
 def test_inverted_images_in_the_report(tmp_path: Path) -> None:
@@ -216,12 +217,122 @@ def test_inverted_images_in_the_report(tmp_path: Path) -> None:
     assert finding(check_folder(tmp_path), "inverted") == ("case_9",)
 
 
+def stained(seed: int, size: tuple[int, int] = (64, 64)) -> np.ndarray:
+    """Tissue-like: purple structure on pink, of no typical histogram, uint8 `(64, 64, 3)`."""
+    random = np.random.default_rng(seed)
+    share = scene(seed, size)[..., None] / 255.0
+    share = np.clip(share + random.uniform(-0.35, 0.35), 0, 1)
+    return (share * (235, 190, 225) + (1 - share) * (110, 60, 140)).astype(np.uint8)
+
+
+def test_negatives_of_colour_images_are_told_by_their_hue() -> None:
+    pictures = [stained(i) for i in range(30)]
+    for index in (4, 17):
+        pictures[index] = 255 - pictures[index]
+    thumbnails = np.stack([thumbnail(one) for one in pictures])
+    found = find_negatives(thumbnails, np.stack([chroma(one) for one in pictures]))
+    assert np.flatnonzero(found.marks).tolist() == [4, 17]
+    assert not found.only_by_histogram
+
+
+def test_dark_images_of_the_same_hue_are_no_negatives() -> None:
+    """A lesion that fills the picture turns the histogram round, not the colours."""
+    pictures = [np.full((64, 64, 3), (220, 170, 150), np.uint8) for _ in range(30)]
+    for index, picture in enumerate(pictures):
+        half = 30 if index in (3, 8) else 8
+        picture[32 - half : 32 + half, 32 - half : 32 + half] = (90, 60, 50)
+        picture[index % 8 :: 8] -= 9
+    thumbnails = np.stack([thumbnail(one) for one in pictures])
+    assert not find_negatives(thumbnails, np.stack([chroma(one) for one in pictures])).marks.any()
+
+
+def test_chroma_of_a_negative_has_the_opposite_sign() -> None:
+    picture = stained(0)
+    one, other = chroma(picture), chroma(255 - picture)
+    assert one is not None
+    assert other is not None
+    np.testing.assert_allclose(one.astype(float), -other.astype(float), atol=1e-3)
+    assert chroma(picture[..., :1]) is None
+
+
+def test_two_kinds_of_images_are_a_note(tmp_path: Path) -> None:
+    make_folder(tmp_path, n_images=20, n_masks=4, size=(64, 64))
+    for i in range(20):
+        picture = 1 - fluorescence(i) if i % 4 == 0 else fluorescence(i)
+        save_picture(tmp_path / "images" / f"case_{i}.png", (255 * picture).astype(np.uint8))
+    report = check_folder(tmp_path)
+    assert finding(report, "inverted") == ()
+    assert finding(report, "two-kinds") == ("case_0", "case_4", "case_8", "case_12", "case_16")
+    assert [one.severity for one in report.findings if one.kind == "two-kinds"] == ["note"]
+
+
+def round_field(seed: int) -> np.ndarray:
+    """A disc of smooth structure that fades towards its rim, on black, as of a fundus camera."""
+    rows, columns = np.mgrid[-1:1:160j, -1:1:160j]
+    radius = np.hypot(rows, columns)
+    inside = 60 + 100 * np.sqrt(np.clip(1 - radius**2, 0, 1)) + 0.3 * (scene(seed, (160, 160)).astype(float) - 110)
+    return np.where(radius < 0.95, np.clip(inside, 20, 255), 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("number", [6, 12])
+def test_a_round_frame_is_no_copy(number: int) -> None:
+    thumbnails = np.stack([thumbnail(round_field(i)[..., None]) for i in range(number)])
+    assert list(near_pairs(thumbnails, list(map(str, range(number))))) == []
+
+
+def test_frame_is_what_is_black_and_reaches_the_border() -> None:
+    picture = np.full((1, 20, 20), 0.5)
+    picture[0, :, :6] = 0.0
+    picture[0, 8:12, 12:16] = 0.0
+    found = frame(picture)[0]
+    assert found[:, :6].all()
+    assert not found[:, 9:].any()
+
+
+@pytest.mark.parametrize("corner", [False, True])
+def test_copies_with_a_border_cropped_off_are_found(corner: bool) -> None:
+    pictures = [scene(i) for i in range(12)]
+    pictures.append(pictures[3][4:, 4:] if corner else pictures[3][3:-3, 4:-4])
+    found = list(near_pairs(np.stack([thumbnail(one[..., None]) for one in pictures]), [str(i) for i in range(13)]))
+    assert [(first, second) for first, second, _ in found] == [(3, 12)]
+
+
+def test_position_of_a_moved_and_stretched_picture_is_found() -> None:
+    rows, columns = np.mgrid[:64, :64].astype(np.float32)
+
+    def waves(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return np.sin(rows / 5) * np.cos(columns / 7) + np.sin((rows + columns) / 9)
+
+    target = waves(rows, columns)[None]
+    # What the target shows at x, the source shows at 31.5 + 1.5 + 1.03 (x - 31.5).
+    source = waves((rows - 33) / 1.03 + 31.5, columns)[None]
+    shift, scale = find_position(target.astype(np.float32), source.astype(np.float32))
+    np.testing.assert_allclose(shift, [[1.5, 0]], atol=0.2)
+    np.testing.assert_allclose(scale, [[1.03, 1]], atol=0.005)
+
+
+def test_copies_that_follow_each_other_by_name_suggest_a_video(tmp_path: Path) -> None:
+    data = folder_of_scenes(tmp_path, number=14)
+    for i in range(1, 14, 2):
+        save_picture(data / "images" / f"case_{i}.png", noisy(scene(i - 1)))
+    said = [one.suggestion for one in check_folder(data).findings if one.kind.startswith("near-")]
+    assert said
+    assert all("frames of a video" in text for text in said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["drive", "glas", "ph2", "ddti", "kvasir", "acdc_h5"])
+def test_no_real_image_is_taken_for_a_negative(shared_data: Path, name: str) -> None:
+    report = check_folder(shared_data / name)
+    assert finding(report, "inverted") == finding(report, "two-kinds") == ()
+
+
 @pytest.mark.slow
 def test_real_sets(shared_data: Path) -> None:
     busi = check_folder(shared_data / "busi")
     near = {*finding(busi, "near-copies"), *finding(busi, "near-leak")}
     assert {"benign_231", "benign_295"} <= near
-    assert len(near) == 26
+    assert len(near) == 90
     assert finding(busi, "inverted") == ()
     hippocampus = check_folder(shared_data / "hippocampus")
     assert copy_kinds(hippocampus) == set()
@@ -234,6 +345,8 @@ def test_real_inverted_contrast(shared_data: Path) -> None:
 
     with (shared_data / "dsb2018" / "images.csv").open() as file:
         kind = {row["stem"]: row["type"] for row in csv.DictReader(file)}
-    found = finding(check_folder(shared_data / "dsb2018"), "inverted")
+    report = check_folder(shared_data / "dsb2018")
+    assert finding(report, "inverted") == ()
+    found = finding(report, "two-kinds")
     assert {kind[stem] for stem in found} == {"stained_rgb", "grey_bright"}
     assert len(found) / sum(value != "fluorescence" for value in kind.values()) > 0.9

@@ -115,3 +115,15 @@ def test_broken_folder_still_has_a_page(tmp_path: Path) -> None:
     assert "does not exist" in shown.text
     with pytest.raises(InputError, match="is a folder"):
         write_page(CheckReport(), tmp_path)
+
+
+def test_hidden_masks_are_not_drawn(tmp_path: Path) -> None:
+    data = make_folder(tmp_path, n_images=8, n_masks=8, size=(64, 80))
+    report = check_folder(data, labelled=2)
+    assert report.split is not None
+    shown = Page(page(report))
+    hidden = [alt for alt in shown.pictures() if "unlabelled image" in alt]
+    assert len(hidden) == len(report.split.unlabelled)
+    assert all(alt.endswith("its mask is hidden") for alt in hidden)
+    # Grey everywhere: no class colour lies over it. JPEG keeps channels equal to a few steps.
+    assert max(np.ptp(shown.pictures()[alt].astype(int), axis=2).max() for alt in hidden) < 12

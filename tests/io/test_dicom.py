@@ -399,6 +399,7 @@ def test_names_are_the_same_wherever_the_files_lie_and_say_nothing(tmp_path: Pat
 
 
 @pytest.mark.subprocess
+@pytest.mark.subprocess
 def test_without_pydicom_one_sentence_says_what_to_install(tmp_path: Path) -> None:
     path = save_series(tmp_path / "s", make_slices(STORED))
     code = (
@@ -412,6 +413,7 @@ def test_without_pydicom_one_sentence_says_what_to_install(tmp_path: Path) -> No
     assert ended.stdout.strip() == f"{path}: {sentence}"
 
 
+@pytest.mark.subprocess
 @pytest.mark.subprocess
 @pytest.mark.filterwarnings("ignore:Invalid value")  # pydicom says so on writing
 def test_warnings_of_pydicom_that_quote_the_file_are_silent(tmp_path: Path) -> None:
@@ -437,6 +439,7 @@ def test_a_value_that_cannot_be_read_is_not_quoted(tmp_path: Path) -> None:
     assert "Zebulo" not in str(raised.value)
 
 
+@pytest.mark.subprocess
 @pytest.mark.subprocess
 def test_importing_the_readers_does_not_import_pydicom() -> None:
     code = "import sys, knowsam.io, knowsam.data.folder; print('pydicom' in sys.modules, 'highdicom' in sys.modules)"

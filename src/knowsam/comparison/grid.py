@@ -213,10 +213,10 @@ def plan_splits(grid: Grid) -> tuple[DataFolder, dict[tuple[str, int], Split]]:
     Raises:
         InputError: For a folder that does not fit, or more labelled groups than it has.
     """
-    folder = scan_folder(grid.data)
-    val_fraction = next(iter(grid.settings.values())).data.val_fraction
+    settings = next(iter(grid.settings.values())).data
+    folder = scan_folder(grid.data, group_by=settings.group_by)
     splits = {}
     for cell in grid.cells:
         wanted = None if cell.labelled == ALL else parse_labelled(cell.labelled)
-        splits[cell.labelled, cell.seed] = make_split(folder, wanted, val_fraction, cell.seed)
+        splits[cell.labelled, cell.seed] = make_split(folder, wanted, settings.val_fraction, cell.seed)
     return folder, splits

@@ -11,12 +11,18 @@ import numpy as np
 from knowsam.data import label_messages
 from knowsam.data.folder import Case
 from knowsam.data.labels import NOTHING_SAID, LabelCoding, LabelSpec, absent_notes, class_counts, read_masks
-from knowsam.data.mask_values import GREY_FROM, RARE, MaskFacts, main_values, numbers_objects, total, two_groups
+from knowsam.data.mask_values import (
+    GREY_FROM,
+    MOST_CLASSES,
+    RARE,
+    MaskFacts,
+    main_values,
+    numbers_objects,
+    total,
+    two_groups,
+)
 from knowsam.errors import InputError
 from knowsam.presentation.text import count_text, first_few, share_text
-
-MOST_INFERRED_CLASSES = 32
-"""More different values than this mean numbered instances or damaged masks unless `classes` is set."""
 
 NOTE_255 = "Mask values 0 and 255 are read as classes 0 and 1."
 
@@ -130,7 +136,7 @@ def _by_values(masks: Sequence[MaskFacts], spec: LabelSpec) -> tuple[LabelCoding
     if (jpeg or one_bit) and K in (None, 2) and len({0, *seen}) <= 2:
         return _of_two_colours(jpeg, one_bit, seen, values, spec)
     if jpeg and (values is None or not spec.stray_share):
-        raise InputError(label_messages.jpeg_classes(jpeg[0].path))
+        raise InputError(label_messages.jpeg_classes(max(jpeg, key=lambda mask: max(mask.counts))))
     if values is not None:
         return LabelCoding(values, (), spec.ignore_value), []
     seen = _seen(masks, spec.ignore_value)
@@ -164,7 +170,7 @@ def _of_two_colours(
         if groups is None:
             dark = max(max(mask.counts) for mask in jpeg) < LEAST_OBJECT
             if not (dark and (max(seen, default=0) == 255 or (not seen and one_bit))):
-                raise InputError(label_messages.jpeg_classes(jpeg[0].path))
+                raise InputError(label_messages.jpeg_classes(max(jpeg, key=lambda mask: max(mask.counts))))
             lossy_from = 128
         else:
             lossy_from = groups.threshold
@@ -204,7 +210,7 @@ def _of_what_occurs(masks: Sequence[MaskFacts], seen: list[int], spec: LabelSpec
         if not spec.stray_share:
             raise _slips(masks, main, seen)
         seen = main
-    if len(seen) > MOST_INFERRED_CLASSES:
+    if len(seen) > MOST_CLASSES:
         raise InputError(label_messages.too_many_values(having[seen[-1]], seen))
     values = tuple(sorted({0, *seen}))
     notes = [] if values == tuple(range(len(values))) else [_in_ascending_order(values)]
@@ -223,7 +229,7 @@ def _slips(masks: Sequence[MaskFacts], main: list[int], seen: list[int]) -> Inpu
     groups = two_groups(masks)
     if groups is not None and len(seen) > label_messages.SHOWN_VALUES:
         return InputError(label_messages.blurred(grey or masks, groups, len(seen)))
-    if len(seen) > MOST_INFERRED_CLASSES:
+    if len(seen) > MOST_CLASSES:
         worst = max(masks, key=lambda mask: len(mask.counts))
         return InputError(label_messages.too_many_values(worst.path, seen))
     return InputError(label_messages.slips(masks, main, [value for value in seen if value not in main]))

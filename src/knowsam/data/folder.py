@@ -10,25 +10,26 @@ Two layouts are known.
    `train_slices.list` (or `train.list`), `val.list` and `test.list`; image and mask share a file.
 
 A *group* (usually a patient) is what a split must keep together. A *volume* is what the slices of one
-scan are stacked to when scores are computed. Both default to the stem without its slice number.
+scan are stacked to when scores are computed. Both default to the stem without its slice number; with
+`group_by="prefix"`, a group is what shares a prefix (`prefixes.py`).
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from knowsam.data.listing import is_hidden, list_folder
 from knowsam.data.lists import natural_sorted, read_groups, read_list
+from knowsam.data.mask_names import likely_image, shared_rule
+from knowsam.data.prefixes import GroupBy, prefix_of, volume_of
 from knowsam.data.series import FoundSeries, mask_stem, scan_series, segmentation_warnings
 from knowsam.errors import InputError
-from knowsam.io import IMAGE_SUFFIXES, file_suffix, is_image_file
+from knowsam.io import IMAGE_SUFFIXES, file_suffix
 from knowsam.presentation.text import first_few
 
-SLICE_NUMBER = re.compile(r"[_-](slice|sl|z)[_-]?\d+$", re.IGNORECASE)
-MASK_ENDINGS = ("_mask", "-mask", "_seg", "_segmentation", "_label", "_labels", "_gt", "_annotation")
 LISTS = ("train", "val", "test")
 LAYOUT_ADVICE = (
     "expected images/ and masks/ (or labels/) with equal file names, and optionally unlabelled/, "
@@ -67,6 +68,8 @@ class DataFolder:
         test: Stems of the test list, or None.
         notes: What a person should know about how the folder was understood.
         warnings: What is probably a mistake, but no error.
+        leaks: Warnings that say why scores may be too good.
+        groups_stated: Whether there is a groups.csv, or groups are taken from prefixes.
         errors: What training stops at, one sentence each; empty after a strict scan.
     """
 
@@ -78,6 +81,8 @@ class DataFolder:
     notes: list[str]
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
+    groups_stated: bool = False
 
     def in_unlabelled_folder(self, stem: str) -> bool:
         """True for an image that lies in `unlabelled/`."""
@@ -88,13 +93,14 @@ class DataFolder:
         return [case for case in self.cases.values() if case.label is not None]
 
 
-def scan_folder(root: str | Path, strict: bool = True) -> DataFolder:
+def scan_folder(root: str | Path, strict: bool = True, group_by: GroupBy = "name") -> DataFolder:
     """Find the cases, groups and lists of a data folder.
 
     Args:
         root: A folder in one of the two layouts.
         strict: Raise at a mask without image, a stem in two lists or a group in two lists. Otherwise these go to
             `errors`; such a mask is left out, such a stem or group stays where it is.
+        group_by: What is a group where groups.csv does not say it: the name without slice number, or its prefix.
 
     Returns:
         The folder as found. Its lists are disjoint, and so are the groups on their two sides.
@@ -103,28 +109,23 @@ def scan_folder(root: str | Path, strict: bool = True) -> DataFolder:
         InputError: No such folder, an unknown layout, no image, a mask without image, two files of one
             stem, a list entry without image, a stem in two lists, a group in two lists.
     """
-    folder = _scan(Path(root))
+    folder = _scan(Path(root), group_by)
     if strict and folder.errors:
         raise InputError(folder.errors[0])
     return folder
 
 
-def _scan(root: Path) -> DataFolder:
+def _scan(root: Path, group_by: GroupBy) -> DataFolder:
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
         raise InputError(f"{root}: the data folder {found}; {LAYOUT_ADVICE}.")
     if (root / "images").is_dir():
-        return _scan_images_and_masks(root)
+        return _scan_images_and_masks(root, group_by)
     if (root / "data").is_dir() and (
         (root / "data" / "slices").is_dir() or any((root / f"{name}.list").is_file() for name in LISTS)
     ):
         return _scan_ssl4mis(root)
     raise _unknown_layout(root)
-
-
-def volume_of(stem: str) -> str:
-    """The stem without its trailing slice number: `"p1_slice_03"` -> `"p1"`."""
-    return SLICE_NUMBER.sub("", stem)
 
 
 def volume_names(stems: Sequence[str], place: Path) -> dict[str, str]:
@@ -146,7 +147,7 @@ def volume_names(stems: Sequence[str], place: Path) -> dict[str, str]:
     return {stem: table.get(stem, ("", ""))[1] or volume_of(stem) or stem for stem in stems}
 
 
-def _scan_images_and_masks(root: Path) -> DataFolder:
+def _scan_images_and_masks(root: Path, group_by: GroupBy) -> DataFolder:
     notes: list[str] = []
     warnings: list[str] = []
     series = scan_series(root / "images", root / "unlabelled")
@@ -169,10 +170,13 @@ def _scan_images_and_masks(root: Path) -> DataFolder:
     for stem in natural_sorted(known):
         group, volume = table.get(stem, ("", ""))
         volume = volume or volume_of(stem)
-        group = group or series.groups.get(stem, volume)
+        if not group:
+            by_prefix = prefix_of(volume_of(stem)) if group_by == "prefix" else None
+            group = series.groups.get(stem) or by_prefix or volume
         cases[stem] = Case(stem, known[stem], masks.get(stem), group, volume)
     lists = {name: read_list(root / f"{name}.txt", cases, warnings) for name in LISTS}
     folder = DataFolder(root, cases, lists["train"], lists["val"], lists["test"], notes, warnings, errors)
+    folder.groups_stated = bool(table) or group_by == "prefix"
     _check_lists(folder, leak_is_error=True)
     _note_participation(folder)
     return folder
@@ -207,7 +211,7 @@ def _scan_ssl4mis(root: Path) -> DataFolder:
             held = {cases[stem].group for stem in (val or []) + (test or [])}
             train = [stem for stem in train if cases[stem].group not in held]
         notes.append(f"No train_slices.list: {len(train)} files of data/slices are used for training.")
-    folder = DataFolder(root, cases, train, val, test, notes, warnings)
+    folder = DataFolder(root, cases, train, val, test, notes, warnings, groups_stated=True)
     # Here a group is only guessed from the file name, unless groups.csv states it.
     _check_lists(folder, leak_is_error=bool(table))
     _note_participation(folder)
@@ -215,7 +219,7 @@ def _scan_ssl4mis(root: Path) -> DataFolder:
 
 
 def _unknown_layout(root: Path) -> InputError:
-    names = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
+    names = sorted(entry.name for entry in os.scandir(root) if not is_hidden(entry.name))
     if not names:
         return InputError(f"{root}: the folder is empty; {LAYOUT_ADVICE}.")
     pictures = [name for name in names if file_suffix(name)]
@@ -244,35 +248,25 @@ def _list_files(
         named_after: Folder of a series -> stem, among masks.
     """
     files = {} if series is None else series.paths_in(folder)
-    left_aside: list[str] = []
-    subfolders: list[str] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):
-                continue
-            if series is not None and folder / name in series.files:
-                continue
-            if entry.is_dir():
-                if series is None or not any(one.is_relative_to(folder / name) for one in series.folders):
-                    subfolders.append(name)
-            elif not is_image_file(folder / name):
-                left_aside.append(name)
-            else:
-                stem = mask_stem(folder / name, named_after or {})
-                if stem in files:
-                    raise InputError(
-                        f"{folder / name}: the same stem as {files[stem].name}; stems must be unique; rename "
-                        "or remove one."
-                    )
-                files[stem] = folder / name
-    if left_aside:
+    found = list_folder(folder, set() if series is None else series.files)
+    if series is not None:
+        found.subfolders = [
+            name for name in found.subfolders if not any(one.is_relative_to(folder / name) for one in series.folders)
+        ]
+    for path in found.images:
+        stem = mask_stem(path, named_after or {})
+        if stem in files:
+            raise InputError(
+                f"{path}: the same stem as {files[stem].name}; stems must be unique; rename or remove one."
+            )
+        files[stem] = path
+    if found.others:
         warnings.append(
-            f"{folder}: {len(left_aside)} files are of no known image format and left aside "
-            f"({first_few(sorted(left_aside))})."
+            f"{folder}: {len(found.others)} files are of no known image format and left aside "
+            f"({first_few(found.others)})."
         )
-    if subfolders and not subfolders_expected:
-        warnings.append(f"{folder}: subfolders are not read ({first_few(sorted(subfolders))}).")
+    if found.subfolders and not subfolders_expected:
+        warnings.append(f"{folder}: subfolders are not read ({first_few(found.subfolders)}).")
     return files
 
 
@@ -285,7 +279,7 @@ def _list_masks(
     errors: list[str],
     series: FoundSeries,
 ) -> dict[str, Path]:
-    """Stem -> mask file, each of which has an image; the others become one error."""
+    """Stem of the image -> mask file; masks without an image become one error."""
     found = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
     if len(found) == 2:
         raise InputError(f"{root}: both masks/ and labels/ exist; expected one of them; remove or rename one.")
@@ -296,15 +290,23 @@ def _list_masks(
     orphans = natural_sorted(masks.keys() - images.keys())
     if not orphans:
         return masks
+    rule = shared_rule(images, orphans) if len(orphans) == len(masks) else None
+    if rule is not None:
+        notes.append(
+            f"{found[0]}: no mask has the name of an image, so all {len(masks)} are paired by one rule: {rule[0]}."
+        )
+        return {image: masks[mask] for mask, image in rule[1].items()}
     first = orphans[0]
+    likely = likely_image(first, images.keys() - masks.keys())
     if first in unlabelled:
         name = unlabelled[first].name
         advice = f"its image is in unlabelled/, where images never have masks: move {name} to images/"
+    elif likely is not None:
+        advice = (
+            f"a mask must have the stem of its image, which seems to be {images[likely].name}: rename it to {likely}"
+        )
     else:
         advice = f"add {first} to images/ or remove the mask"
-        for ending in MASK_ENDINGS:
-            if first.lower().endswith(ending) and first[: -len(ending)] in images:
-                advice = f"a mask must have the stem of its image: rename it to {first[: -len(ending)]}"
     more = f" ({len(orphans)} such masks)" if len(orphans) > 1 else ""
     errors.append(f"{masks[first]}: a mask for which there is no image in images/{more}; {advice}.")
     return {stem: path for stem, path in masks.items() if stem in images}
@@ -336,7 +338,7 @@ def _check_lists(folder: DataFolder, leak_is_error: bool) -> None:
             "correct groups.csv."
         )
         return
-    folder.warnings.append(
+    folder.leaks.append(
         f"{folder.root}: {len(leaks)} groups are in two lists, such as {group} in {first} and {second}: by "
         "their names these are images of the same patient, and scores will be too good; if the names "
         "mislead, state the groups in groups.csv."

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from knowsam.data.mask_values import MaskFacts, TwoGroups
+from knowsam.data.mask_values import GREY_FROM, MaskFacts, TwoGroups
 from knowsam.presentation.text import count_text, share_text
 
 SHOWN_VALUES, SHOWN_FILES = 6, 3
@@ -55,12 +55,15 @@ def unknown_values(mask: MaskFacts, unknown: Mapping[int, int], values: Sequence
     )
 
 
-def jpeg_classes(path: Path) -> str:
+def jpeg_classes(mask: MaskFacts) -> str:
     """JPEG masks of more than two classes, or of values too near to be told apart."""
+    largest = max(mask.counts)
+    advice = "export the masks again as PNG from where they were drawn"
+    if largest >= GREY_FROM:
+        advice += f", or train all objects against the background with {option('mask_threshold', largest // 4 + 1)}"
     return (
-        f"{path}: a mask in JPEG, which blurs values, and not of background and one object in two clearly different"
-        " greys; expected a lossless mask; export the masks again as PNG from where they were drawn, or train object"
-        f" against background with {option('mask_threshold', 128)}."
+        f"{mask.path}: a mask in JPEG, which blurs values, and not of background and one object in two clearly"
+        f" different greys; expected a lossless mask; {advice}."
     )
 
 

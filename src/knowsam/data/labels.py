@@ -144,7 +144,7 @@ class LabelCoding:
         if NO_CLASS not in self.classes_in(mask).values():
             return None
         if mask.storage.lossy:
-            return jpeg_classes(mask.path)
+            return jpeg_classes(mask)
         return unknown_values(mask, self.unknown_in(mask), self.values, self.ignore_value)
 
     def unknown_in(self, mask: MaskFacts) -> dict[int, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,8 +77,12 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return [(number, {key: value or "" for key, value in row.items() if key}) for number, row in rows]
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
+def read_lines(path: Path, names: Container[str] = ()) -> list[tuple[int, str]]:
     """(line number, text) of every line that is neither blank nor a `#` comment.
+
+    Args:
+        path: The file.
+        names: What a line may name; a name is none the less one for beginning with `#`.
 
     Raises:
         InputError: The file is missing or not text.
@@ -88,7 +92,11 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a text file, one name a line ({error}).") from error
     stripped = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
-    return [(number, line) for number, line in stripped if line and not line.startswith("#")]
+    return [
+        (number, line)
+        for number, line in stripped
+        if line and (not line.startswith("#") or line in names or file_stem(line) in names)
+    ]
 
 
 def read_list(path: Path, cases: Collection[str], warnings: list[str]) -> list[str] | None:
@@ -97,7 +105,7 @@ def read_list(path: Path, cases: Collection[str], warnings: list[str]) -> list[s
         return None
     stems: dict[str, None] = {}
     repeated: list[str] = []
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, cases):
         stem = line if line in cases else file_stem(line)
         if stem not in cases:
             raise InputError(

@@ -25,6 +25,15 @@ RARE = 0.05
 ANOTHER_CLASS = 0.01
 """From this share of the object's flat area on, what lies between two grey levels is a class, no blurred edge."""
 
+STEADY = 0.5
+"""Share of the masks in which even a small grey level with an area of its own is a class: an organ, no slip."""
+
+MOST_CLASSES = 32
+"""More different values than this mean numbered objects or damaged masks unless `classes` is set."""
+
+MOST_FILTERED_PX = 1 << 25
+"""Volumes of more voxels are not searched for flat areas: all their voxels count."""
+
 NUMBERED_FROM = 5
 """Numbers of objects are suspected where masks have at least so many values."""
 
@@ -84,6 +93,7 @@ def examine_mask(label: MedicalLabel) -> MaskFacts:
     """Count the values of a mask."""
     counts = value_counts(label.array)
     grey_levels = label.storage.lossy or (len(counts) > 2 and max(counts) >= GREY_FROM)
+    grey_levels = grey_levels and label.array.size <= MOST_FILTERED_PX
     flat = _flat_counts(label.array, max(counts) - min(counts)) if grey_levels else {}
     return MaskFacts(label.path, counts, label.array.shape, label.storage, flat)
 
@@ -146,12 +156,24 @@ def main_values(masks: Sequence[MaskFacts], seen: Sequence[int]) -> list[int]:
         counts = areas
     largest = max(counts[value] for value in foreground)
     by_size = sorted(foreground, key=lambda value: -counts[value])
+    steady = _steady_values(masks, seen)
     kept = [0]
     apart = max(seen) / 16
     for value in by_size:
-        if counts[value] >= RARE * largest and all(abs(value - other) >= apart for other in kept):
+        if (counts[value] >= RARE * largest or value in steady) and all(abs(value - other) >= apart for other in kept):
             kept.append(value)
     return sorted(kept)
+
+
+def _steady_values(masks: Sequence[MaskFacts], seen: Sequence[int]) -> set[int]:
+    """Small values that are classes all the same: with an area of their own in most masks."""
+    showing = [mask for mask in masks if any(mask.counts.get(value) for value in seen if value)]
+    if len(showing) < 3 or len(seen) > MOST_CLASSES:
+        return set()
+    having = Counter(
+        value for mask in showing for value, number in mask.counts.items() if mask.areas.get(value, 0) >= number / 10
+    )
+    return {value for value, number in having.items() if number >= STEADY * len(showing)}
 
 
 def numbers_objects(masks: Sequence[MaskFacts]) -> bool:

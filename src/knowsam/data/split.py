@@ -219,7 +219,7 @@ def _read_names(path: Path, folder: DataFolder, training: list[str]) -> set[str]
     of_group = grouped(folder.cases, lambda stem: folder.cases[stem].group)
     usable = {stem for stem in training if folder.cases[stem].label is not None}
     stems: set[str] = set()
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, of_group.keys() | folder.cases.keys()):
         name = line if line in of_group or line in folder.cases else file_stem(line)
         if name not in of_group and name not in folder.cases:
             raise InputError(

@@ -14,13 +14,15 @@ import numpy as np
 
 from knowsam.data.folder import volume_names
 from knowsam.data.labels import LabelCoding, LabelSpec, class_counts, read_masks
+from knowsam.data.listing import list_folder
 from knowsam.data.lists import grouped, natural_key, natural_sorted
+from knowsam.data.mask_names import NameRule, shared_rule
 from knowsam.data.series import mask_stem, scan_series
 from knowsam.errors import InputError
 from knowsam.evaluation.codings import code_both
 from knowsam.evaluation.metrics import case_scores, summarise
 from knowsam.evaluation.result import CaseScores, EvaluationResult, write_scores
-from knowsam.io import IMAGE_SUFFIXES, case_stem, is_image_file, read_label
+from knowsam.io import IMAGE_SUFFIXES, case_stem, read_label
 from knowsam.io.alignment import NEAR_VOXELS, align, distance_voxels
 from knowsam.io.names import EXTRA_SUFFIXES
 from knowsam.presentation.text import count_text, first_few
@@ -57,7 +59,7 @@ def evaluate(
     Args:
         predictions: A folder, or one file. What `predict` writes beside the label maps (`EXTRA_SUFFIXES`) is passed
             over.
-        truth: A folder, or one file.
+        truth: A folder, or one file; a data folder stands for its `masks/` or `labels/`.
         out: Folder for `scores.csv` and `scores.json`; None writes nothing.
         classes: As in `LabelSpec`, like the five that follow: what is known of the values of the truth files.
         label_values: As in `LabelSpec`.
@@ -73,12 +75,14 @@ def evaluate(
     Raises:
         InputError: Nothing matches, sizes or places differ, a value is no class, units are mixed, a file is broken.
     """
-    predictions, truth = Path(predictions), Path(truth)
-    pairs, no_prediction, no_truth = _match(predictions, truth)
+    predictions, truth = Path(predictions), _masks_of(Path(truth))
+    pairs, no_prediction, no_truth, rule = _match(predictions, truth)
     spec = LabelSpec(classes, label_values, ignore_value, mask_threshold, instances, stray_share)
     expected = list(read_masks(pair.truth for pair in pairs))
     predicted = list(read_masks(pair.prediction for pair in pairs))
     truth_coding, prediction_coding, notes = code_both(expected, predicted, spec, predictions_hold)
+    if rule is not None:
+        notes.append(f"No truth has the name of a prediction, so all are paired by one rule: {rule}.")
     if no_prediction or no_truth:
         notes.append(
             f"{len(no_prediction)} truth files without a prediction and {len(no_truth)} predictions without "
@@ -119,14 +123,31 @@ def evaluate(
     return result
 
 
-def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list[str]]:
-    """Pairs, stems of truth without prediction, stems of predictions without truth; in natural order."""
+def _masks_of(truth: Path) -> Path:
+    """The folder of masks of a data folder; any other folder or file as it is."""
+    if not (truth / "images").is_dir():
+        return truth
+    found = [truth / name for name in ("masks", "labels") if (truth / name).is_dir()]
+    if len(found) != 1:
+        what = "both masks/ and labels/ were" if found else "neither masks/ nor labels/ was"
+        raise InputError(f"{truth}: {what} found, but expected the true masks; give the folder that holds them.")
+    return found[0]
+
+
+def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list[str], NameRule | None]:
+    """Pairs, truth without prediction, predictions without truth, in natural order; the rule if names are not equal."""
     if predictions.is_file() and truth.is_file():
-        return [_Pair(case_stem(truth), predictions, truth)], [], []
+        return [_Pair(case_stem(truth), predictions, truth)], [], [], None
     truth_files, prediction_files = _label_files(truth), _label_files(predictions)
     for stem in list(prediction_files):
         if stem.endswith(EXTRA_SUFFIXES) and stem not in truth_files:
             del prediction_files[stem]
+    rule = None
+    if not truth_files.keys() & prediction_files.keys():
+        shared = shared_rule(prediction_files, truth_files)
+        if shared is not None:
+            rule, image_of = shared
+            truth_files = {image_of[stem]: path for stem, path in truth_files.items()}
     common = natural_sorted(truth_files.keys() & prediction_files.keys())
     if not common:
         raise InputError(
@@ -138,6 +159,7 @@ def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list
         [_Pair(stem, prediction_files[stem], truth_files[stem]) for stem in common],
         natural_sorted(truth_files.keys() - prediction_files.keys()),
         natural_sorted(prediction_files.keys() - truth_files.keys()),
+        rule,
     )
 
 
@@ -150,9 +172,7 @@ def _label_files(place: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     # Masks of DICOM series may be named after their folders.
     named_after = scan_series(place.parent / "images").alone_in()
-    for path in sorted(place.iterdir()):
-        if path.name.startswith(".") or not path.is_file() or not is_image_file(path):
-            continue
+    for path in list_folder(place).images:
         stem = mask_stem(path, named_after)
         if stem in files:
             raise InputError(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from knowsam.data.folder import DataFolder, scan_folder
 from knowsam.data.labels import NOTHING_SAID, LabelSpec
+from knowsam.data.leaks import leak_warnings
+from knowsam.data.prefixes import GroupBy
 from knowsam.data.split import Split, make_split
 from knowsam.errors import InputError
 from knowsam.inspection.axes import judge_axes, judge_mirrored
@@ -29,6 +31,7 @@ def check_folder(
     val_fraction: float = 0.2,
     seed: int = 0,
     progress: ProgressStart | None = None,
+    group_by: GroupBy = "name",
 ) -> CheckReport:
     """Open every image and mask of a data folder and collect all problems.
 
@@ -39,13 +42,14 @@ def check_folder(
         val_fraction: As in `make_split`.
         seed: As in `make_split`.
         progress: Called with the number of cases; returns what to call after each.
+        group_by: As in `scan_folder`.
 
     Returns:
         The report. A problem with the data never raises.
     """
     report = CheckReport(str(root))
     try:
-        folder = scan_folder(root, strict=False)
+        folder = scan_folder(root, strict=False, group_by=group_by)
     except InputError as error:
         report.add_sentence("error", "folder", str(error))
         return report
@@ -59,6 +63,8 @@ def check_folder(
         report.split = make_split(folder, labelled, val_fraction, seed)
     except InputError as error:
         report.add_sentence("error", "split", str(error))
+    for sentence in leak_warnings(folder, report.split):
+        report.add_sentence("warning", "groups", sentence)
     report.examined = examine_all(list(folder.cases.values()), progress)
     _count_cases(report, folder, report.split)
     judge_images(report)

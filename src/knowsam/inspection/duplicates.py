@@ -6,8 +6,9 @@ thumbnails.
 1. A difference hash finds candidates: the sign of the step from each cell of a reduced picture to the next. It is one
    matrix product for all pairs.
 2. The correlation of the *detail* confirms them: what is left of the thumbnail without its surroundings (so that two
-   images of the same anatomy, bright and dark in the same places, are not reported) and without what half of all images
-   share (a scanner's frame, a logo, a ruler).
+   images of the same anatomy, bright and dark in the same places, are not reported), without a frame (`detail.py`) and
+   without what half of all images share (a logo, a ruler). Where it falls short, the second picture is first laid on
+   the other, moved and stretched by up to a twentieth: a copy may have lost its border.
 
 Images of one group are not compared: neighbouring slices of a patient are alike by nature, and a split keeps them
 together. Where an image is a slice of a volume, half of the slices of the smaller volume must have a duplicate.
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from knowsam.inspection.detail import FEWEST_FOR_COMMON, SURROUNDINGS, Details
 from knowsam.inspection.examine import CaseFacts
 
 HASH_CELL = 4
@@ -30,15 +32,14 @@ HASH_CELL = 4
 FARTHEST_HASH = 0.25
 """Largest share of differing hash bits of a candidate pair; duplicates have up to 0.1, other pairs 0.5 +- 0.1."""
 
-NEAR = 0.8
-"""Least correlation of the detail. Different images of three real sets reach 0.52, slices of one volume 0.87 (median
-0.03)."""
+NEAR = 0.7
+"""Least correlation of the detail. Different images of eleven real sets reach 0.63 (docs/check.md)."""
 
-SURROUNDINGS = {2: 9, 3: 7}
-"""Side of the window whose mean is taken off, in thumbnail px, for pictures and volumes."""
+NEAR_OF_FEW = 0.8
+"""The same where what is common cannot be taken off, for lack of images."""
 
-FEWEST_FOR_COMMON = 10
-"""Fewest images from which what half of them share is taken off: among fewer, a pair of copies would be that half."""
+WORTH_LAYING = 0.1
+"""Least correlation of the detail from which the pictures are laid on each other."""
 
 BLOCK = 2048
 """Images compared at a time, which bounds the memory."""
@@ -128,7 +129,8 @@ def near_pairs(thumbnails: np.ndarray, groups: Sequence[str]) -> Iterator[tuple[
     if len(thumbnails) < 2:
         return
     numbers = np.unique(np.asarray(groups), return_inverse=True)[1]
-    hashes, detail = difference_hash(thumbnails), _detail(thumbnails)
+    hashes, details = difference_hash(thumbnails), Details(thumbnails)
+    near = NEAR if len(thumbnails) >= FEWEST_FOR_COMMON else NEAR_OF_FEW
     bits = hashes.shape[1]
     for start in range(0, len(hashes), BLOCK):
         for beside in range(start, len(hashes), BLOCK):
@@ -137,10 +139,12 @@ def near_pairs(thumbnails: np.ndarray, groups: Sequence[str]) -> Iterator[tuple[
             rows, columns = np.nonzero(agreement >= bits * (1 - 2 * FARTHEST_HASH))
             rows, columns = rows + start, columns + beside
             wanted = (rows < columns) & (numbers[rows] != numbers[columns])
-            for first, second in zip(rows[wanted].tolist(), columns[wanted].tolist(), strict=True):
-                similarity = float(detail[first] @ detail[second])
-                if similarity >= NEAR:
-                    yield first, second, similarity
+            rows, columns = rows[wanted], columns[wanted]
+            similarity = details.correlation(rows, columns)
+            short = np.flatnonzero((similarity >= WORTH_LAYING) & (similarity < near))
+            similarity[short] = details.correlation_when_laid(rows[short], columns[short])
+            for index in np.flatnonzero(similarity >= near).tolist():
+                yield int(rows[index]), int(columns[index]), float(similarity[index])
 
 
 def difference_hash(thumbnails: np.ndarray) -> np.ndarray:
@@ -156,25 +160,6 @@ def difference_hash(thumbnails: np.ndarray) -> np.ndarray:
         small = small.reshape(shape).mean(axis=axis + 1)
     steps = [np.diff(small, axis=axis).reshape(len(small), -1) for axis in range(1, small.ndim)]
     return np.where(np.concatenate(steps, axis=1) > 0, np.float32(1), np.float32(-1))
-
-
-def _detail(thumbnails: np.ndarray) -> np.ndarray:
-    """`(N, cells)` float32 of length 1 (0 where there is no detail): the thumbnail without what is wide or common."""
-    from scipy.ndimage import uniform_filter
-
-    axes = tuple(range(1, thumbnails.ndim))
-    window = SURROUNDINGS[len(axes)]
-    values = thumbnails.astype(np.float32)
-    values -= uniform_filter(values, size=(0, *[window] * len(axes)), mode="nearest")
-    values = _unit(values.reshape(len(values), -1))
-    if len(values) >= FEWEST_FOR_COMMON:
-        values = _unit(values - np.median(values, axis=0))
-    return values
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    values = values - values.mean(axis=1, keepdims=True)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
 
 
 def _of_whole_volumes(shown: list[CaseFacts]) -> list[tuple[CaseFacts, CaseFacts, float]]:

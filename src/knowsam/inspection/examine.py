@@ -28,6 +28,9 @@ CLASS_GRID, FINEST_SIDE = (24, 24), 256
 MOST_MAPPED = 16
 """Masks of more values than this are not compared."""
 
+CHROMA_GRID = (16, 16)
+"""Size of the picture of its colours, in px."""
+
 
 @dataclass
 class CaseFacts:
@@ -52,6 +55,7 @@ class CaseFacts:
         displaced: Whether image and mask lie in different places by their affines.
         class_maps: Where each mask value lies, see `class_maps`; empty without mask, or of many values.
         thumbnail: Grey, `(64, 64)` or `(24, 24, 24)` float16 in [0, 1]; None for a constant image.
+        chroma: Of a colour picture, as `chroma` gives it; None for a grey or constant image.
     """
 
     case: Case
@@ -72,6 +76,7 @@ class CaseFacts:
     displaced: bool = False
     class_maps: dict[int, np.ndarray] = field(default_factory=dict)
     thumbnail: np.ndarray | None = None
+    chroma: np.ndarray | None = None
 
 
 def examine_all(cases: Sequence[Case], progress: ProgressStart | None = None) -> list[CaseFacts]:
@@ -101,8 +106,10 @@ def examine(case: Case) -> CaseFacts:
         found.size, found.channels, found.dtype = array.shape[:-1], array.shape[-1], str(array.dtype)
         found.spacing_mm = image.geometry.spacing_mm
         found.constant = bool((array == array.flat[0]).all())
-        found.digest = _digest(_without_equal_channels(array))
-        found.thumbnail = None if found.constant else thumbnail(array)
+        shown = _without_equal_channels(array)
+        found.digest = _digest(shown)
+        if not found.constant:
+            found.thumbnail, found.chroma = thumbnail(array), chroma(shown)
         found.doubt, found.oriented = image.geometry.doubt, image.geometry.oriented
         if image.is_volume and image.geometry.affine is not None:
             found.slice_axis = image.geometry.slice_axis
@@ -136,9 +143,7 @@ def thumbnail(array: np.ndarray) -> np.ndarray | None:
     """
     values = array.astype(np.float32, copy=False)
     grey = values @ np.array(LUMINANCE, np.float32) if array.shape[-1] == 3 else values[..., 0]
-    for axis, cells in enumerate(PICTURE_GRID if grey.ndim == 2 else VOLUME_GRID):
-        means = np.tensordot(_cell_weights(cells, grey.shape[axis]), grey, axes=(1, axis))
-        grey = np.moveaxis(means, 0, axis)
+    grey = _cell_means(grey, PICTURE_GRID if grey.ndim == 2 else VOLUME_GRID)
     low, high = float(grey.min()), float(grey.max())
     # Means of equal values differ by rounding, which must not be stretched into a picture.
     if high - low <= 1e-5 * max(abs(low), abs(high)):
@@ -169,6 +174,32 @@ def class_maps(label: np.ndarray, values: Sequence[int], geometry: Geometry) -> 
         rows, columns = (_cell_weights(cells, length) for cells, length in zip(CLASS_GRID, seen.shape, strict=True))
         maps[value] = rows @ seen @ columns.T
     return maps
+
+
+def chroma(array: np.ndarray) -> np.ndarray | None:
+    """The colours of a picture without its brightness: each channel without the mean of the three.
+
+    A negative has the same values with the opposite sign.
+
+    Args:
+        array: `(H, W, C)`, any type.
+
+    Returns:
+        `(cells, 3)` float16 in [-1, 1], on `CHROMA_GRID`; None for a grey picture or a volume.
+    """
+    if array.ndim != 3 or array.shape[-1] != 3:
+        return None
+    largest = np.iinfo(array.dtype).max if np.issubdtype(array.dtype, np.integer) else np.abs(array).max()
+    means = _cell_means(array.astype(np.float32, copy=False), CHROMA_GRID).reshape(-1, 3) / max(float(largest), 1e-6)
+    return (means - means.mean(axis=1, keepdims=True)).astype(np.float16)
+
+
+def _cell_means(values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """The first axes reduced to a grid, each cell the mean of what it covers."""
+    for axis, cells in enumerate(grid):
+        means = np.tensordot(_cell_weights(cells, values.shape[axis]), values, axes=(1, axis))
+        values = np.moveaxis(means, 0, axis)
+    return values
 
 
 def _cell_weights(cells: int, length: int) -> np.ndarray:

@@ -23,6 +23,10 @@ SHOWN_DETAILS = 5
 """Number of files of a finding that the text names; JSON has all."""
 
 
+FLATTERING = ("groups", "exact-leak", "near-leak", "exact-copies", "near-copies")
+"""Kinds of warnings that say why a score may be better than it should be."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing to know about the data.
@@ -182,8 +186,13 @@ class CheckReport:
     @property
     def verdict(self) -> str:
         """The result in one sentence."""
-        errors = len(self.of("error"))
-        return "Ready to train." if self.ok else f"{count_text(errors, 'error')} to correct before training."
+        if not self.ok:
+            return f"{count_text(len(self.of('error')), 'error')} to correct before training."
+        flattering = sum(one.kind in FLATTERING for one in self.of("warning"))
+        if not flattering:
+            return "Ready to train."
+        which = "the warning" if flattering == 1 else f"the {flattering} warnings"
+        return f"Ready to train, but see {which} above about groups and copies: scores may be too good."
 
     def __str__(self) -> str:
         return printed(lambda console: print_report(self, console))

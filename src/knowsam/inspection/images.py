@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from knowsam.data.lists import natural_sorted
 from knowsam.inspection.duplicates import Duplicates, exact_duplicates, exact_sets, near_duplicates
 from knowsam.inspection.examine import CaseFacts
 from knowsam.inspection.findings import CheckReport, spacing_summary
-from knowsam.inspection.inverted import inverted
+from knowsam.inspection.inverted import find_negatives
 from knowsam.io import file_suffix
 from knowsam.presentation.text import count_text, size_summary
 
@@ -18,7 +19,10 @@ SMALLEST_SIDE = 16
 """px; the students halve an image four times, so anything smaller is a thumbnail or a mistake."""
 
 FEW = 0.1
-"""Up to this share of inverted images they are exceptions, above it a second kind of image."""
+"""Up to this share, images with the histogram of a negative are exceptions, above it a second kind of image."""
+
+FEWEST_NEIGHBOURS = 5
+"""Pairs of copies from which their names may tell a video."""
 
 TYPE_NAMES = {
     "uint8": "8 bit",
@@ -72,30 +76,39 @@ def judge_contrast(report: CheckReport) -> None:
     """Images that look like negatives of the others; pictures and volumes are compared apart."""
     for axes in (2, 3):
         shown = [one for one in report.examined if one.thumbnail is not None and one.thumbnail.ndim == axes]
-        marks = inverted(np.array([one.thumbnail for one in shown]))
-        stems = [one.case.stem for one, is_inverted in zip(shown, marks, strict=True) if is_inverted]
-        if not stems:
+        if not shown:
             continue
-        looks = "looks" if len(stems) == 1 else "look"
-        if len(stems) <= FEW * len(shown):
+        coloured = next((one.chroma for one in shown if one.chroma is not None), None)
+        chroma = None
+        if coloured is not None:
+            grey = np.zeros_like(coloured)
+            chroma = np.stack([grey if one.chroma is None else one.chroma for one in shown])
+        found = find_negatives(np.stack([one.thumbnail for one in shown if one.thumbnail is not None]), chroma)
+        stems = [one.case.stem for one, is_negative in zip(shown, found.marks, strict=True) if is_negative]
+        if found.only_by_histogram and len(stems) > FEW * len(shown):
+            _note_two_kinds(report, stems, len(shown))
+        elif stems:
+            other = ", or they are another kind of image" if found.only_by_histogram else ""
             report.add(
                 "warning",
                 "inverted",
-                f"{count_text(len(stems), 'image')} {looks} inverted, dark where the others are bright.",
+                f"{count_text(len(stems), 'image')} {'looks' if len(stems) == 1 else 'look'} inverted, dark where the "
+                f"others are bright{other}.",
                 "Look at them; invert those that are negatives (255 - value), keep what is meant.",
                 stems,
             )
-        else:
-            labelled = set() if report.split is None else {*report.split.labelled} & {*stems}
-            report.add(
-                "warning",
-                "inverted",
-                f"{count_text(len(stems), 'image')} of {len(shown)} {looks} inverted against the others: the folder"
-                f" holds two kinds of images, and {len(labelled)} of the smaller kind "
-                f"{'is' if len(labelled) == 1 else 'are'} labelled.",
-                "Make sure that images of both kinds are labelled and in validation, or train on each kind by itself.",
-                stems,
-            )
+
+
+def _note_two_kinds(report: CheckReport, stems: list[str], number: int) -> None:
+    labelled = set() if report.split is None else {*report.split.labelled} & {*stems}
+    report.add(
+        "note",
+        "two-kinds",
+        f"The folder holds two kinds of images: {count_text(len(stems), 'image')} of {number} are dark where the others"
+        f" are bright, and {len(labelled)} of them {'is' if len(labelled) == 1 else 'are'} labelled.",
+        "Make sure that images of both kinds are labelled and in validation, or train on each kind by itself.",
+        stems,
+    )
 
 
 def judge_copies(report: CheckReport) -> None:
@@ -105,7 +118,10 @@ def judge_copies(report: CheckReport) -> None:
         kind = "exact" if exactly else "near"
         alike = "pixel for pixel" if exactly else "nearly the same"
         advice = "Give the copies one group in groups.csv, so that no split parts them"
-        advice += "." if exactly else ", if they are the same."
+        advice += "" if exactly else ", if they are the same"
+        advice += " (--write-groups writes it)."
+        if not exactly and _are_neighbours(report, duplicates):
+            advice += " Most follow each other by name: all frames of a video, or slices of a scan, are one group."
         harm = ": scores on validation or test will be too good"
         for found, name, where in (
             (across, "leak", f"on both sides of the split, {alike}{harm}"),
@@ -117,6 +133,13 @@ def judge_copies(report: CheckReport) -> None:
                 text = f"{count_text(len(stems), 'image')} of {count_text(len(groups), 'group')} {occur} {where}."
                 report.add("warning", f"{kind}-{name}", text, advice, sorted(stems), pairs=_pairs(found))
     _judge_repeated(report)
+
+
+def _are_neighbours(report: CheckReport, duplicates: Iterable[Duplicates]) -> bool:
+    """True where most pairs, and not just a few, are next to each other in the natural order of names."""
+    place = {stem: number for number, stem in enumerate(natural_sorted(one.case.stem for one in report.examined))}
+    apart = [abs(place[first] - place[second]) for one in duplicates for first, second in one.pairs]
+    return len(apart) >= FEWEST_NEIGHBOURS and 2 * sum(distance <= 2 for distance in apart) > len(apart)
 
 
 def _judge_repeated(report: CheckReport) -> None:

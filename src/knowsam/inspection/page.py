@@ -164,11 +164,13 @@ class _Painter:
             return Tile(stem, "cannot be read", f"{stem}: the image cannot be read", "")
         parts.append(size_text(one.size))
         try:
-            picture, shown = draw_case(one, self.coding)
+            hidden = one.case.label is not None and parts[0] == "unlabelled"
+            picture, shown = draw_case(one, None if hidden else self.coding)
         except InputError:  # It changed since it was examined.
             return Tile(stem, "cannot be read", f"{stem}: the image cannot be read", "")
         if shown is None:
             seen = "without mask" if one.case.label is None else "its mask is not drawn"
+            seen = "its mask is hidden" if hidden else seen
         else:
             seen = f"with {', '.join(shown)}" if shown else "with an empty mask"
         parts += (

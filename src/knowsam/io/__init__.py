@@ -14,6 +14,7 @@ The libraries behind the formats are imported inside the functions, so that impo
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,9 +88,10 @@ def file_suffix(path: str | Path) -> str | None:
 def file_stem(path: str | Path) -> str:
     """The file name without its known suffix: `"a.nii.gz"` -> `"a"`.
 
-    Other dots belong to the stem: `"patient.001"` stays whole.
+    Other dots belong to the stem: `"patient.001"` stays whole. Letters with accents are composed (Unicode NFC), since
+    one disk stores them so and the other in two parts.
     """
-    name = Path(path).name
+    name = unicodedata.normalize("NFC", Path(path).name)
     suffix = file_suffix(name)
     return name if suffix is None else name[: -len(suffix)]
 

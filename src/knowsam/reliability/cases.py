@@ -80,18 +80,27 @@ def estimate_case(case: str, parts: Sequence[CaseSums], basis: CalibrationStatus
     return CaseQuality(case, len(parts), tuple(estimates), sums)
 
 
+def _by_folder(predicted: Iterable[PredictedFile]) -> dict[Path, list[PredictedFile]]:
+    """Predicted files by the subfolder they lie in."""
+    found: dict[Path, list[PredictedFile]] = {}
+    for item in predicted:
+        found.setdefault(item.folder, []).append(item)
+    return found
+
+
 def estimate_cases(predicted: Iterable[PredictedFile], basis: CalibrationStatus) -> list[CaseQuality]:
     """Estimates for files that were predicted with their uncertainty, worst case first.
 
     Slices of one volume are one case, as in `knowsam evaluate`.
     """
-    measured = [(item.image, item.sums) for item in predicted if item.sums is not None]
-    if not measured:
-        return []
-    volumes = volume_names([case_stem(image) for image, _ in measured], measured[0][0].parent)
     parts: dict[str, list[CaseSums]] = {}
-    for image, sums in measured:
-        parts.setdefault(volumes[case_stem(image)], []).append(sums)
+    for folder, items in _by_folder(predicted).items():
+        volumes = volume_names([case_stem(item.image) for item in items], items[0].image.parent)
+        for item in items:
+            if item.sums is not None:
+                # Files of one name in two subfolders are two cases.
+                case = (folder / volumes[case_stem(item.image)]).as_posix()
+                parts.setdefault(case, []).append(item.sums)
     return sorted((estimate_case(case, sums, basis) for case, sums in parts.items()), key=lambda case: case.dice)
 
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knowsam.inference.files import PredictedFile, input_notes, list_inputs, listed_stems, predict_files
+from knowsam.inference.files import (
+    PredictedFile,
+    input_folder,
+    input_name,
+    input_notes,
+    list_inputs,
+    listed_stems,
+    predict_files,
+)
 from knowsam.inference.predictor import Predictor
 from knowsam.io import MaskFormat, case_stem
 from knowsam.presentation.console import ProgressStart, start_progress
@@ -28,7 +36,7 @@ class Predictions:
         cases: Estimated Dice of each case, worst first; empty if not asked for.
         basis: What the estimates rest on; `basis.sentence()` says it. None if not asked for.
         cases_file: The table of the cases, None if there is none.
-        notes: What a person should know about the input: DICOM series left aside, or read with a warning.
+        notes: What a person should know about the input, one sentence each.
     """
 
     files: tuple[PredictedFile, ...]
@@ -64,6 +72,7 @@ class Predictions:
             "failed": list(self.failed),
             "warnings": list(self.warnings),
             "mask_values": dict(zip(self.class_names, self.mask_values or range(len(self.class_names)), strict=True)),
+            "notes": list(self.notes),
         }
         if self.basis is not None:
             result |= {"cases": case_rows(self.cases, self.class_names), "trust": self.basis.sentence()}
@@ -79,6 +88,7 @@ def predict_folder(
     probabilities: bool = False,
     uncertainty: bool = False,
     only: str | Path | Iterable[str] | None = None,
+    recursive: bool = False,
     mask_format: MaskFormat | None = None,
     progress: ProgressStart | None = None,
 ) -> Predictions:
@@ -92,7 +102,9 @@ def predict_folder(
         probabilities: As `with_probabilities` of `predict_files`.
         uncertainty: As `with_uncertainty` of `predict_files`; also estimates the Dice of each case and writes
             `cases.csv`.
-        only: Predict only these stems: a text file with one a line, or the names.
+        only: Predict only these stems: a text file with one a line, or the names; a stem in a subfolder has its path
+            before it, `day1/a`, or stands for all of that name.
+        recursive: As in `predict_files`.
         mask_format: As in `predict_files`.
         progress: Called with the number of files; returns what to call after each.
 
@@ -100,20 +112,24 @@ def predict_folder(
         InputError: There is nothing to predict, the list cannot be read, or `out` is where the images lie.
     """
     source, out = Path(source), Path(out)
-    stems = {case_stem(path) for path in list_inputs(source, out)}
-    wanted = stems if only is None else listed_stems(only)
-    advance = start_progress(progress, len(wanted & stems))
+    top, inputs = input_folder(source), list_inputs(source, out, recursive)
+    stems = {input_name(path, top): case_stem(path) for path in inputs}
+    known = {*stems, *stems.values()}
+    wanted = known if only is None else listed_stems(only, known)
+    chosen = {name for name, stem in stems.items() if name in wanted or stem in wanted}
+    advance = start_progress(progress, len(chosen))
     files = []
-    accept = wanted.__contains__
-    for item in predict_files(predictor, source, out, overlay, probabilities, accept, uncertainty, mask_format):
+    for item in predict_files(
+        predictor, source, out, overlay, probabilities, chosen.__contains__, uncertainty, mask_format, recursive
+    ):
         files.append(item)
         advance()
     failed = [item.error for item in files if item.error is not None]
-    if missing := sorted(wanted - stems):
+    if missing := sorted(wanted - known):
         place = only if isinstance(only, str | Path) else "only"
         failed.append(f"{place}: {first_few(missing)} have no image in {source}; correct the list or add the images.")
     names, values = predictor.class_names, predictor.info.mask_values
-    notes = tuple(input_notes(source, out)) if source.is_dir() else ()
+    notes = tuple(input_notes(source, out, recursive))
     if not uncertainty or all(item.label is None for item in files):
         return Predictions(tuple(files), tuple(failed), names, values, notes=notes)
     basis = load_calibration(predictor.path)

@@ -74,7 +74,7 @@ def open_cases(run: RunFolder, classes: int | None = None, data: str | Path | No
         InputError: No run, no data, a case that is gone, or masks of another number of classes.
     """
     split, config = Split.read(run.split), run.read_config()
-    folder = scan_folder(Path(data or config.data.path))
+    folder = scan_folder(Path(data or config.data.path), group_by=config.data.group_by)
     found = read_coding(folder, split, config.data)
     if classes is not None and found.coding.classes != classes:
         raise InputError(

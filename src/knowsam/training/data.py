@@ -10,6 +10,7 @@ from knowsam.config import Config
 from knowsam.data.dataset import ScoringVolume, SliceStore, StepDataset, scoring_volumes
 from knowsam.data.folder import DataFolder, scan_folder
 from knowsam.data.labels import LabelCoding
+from knowsam.data.leaks import leak_warnings
 from knowsam.data.preprocess import Preprocessing, preprocessing_of
 from knowsam.data.split import Split, make_split, parse_labelled
 from knowsam.io import read_image
@@ -62,7 +63,7 @@ class RunData:
 
 def plan_split(config: Config) -> tuple[DataFolder, Split]:
     """Look into the folder and decide who is labelled, unlabelled, validation and test. Opens no image."""
-    folder = scan_folder(Path(config.data.path))
+    folder = scan_folder(Path(config.data.path), group_by=config.data.group_by)
     given = config.data.labelled
     labelled = parse_labelled(given) if isinstance(given, str) else given
     return folder, make_split(folder, labelled, config.data.val_fraction, config.train.seed)
@@ -91,7 +92,7 @@ def load_data(
     cases = RunCases(folder, split, read_coding(folder, split, data))
     labelled, validation = cases.of("labelled"), cases.of("val")
     unlabelled = cases.of("unlabelled") if use_unlabelled else []
-    notes = [*folder.warnings, *folder.notes, *cases.found.notes]
+    notes = [*leak_warnings(folder, split), *folder.warnings, *folder.notes, *cases.found.notes]
 
     images = (read_image(case.image) for case in labelled)
     preprocessing, note = preprocessing_of(images, data.size, data.channels, data.normalise, data.axis)
@@ -119,7 +120,7 @@ def read_run_data(config: Config, folder: RunFolder, resume: bool, display: Trai
         InputError: For an occupied folder, and as `load_data`.
     """
     if resume:
-        scanned, split = scan_folder(Path(config.data.path)), Split.read(folder.split)
+        scanned, split = scan_folder(Path(config.data.path), group_by=config.data.group_by), Split.read(folder.split)
     else:
         folder.check_free()
         scanned, split = plan_split(config)

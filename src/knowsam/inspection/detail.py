@@ -1,0 +1,194 @@
+"""The detail of thumbnails, and how alike it is: what tells a copy from a picture of the same kind.
+
+The detail is the thumbnail without the mean of its surroundings. What lies outside of the picture proper, a black or
+white frame that reaches the border, has none: the edge of a round field of view is the same in all pictures of a
+camera.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SURROUNDINGS = {2: 9, 3: 7}
+"""Side of the window whose mean is taken off, in thumbnail px, for pictures and volumes."""
+
+FEWEST_FOR_COMMON = 10
+"""Fewest images from which what half of them share is taken off: among fewer, a pair of copies would be that half."""
+
+FRAME_VALUE = 0.08
+"""A frame is at most so far from black or white."""
+
+FRAME_STEP = 0.05
+"""Largest difference between neighbouring cells of a frame."""
+
+FRAME_EDGE = 2
+"""Cells at the edge of a frame that are part of it: they show a mixture, and the picture fades there."""
+
+FARTHEST = 0.05
+"""By how much of its side a picture may be moved or stretched to lie on another."""
+
+LAYING_STEPS = 6
+"""Steps of the least squares that lay one picture on another."""
+
+PAIRS = 128
+"""Pairs laid at a time, which bounds the memory."""
+
+
+class Details:
+    """The detail of a set of thumbnails.
+
+    Args:
+        thumbnails: `(N, *grid)` in [0, 1].
+    """
+
+    def __init__(self, thumbnails: np.ndarray) -> None:
+        self.grid = thumbnails.shape[1:]
+        values = _unit(_without_surroundings(thumbnails.astype(np.float32)).reshape(len(thumbnails), -1))
+        self._whole = values
+        self._common = np.zeros(values.shape[1], np.float32)
+        if len(values) >= FEWEST_FOR_COMMON:
+            self._common = np.median(values, axis=0)
+        self._own = _unit(values - self._common)
+
+    def correlation(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Of pairs as they are.
+
+        Args:
+            first: Indices `(P,)`.
+            second: The same.
+
+        Returns:
+            `(P,)` float32.
+        """
+        return np.einsum("pc,pc->p", self._own[first], self._own[second])
+
+    def correlation_when_laid(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Of pairs after one picture was laid on the other, whichever way round is better; not below `correlation`.
+
+        Args:
+            first: Indices `(P,)`.
+            second: The same.
+
+        Returns:
+            `(P,)` float32.
+        """
+        best = self.correlation(first, second)
+        for start in range(0, len(first), PAIRS):
+            part = slice(start, start + PAIRS)
+            for still, moved in ((first[part], second[part]), (second[part], first[part])):
+                best[part] = np.maximum(best[part], self._laid(still, moved))
+        return best
+
+    def _laid(self, still: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        """The correlation where the pictures overlap; -1 where they do not lie on each other."""
+        target = self._whole[still].reshape(-1, *self.grid)
+        source = self._whole[moved].reshape(-1, *self.grid)
+        shift, scale = find_position(target, source)
+        axes = range(len(self.grid))
+        laid, inside = source, np.ones(source.shape, bool)
+        for axis in axes:
+            places = _places(self.grid[axis], shift[:, axis], scale[:, axis])
+            laid = _sampled(laid, places, axis)
+            within = (places >= 0) & (places <= self.grid[axis] - 1)
+            inside &= within.reshape(len(within), *[-1 if axis == one else 1 for one in axes])
+        common = self._common.reshape(self.grid)
+        one, other = (_unit(np.where(inside, part - common, 0).reshape(len(part), -1)) for part in (target, laid))
+        sides = np.array(self.grid)
+        near = (np.abs(shift) <= FARTHEST * sides).all(axis=1) & (np.abs(scale - 1) <= 2 * FARTHEST).all(axis=1)
+        return np.where(near, np.einsum("pc,pc->p", one, other), np.float32(-1))
+
+
+def find_position(target: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where to look in each source for what the target shows: Gauss-Newton over a shift and a scale for each axis.
+
+    Args:
+        target: `(P, *grid)`.
+        source: The same.
+
+    Returns:
+        Shift `(P, axes)` in cells and scale `(P, axes)` about the middle, such that `source[middle + shift + scale * (x
+        - middle)]` is like `target[x]`.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    axes = target.ndim - 1
+    smooth = (0, *[1] * axes)
+    target, source = gaussian_filter(target, smooth), gaussian_filter(source, smooth)
+    shift, scale = np.zeros((len(target), axes), np.float32), np.ones((len(target), axes), np.float32)
+    for _ in range(LAYING_STEPS):
+        laid = source
+        for axis in range(axes):
+            laid = _sampled(laid, _places(laid.shape[1 + axis], shift[:, axis], scale[:, axis]), axis)
+        columns = []
+        for axis in range(axes):
+            length = laid.shape[1 + axis]
+            slope = np.gradient(laid, axis=1 + axis)
+            along = np.arange(length, dtype=np.float32) - (length - 1) / 2
+            along = along.reshape(-1, *[1] * (axes - 1 - axis))
+            columns += [slope, slope * along]
+        # The last one lets the contrast differ.
+        design = np.stack([column.reshape(len(laid), -1) for column in (*columns, laid)], axis=2)
+        rest = (target - laid).reshape(len(laid), -1, 1)
+        product = design.transpose(0, 2, 1)
+        normal = product @ design + 1e-6 * np.eye(design.shape[2], dtype=np.float32)
+        step = np.linalg.solve(normal, product @ rest)[..., 0]
+        shift += step[:, 0 : 2 * axes : 2]
+        scale += step[:, 1 : 2 * axes : 2]
+    return shift, scale
+
+
+def _places(length: int, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """`(P, length)`: where along an axis each cell looks."""
+    middle = (length - 1) / 2
+    return middle + shift[:, None] + scale[:, None] * (np.arange(length, dtype=np.float32) - middle)
+
+
+def _sampled(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
+    """`(P, *grid)` interpolated linearly along one axis; beyond the border the last value goes on."""
+    length = values.shape[1 + axis]
+    inside = np.clip(places, 0, length - 1)[..., None]
+    weights = np.maximum(0, 1 - np.abs(inside - np.arange(length, dtype=np.float32)))
+    lines = np.moveaxis(values, 1 + axis, 1)
+    sampled = (weights @ lines.reshape(len(lines), length, -1)).reshape(lines.shape)
+    return np.moveaxis(sampled, 1, 1 + axis)
+
+
+def _without_surroundings(values: np.ndarray) -> np.ndarray:
+    """Thumbnails minus the mean of what surrounds each cell; a frame is 0 and counts for nothing."""
+    from scipy.ndimage import uniform_filter
+
+    axes = values.ndim - 1
+    window = (0, *[SURROUNDINGS[axes]] * axes)
+    shown = (~frame(values)).astype(np.float32)
+    weight = uniform_filter(shown, size=window, mode="nearest")
+    mean = uniform_filter(values * shown, size=window, mode="nearest") / np.maximum(weight, 1e-3)
+    return (values - mean) * shown
+
+
+def frame(thumbnails: np.ndarray) -> np.ndarray:
+    """Whether a cell lies outside of the picture: in an even, black or white region that reaches the border.
+
+    Args:
+        thumbnails: `(N, *grid)` in [0, 1].
+
+    Returns:
+        The same shape, bool.
+    """
+    from scipy import ndimage
+
+    axes = thumbnails.ndim - 1
+    around = (1, *[3] * axes)
+    steps = ndimage.maximum_filter(thumbnails, around) - ndimage.minimum_filter(thumbnails, around)
+    even = (steps < FRAME_STEP) & ((thumbnails < FRAME_VALUE) | (thumbnails > 1 - FRAME_VALUE))
+    inner = np.zeros(thumbnails.shape[1:], bool)
+    inner[(slice(1, -1),) * axes] = True
+    neighbours = np.zeros((3,) * (1 + axes), bool)
+    neighbours[1] = ndimage.generate_binary_structure(axes, 1)
+    outside = ndimage.binary_propagation(even & ~inner, structure=neighbours, mask=even)
+    return np.asarray(ndimage.binary_dilation(outside, structure=neighbours, iterations=FRAME_EDGE))
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Rows with mean 0 and length 1; 0 where there is nothing."""
+    values = values - values.mean(axis=1, keepdims=True)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
