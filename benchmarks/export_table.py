@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from knowsam.data.dataset import ScoringVolume, scoring_volumes
+from knowsam.data.discover import discover_coding
 from knowsam.data.folder import scan_folder
-from knowsam.data.labels import discover_coding
 from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.evaluation.scoring import ValidationScores, score_volumes
@@ -124,7 +124,7 @@ def validation_volumes(run: Path, data: Path, info: StudentInfo) -> list[Scoring
     folder = RunFolder(run)
     config = folder.read_config().data
     validation = [cases[stem] for stem in Split.read(folder.split).val]
-    coding = discover_coding(validation, list(info.class_names), config.label_values, config.ignore_value).coding
+    coding = discover_coding(validation, config.label_spec._replace(classes=list(info.class_names))).coding
     return list(scoring_volumes(validation, info.preprocessing, coding))
 
 

@@ -26,10 +26,10 @@ from rich.table import Table
 from scipy import ndimage
 from torch import Tensor
 
+from knowsam.data.discover import discover_coding
 from knowsam.data.folder import scan_folder
-from knowsam.data.labels import discover_coding
+from knowsam.data.pairing import read_pair
 from knowsam.data.preprocess import Preprocessing, resize, resize_label
-from knowsam.io import read_image, read_label
 from knowsam.presentation.pictures import contact_sheet, overlay, write_png
 from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE
 from knowsam.sam.corruption import corrupt
@@ -139,8 +139,8 @@ def draw_objects(folder: Path, kind: str, arguments: argparse.Namespace) -> Obje
     for number, case in enumerate([cases[i] for i in rng.permutation(len(cases))]):
         if len(found) >= arguments.objects:
             break
-        image = read_image(case.image)
-        encoded = coding.encode(read_label(case.label))
+        image, label = read_pair(case.image, case.label)
+        encoded = coding.encode(label)
         labels = preprocessing.label_slices(encoded, image)
         if kind == COMPONENTS:
             pixels = Preprocessing(labels.shape[-2:], 3).slices(image)[0]

@@ -107,7 +107,7 @@ def student_passes(students: Any, images: Tensor, passes: int) -> Callable[[], N
 def sam_alone(run: Any, batch: Batch, images: Tensor) -> Callable[[], None]:
     """SAM's forward pass on all images, and backward from the labelled ones."""
     sam, count = run.method.sam, len(batch.labelled_image)
-    prompt = torch.randn(len(images), run.classes, *images.shape[-2:])
+    prompt = torch.randn(len(images), run.data.coding.classes, *images.shape[-2:])
 
     def go() -> None:
         sam.train()
@@ -120,7 +120,7 @@ def sam_alone(run: Any, batch: Batch, images: Tensor) -> Callable[[], None]:
 
 def losses_alone(run: Any, batch: Batch, images: Tensor, progress: Progress) -> Callable[[], None]:
     """The method's own step with networks that give logits at no cost."""
-    shape = (len(images), run.classes, *images.shape[-2:])
+    shape = (len(images), run.data.coding.classes, *images.shape[-2:])
     students, sam = run.method.students, run.method.sam
     # `deepcopy` takes from its second argument what it finds there: the networks are replaced, not copied.
     instead = {id(students): _Constants({name: torch.randn(shape) for name in ("fused", "unet", "vnet")})}

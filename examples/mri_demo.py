@@ -210,7 +210,7 @@ def draw(out: Path, dice: dict[str, dict[str, float]]) -> Path:
             read_label(out / folder / name).array
             for folder in ("truth", "predictions/supervised", "predictions/knowsam")
         ]
-        rows.append([overlay(image, label, outline=False) for label in columns])
+        rows.append([overlay(image, label) for label in columns])
     supervised, fused = dice[NAMES["student"]]["mean"], dice[NAMES["fused"]]["mean"]
     captions = ("image", "truth", f"supervised: Dice {supervised:.3f}", f"KnowSAM: Dice {fused:.3f}")
     return write_png(out / "overlays.png", contact_sheet(rows, captions))

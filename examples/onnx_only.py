@@ -2,7 +2,8 @@
 
     python examples/onnx_only.py MODEL.onnx IMAGE MASK
 
-IMAGE is a picture (MASK: .png) or a NIfTI volume (MASK: .nii.gz, in the geometry of the image). All there is to know
+IMAGE is a picture (MASK: .png) or a NIfTI volume (MASK: .nii.gz); the mask is stored as the image is, which is turned
+before: a picture as its orientation tag says, a volume towards right, anterior, superior. All there is to know
 of the model stands in the file itself. The masks are those of `knowsam predict`; copy what you need of this.
 """
 
@@ -17,6 +18,12 @@ import numpy as np
 import onnxruntime
 
 SLICES_PER_PASS = 8
+ORIENTATION = 0x0112  # of EXIF
+BACK = {
+    **{2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"},
+    **{6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"},
+}
+"""From the picture as shown back to its stored pixels, by the value of the orientation tag."""
 
 
 class Model:
@@ -52,6 +59,11 @@ class Model:
             labels.append(resize(probabilities, native, antialias=False).argmax(axis=1).astype(np.uint8))
         label = np.concatenate(labels)
         return label[0] if slice_axis is None else np.moveaxis(label, 0, slice_axis)
+
+    def file_values(self, label: np.ndarray) -> np.ndarray:
+        """Class indices -> the values that mean these classes in mask files, where these are no indices."""
+        values = self.about.get("mask_values")
+        return label if values is None else np.array(values, np.uint8 if max(values) < 256 else np.uint16)[label]
 
     def to_unit_range(self, image: np.ndarray, is_volume: bool) -> np.ndarray:
         """Values as float32 in [0, 1]: by the dtype's range, or by percentiles of the image or volume."""
@@ -95,30 +107,42 @@ def interpolation(old: int, new: int, antialias: bool) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def read_picture(path: str) -> np.ndarray:
-    """`(H, W)` or `(H, W, 3)`, pixels as stored, alpha dropped."""
-    from PIL import Image
+def read_picture(path: str) -> tuple[np.ndarray, int]:
+    """`(H, W)` or `(H, W, 3)` as viewers show it, alpha dropped; and its orientation tag, 0 where there is none."""
+    from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
-        if image.mode == "1":
-            return np.asarray(image, np.uint8) * np.uint8(255)
-        if image.mode in ("P", "PA"):
-            array = np.asarray(image.convert("RGBA"))[..., :3]
-            return array[..., 0] if (array == array[..., :1]).all() else array
-        if image.mode == "LA":
-            return np.asarray(image)[..., 0]
-        array = np.asarray(image)
+    with Image.open(path) as stored:
+        tag = stored.getexif().get(ORIENTATION, 0)
+        return pixels(ImageOps.exif_transpose(stored)), tag
+
+
+def pixels(image: Any) -> np.ndarray:
+    """`(H, W)` or `(H, W, 3)` of a Pillow picture."""
+    if image.mode == "1":
+        return np.asarray(image, np.uint8) * np.uint8(255)
+    if image.mode in ("P", "PA"):
+        array = np.asarray(image.convert("RGBA"))[..., :3]
+        return array[..., 0] if (array == array[..., :1]).all() else array
+    if image.mode == "LA":
+        return np.asarray(image)[..., 0]
+    array = np.asarray(image)
     return array[..., :3] if array.ndim == 3 else array
 
 
 def segment_picture(model: Model, source: str, target: str) -> None:
     from PIL import Image
 
-    Image.fromarray(model.segment(read_picture(source))).save(target)
+    shown, tag = read_picture(source)
+    label, exif = Image.fromarray(model.file_values(model.segment(shown))), Image.Exif()
+    if tag in BACK:
+        label = label.transpose(Image.Transpose[BACK[tag]])
+        exif[ORIENTATION] = tag
+    label.save(target, exif=exif)
 
 
 def segment_nifti(model: Model, source: str, target: str) -> None:
     import nibabel as nib
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
     image: Any = nib.load(source)
     proxy, header = image.dataobj, image.header.copy()
@@ -127,11 +151,18 @@ def segment_nifti(model: Model, source: str, target: str) -> None:
     if scaled or array.dtype.kind == "f":
         array = array.astype(np.float32)
     shape, array = array.shape, array.reshape(array.shape[: 2 if array.ndim == 2 else 3])
-    axis = None if array.ndim == 2 else slice_axis_of(header.get_zooms()[:3], array.shape, model)
-    header.set_data_dtype(np.uint8)
+    turn = as_stored = np.array([[axis, 1] for axis in range(array.ndim)])
+    if header["qform_code"] or header["sform_code"]:
+        turn = io_orientation(image.affine)[: array.ndim]
+        turn[:, 0] = turn[:, 0].argsort().argsort()  # of a slice the two axes in order among themselves
+    spacing = np.linalg.norm(image.affine[:3, : array.ndim], axis=0)[turn[:, 0].argsort()]
+    array = apply_orientation(array, turn)
+    axis = None if array.ndim == 2 else slice_axis_of(tuple(spacing), array.shape, model)
     header.set_slope_inter(None, None)
     header["cal_min"] = header["cal_max"] = 0  # the image's display window would show the mask as black
-    label = np.ascontiguousarray(model.segment(array, axis)).reshape(shape)
+    label = apply_orientation(model.file_values(model.segment(array, axis)), ornt_transform(as_stored, turn))
+    label = np.ascontiguousarray(label).reshape(shape)
+    header.set_data_dtype(label.dtype)
     nib.save(type(image)(label, None, header), target)  # without an affine the header keeps its own, codes included
 
 
@@ -151,7 +182,9 @@ def main(model: str, source: str, target: str) -> None:
     is_nifti = source.lower().endswith((".nii", ".nii.gz"))
     opened = Model(model)
     (segment_nifti if is_nifti else segment_picture)(opened, source, target)
-    names = ", ".join(f"{index} {name}" for index, name in enumerate(opened.about["class_names"]))
+    names = opened.about["class_names"]
+    values = opened.about.get("mask_values") or range(len(names))
+    names = ", ".join(f"{value} {name}" for value, name in zip(values, names, strict=True))
     print(f"{Path(target).name}: {names}")
 
 

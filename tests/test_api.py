@@ -66,6 +66,7 @@ def test_names_are_shown_and_others_are_no_attributes() -> None:
         knowsam.trian  # noqa: B018 - that is the test
 
 
+@pytest.mark.subprocess
 def test_a_look_at_the_package_imports_nothing_heavy() -> None:
     code = (
         "import sys; before = set(sys.modules); import knowsam; dir(knowsam); knowsam.train\n"
@@ -75,6 +76,7 @@ def test_a_look_at_the_package_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.subprocess
 def test_python_m_knowsam_is_the_command(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "knowsam", "evaluate", str(tmp_path / "none"), str(tmp_path)]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -83,6 +85,7 @@ def test_python_m_knowsam_is_the_command(tmp_path: Path) -> None:
     assert ended.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")

@@ -60,7 +60,7 @@ def test_check_train_predict_evaluate(tmp_path: Path, capsys: Capture) -> None:
     assert "done: 2 steps" in trained.out
     files = {path.name for path in out.iterdir()}
     assert files == {
-        "config.yaml", "environment.json", "split.json", "metrics.jsonl", "checkpoint.pt", "student.safetensors",
+        "config.yaml", "environment.json", "split.json", "data.json", "metrics.jsonl", "checkpoint.pt", "student.safetensors",
         "student_last.safetensors", "calibration.json", "report.html",
     }  # fmt: skip
 
@@ -190,7 +190,7 @@ def test_predict_extras_of_a_picture_are_not_scored(tmp_path: Path, run: Path, c
     assert sorted(path.name for path in out.iterdir()) == [
         "case_0.png", "case_0_overlay.png", "case_0_prob.tif", "case_1.png", "case_1_overlay.png", "case_1_prob.tif",
     ]  # fmt: skip
-    assert np.asarray(Image.open(out / "case_0_overlay.png")).shape == (32, 40, 3)
+    assert np.asarray(Image.open(out / "case_0_overlay.png")).shape == (19 * 32, 19 * 40, 3)
     assert knowsam(capsys, "evaluate", out, data / "masks").code == 0
 
 
@@ -386,7 +386,7 @@ def test_checkpoint_of_another_class_count(tmp_path: Path, capsys: Capture) -> N
     assert train_small(capsys, data, out).code == 0
     for path in (data / "masks").iterdir():
         save_picture(path, make_label(classes=2))
-    ended = knowsam(capsys, "train", "--resume", out, "--steps", "4", "--quiet")
+    ended = knowsam(capsys, "train", "--resume", out, "--steps", "4", "--quiet", "--accept-changes")
     assert ended.code == 2
     sentence = one_sentence(ended.err)
     assert "checkpoint.pt" in sentence
@@ -530,11 +530,11 @@ def test_check_counts_the_split_that_training_would_draw(tmp_path: Path, capsys:
 
 def test_check_label_values_and_names(tmp_path: Path, capsys: Capture) -> None:
     data = make_folder(tmp_path / "data", mask_values=[0, 85, 170])
-    assert knowsam(capsys, "check", data).code == 2
-    ended = knowsam(capsys, "check", data, "--label-values", "0,85,170", "--classes", "ground,liver,tumour", "--json")
+    assert knowsam(capsys, "check", data, "--label-values", "0,85,171").code == 2
+    ended = knowsam(capsys, "check", data, "--label-values", "0,170,85", "--classes", "ground,liver,tumour", "--json")
     assert ended.code == 0
     assert [(one["name"], one["value"]) for one in json.loads(ended.out)["classes"]] == [
-        ("ground", 0), ("liver", 85), ("tumour", 170),
+        ("ground", 0), ("liver", 170), ("tumour", 85),
     ]  # fmt: skip
 
 

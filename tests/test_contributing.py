@@ -42,11 +42,11 @@ def package(recipe: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -
     shutil.copytree(Path(knowsam.__file__).parent, root / "knowsam", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "knowsam" / "methods" / "toy.py").write_text(method, encoding="utf-8")
     registry = root / "knowsam" / "methods" / "registry.py"
-    head, table, rest = registry.read_text(encoding="utf-8").partition("\nMETHODS: ")
-    entries, closing, after = rest.partition("\n}\n")
-    assert table
-    assert closing
-    registry.write_text(f"{head}{table}{entries}\n    {line}{closing}{after}", encoding="utf-8")
+    text, added = re.subn(
+        r'^( +)("supervised": )', rf"\1{line}\n\1\2", registry.read_text(encoding="utf-8"), count=1, flags=re.M
+    )
+    assert added == 1
+    registry.write_text(text, encoding="utf-8")
     return root
 
 

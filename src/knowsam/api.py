@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from knowsam.inference.export import Exported
     from knowsam.inference.predictor import Predictor
     from knowsam.inspection.findings import CheckReport
+    from knowsam.io import MaskFormat
     from knowsam.presentation.console import ProgressStart
     from knowsam.reliability.of_run import CalibrationStatus
     from knowsam.reliability.predictions import Predictions
@@ -46,6 +47,9 @@ def check(
     classes: int | Sequence[str] | None = None,
     label_values: Sequence[int] | None = None,
     ignore_value: int | None = None,
+    mask_threshold: int | None = None,
+    instances: bool = False,
+    stray_share: float = 0.0,
     val_fraction: float | None = None,
     group_by: str | None = None,
     write_groups: bool = False,
@@ -60,6 +64,9 @@ def check(
         classes: Number of classes, or their names, background first; None: found in the masks.
         label_values: Mask values in the order of the classes, where they are not 0, 1, 2, ...
         ignore_value: Mask value of pixels nobody annotated.
+        mask_threshold: Two classes: every mask value from this one on is the object.
+        instances: Two classes: mask values number the objects.
+        stray_share: Largest share of a mask's pixels whose values are no class and take the nearest one.
         val_fraction: Share of the labelled groups kept for validation where there is no `val.txt`.
         group_by: What images of one patient share in their names: `"name"` but for a slice number, or `"prefix"`
             (`patient001_000`), where there is no `groups.csv`.
@@ -71,7 +78,8 @@ def check(
         The report. `print(report)` shows it; `ok`, `errors`, `warnings`, `notes`, `counts`, `classes`, `to_json()`.
 
     Raises:
-        InputError: If an argument makes no sense. What is wrong with the data is in the report and never raises.
+        InputError: If an argument makes no sense, or `html` cannot be written. What is wrong with the data is in the
+            report and never raises.
 
     Example:
         ```python
@@ -80,15 +88,20 @@ def check(
         assert report.ok
         ```
     """
+    from knowsam.data.labels import LabelSpec
     from knowsam.data.prefixes import check_no_groups, parse_group_by
     from knowsam.data.split import parse_labelled
     from knowsam.inspection.check import check_folder
+    from knowsam.storage import require_writable_file
 
+    if html is not None:
+        require_writable_file(html, "check.html")
     given = _given(val_fraction=val_fraction, group_by=None if group_by is None else parse_group_by(group_by))
     labelled = parse_labelled(labelled) if isinstance(labelled, str) else labelled
     if write_groups:
         check_no_groups(Path(data) / "groups.csv")
-    report = check_folder(data, labelled, classes, label_values, ignore_value, **given, progress=progress)
+    spec = LabelSpec(classes, label_values, ignore_value, mask_threshold, instances, stray_share)
+    report = check_folder(data, labelled, spec, **given, progress=progress)
     if write_groups:
         from knowsam.inspection.groups import write_believed_groups
 
@@ -138,7 +151,7 @@ def train(
         or None, `finished` (False after Ctrl-C: what was done is saved, `knowsam.resume` goes on).
 
     Raises:
-        InputError: For bad data, an unknown or bad setting, or an occupied folder; nothing was written then.
+        InputError: For bad data, an unknown or bad setting, or an occupied or closed folder; nothing was written then.
 
     Example:
         ```python
@@ -149,7 +162,9 @@ def train(
         ```
     """
     from knowsam.config import resolve_config
+    from knowsam.storage import require_writable_folder
 
+    require_writable_folder(out)
     labelled = str(labelled) if isinstance(labelled, Path) else labelled
     given = _given(
         method=method, sam=sam, size=size, steps=steps, batch=batch, labelled=labelled, group_by=group_by, seed=seed
@@ -161,13 +176,22 @@ def train(
     return training.train(resolved, out, quiet=quiet)
 
 
-def resume(run: str | Path, steps: int | None = None, quiet: bool = False) -> Run:
+def resume(
+    run: str | Path,
+    steps: int | None = None,
+    quiet: bool = False,
+    *,
+    data: str | Path | None = None,
+    accept_changes: bool = False,
+) -> Run:
     """Continue a run from its last checkpoint, to the same weights as if it had never stopped.
 
     Args:
         run: The run's folder.
         steps: New total number of steps, to train longer; the schedules then stretch over the new total.
         quiet: No progress bar, no text.
+        data: Where its data folder is now, if that was moved.
+        accept_changes: Go on although images or masks are not those the run began with.
 
     Returns:
         The run, as `knowsam.train` does.
@@ -180,9 +204,11 @@ def resume(run: str | Path, steps: int | None = None, quiet: bool = False) -> Ru
         run = knowsam.resume("runs/a", steps=40_000)
         ```
     """
+    from knowsam.storage import require_writable_folder
     from knowsam.training import run as training
 
-    return training.resume(run, steps=steps, quiet=quiet)
+    require_writable_folder(run)
+    return training.resume(run, steps=steps, quiet=quiet, data=data, accept_changes=accept_changes)
 
 
 def predict(
@@ -197,6 +223,7 @@ def predict(
     recursive: bool = False,
     device: str | None = None,
     amp: str = "no",
+    mask_format: MaskFormat | None = None,
     progress: ProgressStart | None = None,
 ) -> Predictions:
     """Predict masks for new images, in their own size and geometry; a broken file does not stop the others.
@@ -210,8 +237,9 @@ def predict(
         uncertainty: Also write entropy and disagreement, in [0, 1], and estimate the Dice of each case (`cases.csv`).
         only: Predict only these images: their names, or a text file with one a line.
         recursive: Also predict the images of subfolders, into subfolders of the same names.
-        device: `"cpu"` or `"cuda"`; None: a GPU where there is one.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None: a GPU where there is one.
         amp: `"no"`, or `"bf16"`, which is faster where the processor has it.
+        mask_format: Of the masks of DICOM volumes: `"dicom"` (default, DICOM-SEG) or `"nifti"`.
         progress: As in `check`.
 
     Returns:
@@ -219,7 +247,7 @@ def predict(
         `cases`, worst first (`case`, `dice`), and `basis.sentence()`, what these estimates rest on.
 
     Raises:
-        InputError: If there is no network or no image, or `out` holds the images themselves.
+        InputError: If there is no network, image or device, or `out` is closed or holds the images themselves.
 
     Example:
         ```python
@@ -230,8 +258,10 @@ def predict(
     """
     from knowsam.inference.predictor import Predictor
     from knowsam.reliability.predictions import predict_folder
+    from knowsam.storage import require_writable_folder
     from knowsam.training.memory import keep_freed_memory
 
+    require_writable_folder(out)
     predictor = Predictor(run, device, amp)
     with keep_freed_memory():
         return predict_folder(
@@ -243,6 +273,7 @@ def predict(
             uncertainty=uncertainty,
             only=only,
             recursive=recursive,
+            mask_format=mask_format,
             progress=progress,
         )
 
@@ -252,13 +283,13 @@ def load(run: str | Path, device: str | None = None, amp: str = "no") -> Predict
 
     A picture is `(H, W)`, `(H, W, 1)` or `(H, W, 3)`; any other 3-D array is a volume `(X, Y, Z)`. A volume whose last
     axis is shorter than 5 needs `model(array, volume=True)`. Volumes are cut into slices along the axis the network was
-    trained with (`data.axis`), else the last; `model(array, axis=0)` cuts along another. Values are those of a file:
+    trained with, else the last; `model(array, axis=0)` cuts along another. Values are those of a file:
     uint8 pictures 0 to 255, all else any integers or floats, scaled by their own percentiles (`data.normalise`). Sizes
     are free.
 
     Args:
         run: Run folder, `student.safetensors` or exported `.onnx`.
-        device: `"cpu"` or `"cuda"`; None: a GPU where there is one. An ONNX file runs on the CPU.
+        device: As in `predict`. An ONNX file runs on the CPU.
         amp: `"no"`, or `"bf16"`, which is faster where the processor has it.
 
     Returns:
@@ -289,6 +320,10 @@ def evaluate(
     classes: int | Sequence[str] | None = None,
     label_values: Sequence[int] | None = None,
     ignore_value: int | None = None,
+    mask_threshold: int | None = None,
+    instances: bool = False,
+    stray_share: float = 0.0,
+    predictions_hold: str | None = None,
 ) -> EvaluationResult:
     """Score predicted masks: Dice, Jaccard, HD95 and ASD per case and class, at native size.
 
@@ -299,6 +334,11 @@ def evaluate(
         classes: Number of classes, or their names, background first; None: as many as the files have.
         label_values: As in `check`.
         ignore_value: As in `check`.
+        mask_threshold: As in `check`.
+        instances: As in `check`.
+        stray_share: As in `check`.
+        predictions_hold: `"indices"` of classes, or `"values"` as in the truth; None: values where all of them occur
+            there, else indices; `notes` says which.
 
     Returns:
         The scores. `print(scores)` shows a table; `cases`, `summary.mean["dice"]` in [0, 1], `unit` of the distances
@@ -314,8 +354,22 @@ def evaluate(
         ```
     """
     from knowsam.evaluation.evaluate import evaluate
+    from knowsam.storage import require_writable_folder
 
-    return evaluate(predictions, truth, out, classes=classes, label_values=label_values, ignore_value=ignore_value)
+    if out is not None:
+        require_writable_folder(out)
+    return evaluate(
+        predictions,
+        truth,
+        out,
+        classes=classes,
+        label_values=label_values,
+        ignore_value=ignore_value,
+        mask_threshold=mask_threshold,
+        instances=instances,
+        stray_share=stray_share,
+        predictions_hold=predictions_hold,
+    )
 
 
 def calibrate(run: str | Path, data: str | Path | None = None, device: str | None = None) -> CalibrationStatus:
@@ -341,7 +395,9 @@ def calibrate(run: str | Path, data: str | Path | None = None, device: str | Non
         ```
     """
     from knowsam.reliability.of_run import calibrate_run
+    from knowsam.storage import require_writable_folder
 
+    require_writable_folder(run)
     return calibrate_run(run, data, device)
 
 
@@ -379,7 +435,10 @@ def suggest(
     """
     from knowsam.inference.predictor import Predictor
     from knowsam.reliability.suggest import suggest
+    from knowsam.storage import require_writable_folder
 
+    if out is not None:
+        require_writable_folder(out)
     predictor = Predictor(run, device)
     chosen = suggest(predictor, data, n, progress=progress)
     if out is not None:
@@ -411,7 +470,9 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
         ```
     """
     from knowsam.inference.export import export
+    from knowsam.storage import require_writable_file
 
+    require_writable_file(to, "model.onnx")
     return export(run, to, network, images)
 
 
@@ -497,7 +558,9 @@ def compare(
     """
     from knowsam.comparison.loop import compare
     from knowsam.comparison.output import write_tables
+    from knowsam.storage import require_writable_folder
 
+    require_writable_folder(out)
     given = _settings(config, settings, {}, _given(size=size, steps=steps, batch=batch, group_by=group_by))
     # The folder is an argument of its own; whatever a file says of it gives way, as in `train`.
     if isinstance(given.get("data"), dict):

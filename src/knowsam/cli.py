@@ -1,12 +1,14 @@
 """The command line: parse, call one function of the package, print, exit code.
 
-Exit codes: 0 done, 1 done but some inputs failed, 2 bad input (one sentence on stderr), 130 interrupted and saved.
+Exit codes: 0 done; 1 done, but some inputs failed; 2 bad input or output, one sentence on stderr; 70 a mistake of this
+package, with its traceback; 130 interrupted and saved; 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +16,7 @@ import typer
 
 import knowsam
 from knowsam.errors import InputError
-from knowsam.presentation.console import progress_bar
+from knowsam.presentation.console import escape_unprintable, progress_bar
 
 app = typer.Typer(
     help="From a folder of medical images and a few masks to a small segmentation network.",
@@ -25,18 +27,23 @@ app = typer.Typer(
 
 EXIT_FAILED_FILES = 1
 EXIT_BAD_INPUT = 2
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130
+EXIT_NO_READER = 141  # 128 + SIGPIPE
 
 Json = Annotated[bool, typer.Option("--json", help="Print the whole result as JSON, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no text; errors only.")]
 Amp = Annotated[str, typer.Option(help="bf16, or no: bf16 is faster where the processor has it.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; by default a GPU where there is one.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
 Size = Annotated[str | None, typer.Option(help="Network size in pixels: 256 or 192x256.")]
 Batch = Annotated[str | None, typer.Option(help="Labelled + unlabelled images per step, e.g. 12+12.")]
 Classes = Annotated[str | None, typer.Option(help="Number of classes, or their names: background,liver,...")]
 LabelValues = Annotated[str | None, typer.Option(help="Mask values in the order of the classes: 0,85,170.")]
 IgnoreValue = Annotated[int | None, typer.Option(help="Mask value of pixels nobody annotated.")]
+MaskThreshold = Annotated[int | None, typer.Option(help="Two classes: mask values from this one on are the object.")]
+Instances = Annotated[bool, typer.Option("--instances", help="Two classes: mask values number the objects.")]
+StrayShare = Annotated[float, typer.Option(help="Share of a mask whose values are no class and take the nearest one.")]
 GroupBy = Annotated[
     str | None, typer.Option(help="What a group is without groups.csv: name, or prefix (patient001_000).")
 ]
@@ -66,6 +73,9 @@ def check(
     classes: Classes = None,
     label_values: LabelValues = None,
     ignore_value: IgnoreValue = None,
+    mask_threshold: MaskThreshold = None,
+    instances: Instances = False,
+    stray_share: StrayShare = 0.0,
     val_fraction: Annotated[
         float | None, typer.Option(help="Share kept for validation where there is no val.txt; by default as in train.")
     ] = None,
@@ -85,6 +95,9 @@ def check(
             classes=_parse_classes(classes),
             label_values=_parse_values(label_values),
             ignore_value=ignore_value,
+            mask_threshold=mask_threshold,
+            instances=instances,
+            stray_share=stray_share,
             val_fraction=val_fraction,
             group_by=group_by,
             write_groups=write_groups,
@@ -114,6 +127,10 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New or empty folder for the run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
+    moved: Annotated[Path | None, typer.Option("--data", help="With --resume: where its data are now.")] = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="With --resume: go on although images or masks have changed.")
+    ] = False,
     config: Config = None,
     method: Annotated[str | None, typer.Option(help="A method's name, e.g. knowsam, or FILE.py:CLASS.")] = None,
     sam: Annotated[str | None, typer.Option(help="none, tiny, vit_b, vit_l, vit_h, a directory or .pth file.")] = None,
@@ -141,11 +158,17 @@ def train(
         others |= {"DATA": data, "key=value": overrides or None}
         if given := [name for name, value in others.items() if value is not None]:
             raise InputError(
-                f"--resume: {', '.join(given)} was given too, but expected at most --steps; a resumed run keeps its own"
-                " settings, so leave that out or start a new run."
+                f"--resume: {', '.join(given)} was given too, but expected at most --steps and --data; a resumed run"
+                " keeps its own settings, so leave that out or start a new run."
             )
-        run = knowsam.resume(resume, steps, quiet)
+        run = knowsam.resume(resume, steps, quiet, data=moved, accept_changes=accept_changes)
     else:
+        if moved is not None or accept_changes:
+            option = "--accept-changes" if moved is None else "--data"
+            raise InputError(
+                f"train: {option} was given without --resume, but expected both or neither; a new run takes its data"
+                " folder as `knowsam train DATA --out RUN`."
+            )
         if data is None or out is None:
             missing = "DATA" if data is None else "--out"
             raise InputError(f"train: {missing} is missing, but expected `knowsam train DATA --out RUN`; add it.")
@@ -165,6 +188,9 @@ def predict(
         bool, typer.Option("--uncertainty", help="Also write entropy, disagreement and estimated Dice (cases.csv).")
     ] = False,
     only: Annotated[Path | None, typer.Option(help="Text file: predict only these stems, one a line.")] = None,
+    mask_format: Annotated[
+        str | None, typer.Option("--format", help="Masks of DICOM volumes: dicom (default, DICOM-SEG) or nifti.")
+    ] = None,
     recursive: Annotated[
         bool, typer.Option("--recursive", help="Also the images of subfolders, into subfolders of the same names.")
     ] = False,
@@ -186,17 +212,25 @@ def predict(
             recursive=recursive,
             device=device,
             amp=amp,
+            mask_format=mask_format,  # type: ignore[arg-type]  # checked there
             progress=progress,
         )
+    for note in () if quiet else done.notes:
+        print(f"note: {note}", file=sys.stderr)
     if as_json:
         _print_json(done.to_json())
     elif done.written and not quiet:
         print(f"{len(done.written)} predicted into {out}")
+        if done.mask_values is not None:
+            meanings = (f"{value} {name}" for value, name in zip(done.mask_values, done.class_names, strict=True))
+            print(f"mask values as in the training masks: {', '.join(meanings)}")
         if done.basis is not None:
             from knowsam.reliability.cases import print_worst
 
             print_worst(done.cases, done.class_names, done.basis)
             print(f"all cases: {done.cases_file}")
+    for warning in done.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if not as_json and not quiet:
         for note in done.notes:
             print(f"note: {note}")
@@ -274,14 +308,31 @@ def evaluate(
     classes: Classes = None,
     label_values: LabelValues = None,
     ignore_value: IgnoreValue = None,
+    mask_threshold: MaskThreshold = None,
+    instances: Instances = False,
+    stray_share: StrayShare = 0.0,
+    hold: Annotated[
+        str | None,
+        typer.Option("--predictions", help="What the predictions hold: indices of classes, or values as the truth."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Score predictions: Dice, Jaccard, HD95 and ASD per case and class, at native size, in mm where known."""
     from knowsam.evaluation.result import print_table, scores_json
 
-    names, values = _parse_classes(classes), _parse_values(label_values)
-    scores = knowsam.evaluate(predictions, truth, out, classes=names, label_values=values, ignore_value=ignore_value)
+    scores = knowsam.evaluate(
+        predictions,
+        truth,
+        out,
+        classes=_parse_classes(classes),
+        label_values=_parse_values(label_values),
+        ignore_value=ignore_value,
+        mask_threshold=mask_threshold,
+        instances=instances,
+        stray_share=stray_share,
+        predictions_hold=hold,
+    )
     if as_json:
         _print_json(scores_json(scores))
     elif not quiet:
@@ -413,6 +464,7 @@ def pretrain(
     from knowsam.inference.predictor import known_amp
     from knowsam.sam.pretrain.loop import pretrain as run
     from knowsam.sam.pretrain.steps import PretrainConfig
+    from knowsam.storage import require_writable_folder
     from knowsam.training.interrupt import stop_on_signal
 
     sides = None if sizes is None else tuple(_parse_numbers(sizes, "--sizes", "96,128"))
@@ -426,6 +478,7 @@ def pretrain(
         "amp": known_amp(amp),
         "seed": seed,
     }
+    require_writable_folder(out)
     config = PretrainConfig(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     with stop_on_signal() as asked_to_stop:
         finished = run(config, out, quiet, asked_to_stop)
@@ -470,7 +523,9 @@ def _parse_numbers(text: str, option: str, example: str) -> list[int]:
 def _print_json(values: Any) -> None:
     import json
 
-    print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+    # What the terminal cannot encode must be escaped as JSON has it.
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(values, indent=2, ensure_ascii=not unicode, allow_nan=False))
 
 
 def _say_error(sentence: str) -> None:
@@ -480,15 +535,50 @@ def _say_error(sentence: str) -> None:
     print(f"{word} {sentence}", file=sys.stderr)
 
 
+def _of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, or that of the GPU, ran out."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _explained(error: Exception) -> str | None:
+    """An error as one sentence; None where it is a mistake of this package."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError):
+        cause = error.strerror or str(error) or type(error).__name__
+        return (
+            f"{error.filename or 'a file'}: could not be read or written ({cause}), but expected to be; free space, or"
+            " check the path and its permissions, and repeat the command."
+        )
+    if _of_memory(error):
+        return (
+            f"memory: it ran out ({next(iter(str(error).splitlines()), '') or type(error).__name__}); take a smaller"
+            " --batch, --size or image, or a machine with more of it."
+        )
+    return None
+
+
 def main() -> None:
-    """Entry point: bad input becomes one sentence and exit code 2, anything else stays a traceback."""
+    """Entry point: bad input or output becomes one sentence and exit code 2; a traceback is left for bugs, and 70."""
+    escape_unprintable()
     try:
         app()
-    except InputError as error:
-        _say_error(str(error))
-        sys.exit(EXIT_BAD_INPUT)
+    except SystemExit as end:
+        # typer makes 1 of a closed pipe (`| head`), which is no failed input.
+        sys.exit(EXIT_NO_READER if isinstance(end.__context__, BrokenPipeError) else end.code)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        sentence = _explained(error)
+        if sentence is not None:
+            _say_error(sentence)
+            sys.exit(EXIT_BAD_INPUT)
+        traceback.print_exc()
+        sys.exit(EXIT_BUG)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from knowsam.errors import InputError, did_you_mean
 from knowsam.plugins import names_file
 
 if TYPE_CHECKING:
+    from knowsam.data.labels import LabelSpec
     from knowsam.methods import Method
 
 SHORT_BUDGET = 10_000
@@ -20,6 +21,15 @@ SHORT_BUDGET = 10_000
 
 PRETRAIN_STEPS = 240
 """Steps that networks need on labelled images alone before they can teach each other (docs/method.md)."""
+
+
+VALIDATE_AT_LEAST_EVERY = 200
+"""Largest number of steps between validations, where none is asked for."""
+
+
+def default_validate_every(steps: int) -> int:
+    """Steps between validations of a run of so many steps: a tenth, so that no run of 5 steps has fewer than 5."""
+    return max(1, min(VALIDATE_AT_LEAST_EVERY, steps // 10))
 
 
 def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, Any]:
@@ -117,16 +127,29 @@ class DataConfig(_Section):
     """The mask's values in the order of the classes, where they are not 0, 1, 2, ..."""
     ignore_value: int | None = None
     """Mask value of pixels nobody annotated."""
+    mask_threshold: int | None = None
+    """Two classes: every mask value from this one on is the object; None: values are classes (docs/masks.md)."""
+    instances: bool = False
+    """Two classes: mask values number the objects, and all objects are one class."""
+    stray_share: float = Field(0.0, ge=0, le=1)
+    """Largest share of a mask's pixels whose values are no class and take the nearest one; 0: that is an error."""
     normalise: Literal["auto", "range", "percentile"] = "auto"
     """How intensities become [0, 1], see `Preprocessing`."""
     axis: Literal[0, 1, 2] | None = None
-    """Axis along which volumes are cut; None: the axis of largest spacing."""
+    """Axis along which volumes are cut: sagittal, coronal, axial; None: that of largest spacing in most of them."""
     val_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of the labelled groups kept for validation where there is no val.txt; 0: no validation."""
     cache_mb: float = Field(4096, ge=0)
     """Memory for decoded images; what does not fit is decoded again at each use."""
     workers: int = Field(0, ge=0)
     """Loader processes; 0 is fastest as long as the images fit into the cache."""
+
+    @property
+    def label_spec(self) -> LabelSpec:
+        """What the settings say about mask values."""
+        from knowsam.data.labels import LabelSpec
+
+        return LabelSpec(**{name: getattr(self, name) for name in LabelSpec._fields})
 
 
 class SamSettings(_Section):
@@ -175,6 +198,9 @@ class TrainConfig(_Section):
     """Momentum of `sgd`; `adamw` has none."""
     weight_decay: float = Field(1e-4, ge=0)
     """Weight decay of the students' optimiser; SAM has none."""
+    flip: Literal["both", "horizontal", "vertical", "none"] = "both"
+    """Random mirroring: `horizontal` swaps left and right of a picture; `vertical` top and bottom, of axial slices left
+    and right."""
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises from 0; 0: none."""
     ema: float = Field(0.0, ge=0, lt=1)
@@ -183,8 +209,8 @@ class TrainConfig(_Section):
     """Largest norm of the gradient; None does not clip."""
     amp: Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(_parse_amp)] = "auto"
     """Mixed precision; `auto`: on a GPU only."""
-    validate_every: int = Field(200, ge=1)
-    """Steps between validations; the student with the best one is kept."""
+    validate_every: int | None = Field(None, ge=1)
+    """Steps between validations; the student with the best one is kept. None: a tenth of the run, at most 200."""
     checkpoint_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; None: at each validation."""
     log_every: int = Field(10, ge=1)
@@ -193,6 +219,11 @@ class TrainConfig(_Section):
     """Write `report.html` when the run has finished."""
     tensorboard: bool = False
     """Also write what is measured to `tensorboard/` in the run's folder; needs the extra `tensorboard`."""
+
+    @property
+    def validation_steps(self) -> int:
+        """Steps between validations: those asked for, or `default_validate_every`."""
+        return self.validate_every or default_validate_every(self.steps)
 
 
 class Config(_Section):
@@ -220,7 +251,7 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
         *layers: Nested mappings, e.g. of a YAML file, of `key=value` arguments, of command-line flags.
 
     Returns:
-        A configuration whose `preset` and `options` are resolved.
+        A configuration whose `preset`, `options` and `train.validate_every` are resolved.
 
     Raises:
         InputError: Naming every unknown key, with the nearest known one, and every bad value.
@@ -243,7 +274,9 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
     resolved, problems = _read(method.Options, given["options"], "options.", known)
     if resolved is None:
         raise InputError("configuration: " + " ".join(problems))
-    return Config.model_validate({**given, "options": resolved.model_dump(mode="json")})
+    config = Config.model_validate({**given, "options": resolved.model_dump(mode="json")})
+    train = config.train.model_copy(update={"validate_every": config.train.validation_steps})
+    return config.model_copy(update={"train": train})
 
 
 def read_resolved(values: Mapping[str, Any]) -> Config:

@@ -1,4 +1,7 @@
-"""Text, JSON, CSV and safetensors files, written whole or not at all."""
+r"""Text, JSON, CSV and safetensors files, written whole or not at all, and whether they could be written.
+
+Text is UTF-8 whatever the terminal; a file name that is not UTF-8 stands in it escaped, `caf\udce9.png`.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knowsam.errors import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+ESCAPED = "backslashreplace"
+"""How Python encodes the bytes of a file name that are not UTF-8; in JSON it is the escape that reads back."""
 
 
 @contextlib.contextmanager
@@ -27,20 +35,69 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Yields:
         The name to write to.
+
+    Raises:
+        OSError: It cannot be written; `filename` is `path`.
     """
     temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        # A full disk names no file, everything else the temporary one.
+        if error.filename not in (None, str(temporary), temporary):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be gone
+            temporary.unlink()
+
+
+def require_writable_folder(path: str | Path) -> None:
+    """Make sure, before any work is done, that files can be written into a folder; makes nothing.
+
+    Args:
+        path: The folder; it need not exist.
+
+    Raises:
+        InputError: A file is in the way, or the folder that would be written into is closed.
+    """
+    path = Path(path)
+    there = next((one for one in (path, *path.absolute().parents) if os.path.lexists(one)), Path(path.anchor or "."))
+    if not there.is_dir():
+        where = "there" if there == path else f"at {there}"
+        raise InputError(
+            f"{path}: a file was found {where}, but expected a folder to write to; choose another place, or move the"
+            " file."
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path}: no permission to write into {there} was found, or it is read-only, but expected a folder to"
+            " write to; choose another place, or change its permissions."
+        )
+
+
+def require_writable_file(path: str | Path, example: str) -> None:
+    """Make sure, before any work is done, that a file can be written; an old one is replaced.
+
+    Args:
+        path: The file.
+        example: A name for it, for the sentence about a folder.
+
+    Raises:
+        InputError: A folder has its name, or as `require_writable_folder` of the folder it would lie in.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder was found, but expected the name of a file to write; add {example}.")
+    require_writable_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically, making the folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=ESCAPED)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -51,7 +108,7 @@ def write_json(path: Path, values: Any) -> None:
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a UTF-8 table with a header atomically; what a row lacks or holds as None is an empty field."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors=ESCAPED) as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -1,6 +1,7 @@
 """The records everything passes around.
 
-Axes are written `(B, K, H, W)`: batch, class, height, width. Volumes are `(X, Y, Z)`, in the order of their file.
+Axes are written `(B, K, H, W)`: batch, class, height, width. Volumes are `(X, Y, Z)`: towards right, anterior and
+superior where their file says how it lies, else in its own order.
 """
 
 from __future__ import annotations
@@ -26,22 +27,72 @@ SAM = "sam"
 
 
 @dataclass(frozen=True)
+class Turn:
+    """How a stored array was brought into a common orientation: its axes are put in another order, then flipped.
+
+    Attributes:
+        axes: The stored axis that each axis of the turned array comes from.
+        flips: Whether each axis of the turned array runs backwards.
+    """
+
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+
+    def apply(self, array: np.ndarray, first: int = 0) -> np.ndarray:
+        """Turn an array; `first` is the index of its first spatial axis. Returns a view."""
+        behind = range(first + len(self.axes), array.ndim)
+        array = np.transpose(array, [*range(first), *(first + axis for axis in self.axes), *behind])
+        flipped = tuple(first + axis for axis, backwards in enumerate(self.flips) if backwards)
+        return np.flip(array, flipped) if flipped else array
+
+    def apply_to_affine(self, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The `(4, 4)` affine of the turned array, so that every voxel keeps its place; `shape` before the turn."""
+        turned = affine.copy()
+        for axis, (source, backwards) in enumerate(zip(self.axes, self.flips, strict=True)):
+            turned[:, axis] = -affine[:, source] if backwards else affine[:, source]
+            if backwards:
+                turned[:, 3] += affine[:, source] * (shape[source] - 1)
+        return turned
+
+    @property
+    def inverse(self) -> Turn:
+        """The turn back."""
+        axes = tuple(self.axes.index(axis) for axis in range(len(self.axes)))
+        return Turn(axes, tuple(self.flips[axis] for axis in axes))
+
+
+@dataclass(frozen=True)
 class Geometry:
     """Where an array's voxels lie in the patient.
 
     Attributes:
         spacing_mm: Distance of neighbouring voxels along each spatial axis of the array, in mm, or None where
             the file does not say (then distances are in px).
-        slice_axis: The spatial axis of a volume along which 2-D slices are cut: the axis of largest spacing, the last
-            of equals; the first where the format stores slices first. 0 and unused for a picture.
-        affine: `(4, 4)` voxel-to-world matrix of a NIfTI file, else None.
+        slice_axis: The spatial axis of a volume along which it would be cut by itself: the axis of largest spacing, the
+            last of equals; the first where the format stores slices first. 0 and unused for a picture.
+        affine: `(4, 4)` matrix from voxels of the array to mm in the patient, axes towards right, anterior, superior;
+            None for formats without.
         header: The file format's own header, kept so that what is written back has the same codes.
+        turn: What brought the stored array into this orientation, undone on writing; None: it is as stored.
+        oriented: Whether the file says how its axes lie: qform or sform code of NIfTI, orientation tag of a picture.
+        doubt: What contradicts itself in the file's header, the end of a sentence that begins with its name; else "".
     """
 
     spacing_mm: tuple[float, ...] | None = None
     slice_axis: int = 0
     affine: np.ndarray | None = None
     header: Any = None
+    turn: Turn | None = None
+    oriented: bool = False
+    doubt: str = ""
+
+    def as_read(self, array: np.ndarray) -> np.ndarray:
+        """An array as its file is stored, turned into these axes."""
+        return array if self.turn is None else self.turn.apply(array)
+
+    def as_stored(self, array: np.ndarray, first: int = 0) -> np.ndarray:
+        """An array in these axes, turned back to how its file is stored; `first` is its first spatial axis."""
+        return array if self.turn is None else self.turn.inverse.apply(array, first)
 
     @property
     def unit(self) -> str:
@@ -75,6 +126,21 @@ class MedicalImage:
 
 
 @dataclass(frozen=True)
+class MaskStorage:
+    """How a mask file stores its numbers, where that bears on what they mean.
+
+    Attributes:
+        one_bit: Black and white by its format: whatever is not 0 is the object, 1 or 255.
+        lossy: Compressed with loss (JPEG): the values are near what was drawn, not equal to it.
+        palette: Colour of each index of a palette that is not grey; None where the values are no indices.
+    """
+
+    one_bit: bool = False
+    lossy: bool = False
+    palette: tuple[tuple[int, int, int], ...] | None = None
+
+
+@dataclass(frozen=True)
 class MedicalLabel:
     """A label file: one integer per voxel, in the file's own values.
 
@@ -82,11 +148,13 @@ class MedicalLabel:
         array: `(H, W)` or `(X, Y, Z)` int32, the values as the file has them (0/255, class indices, ...).
         geometry: Spacing and affine of the axes.
         path: The file, for messages.
+        storage: How the file stores them.
     """
 
     array: np.ndarray
     geometry: Geometry
     path: Path
+    storage: MaskStorage = MaskStorage()
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 
 from knowsam.io import READERS, file_suffix, read_image, read_label, write_label, write_map, write_probabilities
 from knowsam.types import MedicalImage
-from support.folders import make_image, make_label, save_hdf5, save_nifti, save_picture
+from support.folders import make_image, make_label, orientation_tag, save_hdf5, save_nifti, save_picture, save_turned
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "grey.png": lambda path: save_picture(path, make_image((6, 8))),
@@ -21,12 +21,34 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "a.tif": lambda path: save_picture(path, make_image((6, 8)).astype(np.float32)),
     "b.tiff": lambda path: save_picture(path, make_image((6, 8))),
     "a.bmp": lambda path: save_picture(path, make_image((6, 8), channels=3)),
+    "a.gif": lambda path: save_picture(path, make_image((6, 8))),
     "a.nii": lambda path: save_nifti(path, make_image((6, 8, 3))),
     "flat.nii": lambda path: save_nifti(path, make_image((6, 8))),
+    "turned.png": lambda path: save_picture(path, make_image((6, 8), channels=3), exif=orientation_tag(6)),
+    "turned.tif": lambda path: save_picture(path, make_image((6, 8)), exif=orientation_tag(5)),
+    "pir.nii.gz": lambda path: save_turned(path, make_image((6, 8, 3)), "PIR"),
+    "flat_lp.nii": lambda path: save_turned(path, make_image((6, 8)), "LPS"),
+    "colour.h5": lambda path: save_hdf5(path, image=make_image((6, 8), channels=3)),
     "a.nii.gz": lambda path: save_nifti(path, make_image((6, 8, 3)).astype(np.float32)),
     "slice.h5": lambda path: save_hdf5(path, image=make_image((6, 8))),
     "volume.hdf5": lambda path: save_hdf5(path, image=make_image((3, 6, 8)).astype(np.float32)),
+    "series/a.dcm": lambda path: save_dicom(path, (6, 8, 3)),
+    "slice/a.dcm": lambda path: save_dicom(path, (6, 8, 1)),
+    "picture/a.dcm": lambda path: save_dicom(path, (6, 8)),
+    "colour/a.dcm": lambda path: save_dicom(path, (6, 8, 3), colour=True),
 }
+
+
+def save_dicom(path: Path, shape: tuple[int, ...], colour: bool = False) -> Path:
+    """A volume or a picture in a folder of its own; without the extra `dicom` the test is skipped."""
+    pytest.importorskip("highdicom", reason="the extra `dicom` is not installed")
+    from support.dicom import make_picture, make_slices, make_stored, save, save_series
+
+    if colour:
+        return save(make_picture(make_image(shape[:2], channels=3), "RGB"), path)
+    if len(shape) == 2:
+        return save(make_picture(make_image(shape)), path)
+    return save_series(path.parent, make_slices(make_stored(shape)), lambda index: f"{'ca'[index > 0]}{index}.dcm")
 
 
 @pytest.fixture(params=sorted(MAKERS))
@@ -67,7 +89,8 @@ def test_label_round_trip(image: MedicalImage, tmp_path: Path) -> None:
 def test_probabilities_keep_values_and_order(image: MedicalImage, tmp_path: Path) -> None:
     probs = np.random.default_rng(0).random((3, *image.spatial_shape), dtype=np.float32)
     written = write_probabilities(tmp_path / "soft", probs, image)
-    np.testing.assert_array_equal(_read_probabilities(written, image), probs)
+    # In the file they lie as the image is stored.
+    np.testing.assert_array_equal(_read_probabilities(written, image), image.geometry.as_stored(probs, first=1))
 
 
 def test_map_keeps_values_place_and_order(image: MedicalImage, tmp_path: Path) -> None:
@@ -104,4 +127,4 @@ def _read_probabilities(path: Path, image: MedicalImage) -> np.ndarray:
     import nibabel as nib
 
     array = np.asarray(nib.load(path).dataobj)
-    return np.moveaxis(array, -1, 0).reshape(3, *image.spatial_shape)
+    return np.moveaxis(array, -1, 0).reshape(3, *image.geometry.as_stored(image.array[..., 0]).shape)

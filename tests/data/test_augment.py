@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from torch import Tensor
 from knowsam.data.augment import (
     HOLE_FRACTION,
     Augmentation,
+    Flip,
     IntensityAugmentation,
     erase_holes,
     strong_augmentation,
@@ -45,6 +48,21 @@ def test_flips_and_affine_move_label_and_image_alike() -> None:
     assert same[inner].all()
     assert same[known].float().mean() > 0.75
     assert not torch.equal(moved, label)
+
+
+@pytest.mark.parametrize("flip", ["both", "horizontal", "vertical", "none"])
+@pytest.mark.parametrize("make", [weak_augmentation, strong_augmentation])
+def test_only_the_flips_asked_for_happen(make: Callable[..., Augmentation], flip: Flip) -> None:
+    # A bright quarter; a shift, a rotation by 10 degrees and a distortion leave its centre of mass on its side.
+    torch.manual_seed(0)
+    image = torch.zeros(64, 1, *SIZE)
+    image[..., :20, :32] = 1
+    moved = make(SIZE, flip)(image)[0].mean(1)
+    rows, columns = moved.sum(2), moved.sum(1)
+    down = rows[:, 20:].sum(1) > rows[:, :20].sum(1)
+    right = columns[:, 32:].sum(1) > columns[:, :32].sum(1)
+    assert bool(down.any()) == (flip in ("both", "vertical"))
+    assert bool(right.any()) == (flip in ("both", "horizontal"))
 
 
 def test_what_comes_in_from_outside_the_image_is_ignored() -> None:

@@ -5,16 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from knowsam.data.discover import discover_coding, infer_coding
 from knowsam.data.folder import scan_folder
-from knowsam.data.labels import LabelCoding, discover_coding, infer_coding, value_counts
+from knowsam.data.labels import LabelCoding, LabelSpec
+from knowsam.data.mask_values import MaskFacts, value_counts
 from knowsam.data.split import make_split
 from knowsam.errors import InputError
 from knowsam.types import IGNORE, Geometry, MedicalLabel
 from support.folders import make_folder, make_label, save_picture
 
 
-def seen(*values: int) -> dict[int, Path]:
-    return {value: Path(f"has_{value}.png") for value in values}
+def seen(*values: int) -> list[MaskFacts]:
+    """One mask of 100 px for each value."""
+    return [MaskFacts(Path(f"has_{value}.png"), {value: 100}, (10, 10)) for value in values]
 
 
 def label(values: list[int]) -> MedicalLabel:
@@ -27,7 +30,13 @@ def label(values: list[int]) -> MedicalLabel:
         ((0, 1), {}, (0, 1)),
         ((0, 1, 2, 3), {}, (0, 1, 2, 3)),
         ((1, 2), {}, (0, 1, 2)),
-        ((0, 2), {}, (0, 1, 2)),
+        ((0, 2), {}, (0, 2)),
+        ((0, 1, 2, 4), {}, (0, 1, 2, 4)),
+        ((0, 1, 5), {}, (0, 1, 5)),
+        ((0, 128, 255), {}, (0, 128, 255)),
+        ((0, 85, 170, 255), {}, (0, 85, 170, 255)),
+        ((0, 1, 2, 4), {"classes": 4}, (0, 1, 2, 4)),
+        ((0, 1, 4), {"classes": 5}, (0, 1, 2, 3, 4)),
         ((0, 255), {}, (0, 255)),
         ((255,), {}, (0, 255)),
         ((0, 255), {"classes": 2}, (0, 255)),
@@ -40,7 +49,7 @@ def label(values: list[int]) -> MedicalLabel:
     ],
 )
 def test_inferred_values(values: tuple[int, ...], options: dict, expected: tuple[int, ...]) -> None:
-    coding, _ = infer_coding(seen(*values), **options)
+    coding, _ = infer_coding(seen(*values), LabelSpec(**options))
     assert coding.values == expected
     assert coding.classes == len(expected) == len(coding.names)
 
@@ -48,17 +57,19 @@ def test_inferred_values(values: tuple[int, ...], options: dict, expected: tuple
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        ((0, 1, 255), {}, r"has_255\.png.*set ignore_value=255"),
-        ((0, 1, 2, 3, 255), {}, r"set ignore_value=255"),
-        ((0, 85, 170, 255), {}, r"set label_values=\[0,85,170,255\]"),
-        ((0, 5), {}, r"set label_values=\[0,5\]"),
-        ((-1, 0, 1), {}, r"no class indices"),
+        ((0, 1, 255), {}, r"has_255\.png.*data\.ignore_value=255.*data\.mask_threshold=1"),
+        ((0, 1, 2, 3, 255), {}, r"data\.ignore_value=255.*data\.label_values=\[0,1,2,3,255\]"),
+        ((-1, 0, 1), {}, r"data\.ignore_value=-1"),
         (tuple(range(200)), {}, r"200 different values"),
         (tuple(range(0, 256, 7)), {}, r"different values"),
         ((0,), {}, r"only the value 0"),
         ((0, 255), {"ignore_value": 255}, r"only the value 0"),
         ((0, 1), {"classes": 1}, r"at least 2"),
-        ((0, 1, 2), {"classes": 2}, r"has_2\.png: mask values outside the classes: 2; expected only \[0,1\]"),
+        (
+            (0, 1, 2),
+            {"classes": 2},
+            r"has_2\.png: mask values outside the classes: 2 \(100 px, .*expected only \[0, 1\]",
+        ),
         ((0, 1, 255), {"classes": 2}, r"ignore_value=255"),
         ((0, 255), {"classes": 3}, r"outside the classes: 255"),
         ((0, 7), {"label_values": [0, 5]}, r"outside the classes: 7"),
@@ -69,7 +80,7 @@ def test_inferred_values(values: tuple[int, ...], options: dict, expected: tuple
 )
 def test_values_without_a_meaning_raise_and_advise(values: tuple[int, ...], options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        infer_coding(seen(*values), **options)
+        infer_coding(seen(*values), LabelSpec(**options))
     assert "\n" not in str(caught.value)
 
 
@@ -79,7 +90,7 @@ def test_mapping_of_0_and_255_is_said() -> None:
 
 
 def test_names() -> None:
-    coding, _ = infer_coding(seen(0, 1), classes=["tissue", "lesion"])
+    coding, _ = infer_coding(seen(0, 1), LabelSpec(classes=["tissue", "lesion"]))
     assert coding.names == ("tissue", "lesion")
     assert infer_coding(seen(0, 1, 2))[0].names == ("background", "class_1", "class_2")
 
@@ -107,7 +118,7 @@ def test_value_counts() -> None:
 
 def test_discover_counts_pixels_and_notes_absent_classes(tmp_path: Path) -> None:
     folder = scan_folder(make_folder(tmp_path, n_images=3, n_masks=3, size=(4, 8), classes=2))
-    found = discover_coding(folder.labelled_cases(), classes=3)
+    found = discover_coding(folder.labelled_cases(), LabelSpec(classes=3))
     coding, notes, counts = found.coding, found.notes, found.pixels
     assert counts.tolist() == [48, 48, 0]
     assert len(notes) == 1
@@ -130,7 +141,7 @@ def test_discover_names_file_and_needs_masks(tmp_path: Path) -> None:
     make_folder(tmp_path, n_images=2, n_masks=2, size=(4, 8), classes=4)
     cases = scan_folder(tmp_path).labelled_cases()
     with pytest.raises(InputError, match=r"case_0\.png.*outside the classes: 2, 3"):
-        discover_coding(cases, classes=2)
+        discover_coding(cases, LabelSpec(classes=2))
     with pytest.raises(InputError, match="at least one mask"):
         discover_coding([])
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from knowsam.data.preprocess import PERCENTILES, Preprocessing, resize, resize_label, to_channels, to_unit_range
+from knowsam.data.preprocess import (
+    PERCENTILES,
+    Preprocessing,
+    preprocessing_of,
+    resize,
+    resize_label,
+    to_channels,
+    to_unit_range,
+)
 from knowsam.errors import InputError
 from knowsam.types import Geometry, MedicalImage
 
@@ -179,5 +187,52 @@ def test_resize_label_invents_no_class() -> None:
 def test_json_round_trip() -> None:
     import json
 
-    preprocessing = Preprocessing((32, 48), 3, "percentile", 1)
-    assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
+    for preprocessing in (
+        Preprocessing((32, 48), 3, "percentile", 1),
+        Preprocessing((32, 48), 3, "percentile", 1, (1.0, 2.0, 0.5)),
+    ):
+        written = json.loads(json.dumps(preprocessing.to_json()))
+        assert Preprocessing.from_json(written) == preprocessing
+    del written["spacing_mm"], written["slice_axis"]  # a file of earlier versions
+    assert Preprocessing.from_json(written) == Preprocessing((32, 48), 3, "percentile")
+
+
+def placed(spacing: tuple[float, ...], axis: int) -> MedicalImage:
+    """A volume that says where it lies."""
+    geometry = Geometry(spacing, axis, np.diag([*spacing, 1.0]), oriented=True)
+    return MedicalImage(np.zeros((4, 5, 6, 1), np.uint8), geometry, Path("somewhere/v.nii.gz"))
+
+
+def test_the_slice_axis_is_that_of_most_volumes() -> None:
+    one, other = placed((1.0, 1.0, 1.0), 2), placed((1.0, 1.0, 0.97), 1)
+    found, note = preprocessing_of([one, other, other], (32, 32))
+    assert (found.slice_axis, found.spacing_mm, found.channels) == (1, (1.0, 1.0, 0.97), 1)
+    assert note is not None
+    assert "1 along axis 2 of 3 volumes would be cut; all are cut along axis 1 (coronal)" in note
+    assert preprocessing_of([other, one], (32, 32))[0].slice_axis == 2  # the last of equals
+    assert preprocessing_of([one, one], (32, 32)) == (Preprocessing((32, 32), 1, "auto", 2, (1.0, 1.0, 1.0)), None)
+    assert preprocessing_of([one], (32, 32), axis=0)[0].slice_axis == 0
+    assert {found.axis_of(one), found.axis_of(other)} == {1}
+
+
+def test_formats_with_slices_first_and_pictures_keep_their_own_axis() -> None:
+    slices_first = MedicalImage(np.zeros((4, 5, 6, 1), np.uint8), Geometry(), Path("v.h5"))
+    found, _ = preprocessing_of([placed((1.0, 1.0, 5.0), 2)], (32, 32))
+    assert found.axis_of(slices_first) == 0
+    assert preprocessing_of([slices_first], (32, 32))[0].slice_axis is None
+    assert preprocessing_of([slices_first], (32, 32), axis=2)[0].axis_of(slices_first) == 2
+    colour = picture(np.zeros((4, 4, 3), np.uint8))
+    images = iter([colour, picture(np.zeros((4, 4, 1), np.uint8))])
+    assert preprocessing_of(images, (32, 32))[0] == Preprocessing((32, 32), 3)
+    assert next(images, None) is not None  # nothing is read beyond the first image that decides
+
+
+def test_what_is_unlike_training_is_said() -> None:
+    found, _ = preprocessing_of([placed((1.0, 1.0, 3.0), 2)], (32, 32))
+    assert found.doubts(placed((1.0, 1.0, 5.0), 2)) == []
+    assert found.doubts(placed((1.0, 3.0, 1.0), 1)) == [
+        "cut along axis 2 as in training; by its own spacing it would be axis 1",
+        "spacing more than 2 times larger or smaller than in training (1 x 1 x 3 mm)",
+    ]
+    assert found.doubts(picture(np.zeros((4, 4, 1), np.uint8))) == []
+    assert Preprocessing((32, 32), 1).doubts(placed((1.0, 3.0, 1.0), 1)) == []

@@ -16,6 +16,7 @@ from knowsam.errors import InputError
 from knowsam.evaluation.evaluate import evaluate
 from knowsam.evaluation.metrics import METRICS, Metric, asd, dice_score, hd95
 from knowsam.evaluation.result import print_table
+from support.folders import save_turned
 
 
 def square(row: int = 1, column: int = 1, side: int = 3, shape=(8, 9), value: int = 1) -> np.ndarray:
@@ -134,13 +135,47 @@ def test_nifti_of_one_slice_is_scored_as_an_image(folders):
     assert (score["hd95"], score["asd"]) == (pytest.approx(4.0), pytest.approx(2.0))
 
 
-def test_another_affine_is_noted(folders):
+def test_another_place_is_refused_and_half_a_voxel_noted(folders):
     predictions, truth = folders
-    save_nifti(predictions, "v", square(shape=(8, 9, 2)), shift=10)
     save_nifti(truth, "v", square(shape=(8, 9, 2)))
-    result = evaluate(predictions, truth)
-    assert result.summary.mean["dice"] == 1
-    assert any("different affines in v" in note for note in result.notes)
+    for shift, noted in ((0.0009, False), (0.5, True)):
+        save_nifti(predictions, "v", square(shape=(8, 9, 2)), shift=shift)
+        result = evaluate(predictions, truth)
+        assert result.summary.mean["dice"] == 1
+        assert any("half a voxel apart by their affines in v" in note for note in result.notes) == noted
+    for shift in (1, 10, -3):
+        save_nifti(predictions, "v", square(shape=(8, 9, 2)), shift=shift)
+        with pytest.raises(InputError, match=r"predictions.v\.nii\.gz: .* voxels off its truth .*masks.v\.nii\.gz"):
+            evaluate(predictions, truth)
+
+
+@pytest.mark.parametrize("codes", ["LPS", "PIR", "SAL"])
+def test_a_prediction_stored_in_another_order_is_the_same(folders, codes):
+    predictions, truth = folders
+    label = np.zeros((8, 9, 5), np.uint8)
+    label[1:4, 2:8, 3:] = 1
+    label[5:, :3, 0] = 2
+    save_nifti(truth, "v", label, (1.0, 2.0, 3.0), shift=7)
+    straight = nibabel.load(truth / "v.nii.gz")
+    other = label.copy()
+    other[2, 2:5, 3] = 0
+    turned = nibabel.Nifti1Image(other, straight.affine).as_reoriented(nibabel.orientations.axcodes2ornt(codes))
+    nibabel.save(turned, predictions / "v.nii.gz")
+    found = evaluate(predictions, truth)
+    nibabel.save(nibabel.Nifti1Image(other, straight.affine), predictions / "v.nii.gz")
+    assert found.cases == evaluate(predictions, truth).cases
+    assert found.notes == ()
+    assert 0 < found.cases[0].scores[0]["dice"] < 1
+
+
+def test_a_truth_that_does_not_say_how_it_lies_is_stored_like_its_prediction(folders):
+    predictions, truth = folders
+    label = np.zeros((8, 9, 5), np.uint8)
+    label[1:4, 2:8, 3:] = 1
+    save_turned(predictions / "v.nii.gz", label, "PIR")
+    save_turned(truth / "v.nii.gz", label, "RAS", stated=0)
+    assert evaluate(predictions, truth).summary.mean["dice"] == 1
+    assert evaluate(truth, predictions).summary.mean["dice"] == 1
 
 
 def save_stack(folder, name, volume, numbers=None):
@@ -226,6 +261,108 @@ def test_a_class_only_the_predictions_have_is_a_false_alarm(folders):
     assert any("up to 2" in note for note in result.notes)
     with pytest.raises(InputError, match=r"predictions/a.png.*2"):
         evaluate(predictions, truth, classes=2)
+
+
+def save_values(folder, stem, *values, where=((1, 1), (5, 5), (5, 1))):
+    label = np.zeros((8, 9), np.uint8)
+    for value, (row, column) in zip(values, where, strict=False):
+        label[row : row + 2, column : column + 2] = value
+    save_png(folder, stem, label)
+
+
+@pytest.mark.parametrize("values", [(1, 2, 4), (1, 5)])
+def test_a_class_that_no_file_has_is_no_class(folders, values):
+    predictions, truth = folders
+    for stem in "ab":
+        save_values(truth, stem, *values)
+        save_values(predictions, stem, *values, where=((1, 1), (5, 5), (1, 5)))
+    result = evaluate(predictions, truth)
+    assert len(result.class_names) == len(values) + 1
+    found = [score["dice"] for score in result.cases[0].scores]
+    assert found == [1, 1, 0][: len(values)]
+    assert result.summary.mean["dice"] == pytest.approx(np.mean(found))
+
+
+def test_a_class_that_no_truth_holds_is_left_out_of_the_means_and_said(folders, tmp_path):
+    predictions, truth = folders
+    save_values(truth, "a", 1)
+    save_values(truth, "b", 1)
+    save_values(predictions, "a", 1)
+    save_values(predictions, "b", 0, 2)
+    result = evaluate(predictions, truth, tmp_path / "out", classes=4)
+    assert result.summary.mean["dice"] == 0.5
+    assert [note for note in result.notes if "no truth file" in note] == [
+        "Class 2 (class_2) is in no truth file: left out of the means; predicted in 1 of 2 cases.",
+        "Class 3 (class_3) is in no truth file: left out of the means; predicted in 0 of 2 cases.",
+    ]
+    table = {(row["case"], row["class"]): (row["dice"], row["status"]) for row in rows(tmp_path / "out")}
+    assert table["b", "2"] == ("", "false_alarm")
+    assert table["a", "3"] == ("", "both_empty")
+
+
+@pytest.mark.parametrize("label_values", [[0, 2, 1], [0, 4, 2, 1], [1, 0, 2], [2, 1, 0]])
+def test_identical_files_are_never_wrong(folders, label_values):
+    predictions, truth = folders
+    for folder in folders:
+        save_values(folder, "a", *[value for value in label_values if value])
+    result = evaluate(predictions, truth, label_values=label_values)
+    assert result.summary.mean["dice"] == 1
+    assert f"mask values {label_values}" in result.notes[0]
+    assert "--predictions indices" in result.notes[0]
+
+
+def test_what_the_predictions_hold_can_be_said(folders):
+    predictions, truth = folders
+    save_values(truth, "a", 2, 3)
+    save_values(predictions, "a", 1, 2)
+    assert evaluate(predictions, truth, label_values=[0, 2, 3]).summary.mean["dice"] == 1
+    save_values(predictions, "a", 0, 2)
+    by_value = evaluate(predictions, truth, label_values=[0, 2, 3])
+    by_index = evaluate(predictions, truth, label_values=[0, 2, 3], predictions_hold="indices")
+    assert [score["dice"] for score in by_value.cases[0].scores] == [0, 0]
+    assert [score["dice"] for score in by_index.cases[0].scores] == [0, 1]
+    with pytest.raises(InputError, match="expected indices or values"):
+        evaluate(predictions, truth, predictions_hold="classes")
+
+
+def test_values_that_could_be_indices_are_asked_about(folders):
+    predictions, truth = folders
+    save_values(truth, "a", 1, 2, 4)
+    save_values(predictions, "a", 1, 2, 3)
+    with pytest.raises(InputError, match=r"--predictions indices.*--predictions values"):
+        evaluate(predictions, truth)
+    assert evaluate(predictions, truth, predictions_hold="indices").summary.mean["dice"] == 1
+    by_value = evaluate(predictions, truth, predictions_hold="values")
+    assert by_value.summary.mean["dice"] == pytest.approx(2 / 3)
+    assert len(by_value.class_names) == 5
+
+
+def test_one_threshold_for_truth_and_predictions(folders):
+    predictions, truth = folders
+    save_values(truth, "a", 255, 32)
+    for values in ((255,), (1,), (200, 30)):
+        save_values(predictions, "a", *values)
+        result = evaluate(predictions, truth, mask_threshold=128)
+        assert result.summary.mean["dice"] == 1
+    save_values(predictions, "a", 7)
+    save_values(truth, "a", 3)
+    assert evaluate(predictions, truth, instances=True).summary.mean["dice"] == 1
+
+
+def test_jpeg_and_one_bit_on_either_side(folders):
+    predictions, truth = folders
+    big = square(8, 8, 24, (48, 48), 255)
+    for folder, other in (folders, folders[::-1]):
+        for stem in "abc":
+            save_png(other, stem, big)
+        (folder / "a.png").unlink(missing_ok=True)
+        Image.fromarray(big).save(folder / "a.jpg", quality=80)
+        (folder / "b.png").unlink(missing_ok=True)
+        Image.fromarray(big > 0).save(folder / "b.bmp")
+        save_png(folder, "c", big)
+        assert evaluate(predictions, truth).summary.mean["dice"] > 0.99
+        for path in [*predictions.iterdir(), *truth.iterdir()]:
+            path.unlink()
 
 
 def test_truth_without_any_object(folders):

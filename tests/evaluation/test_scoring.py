@@ -86,6 +86,11 @@ def test_means_are_over_volumes_and_foreground_classes_of_the_first_prediction()
     assert record == {"dice": 0.55, "per_class": [0.4, 0.7], "volumes": 2, "sd": [0.28284, 0.42426]}
 
 
+def test_the_log_has_each_case_in_the_order_of_its_name_without_it() -> None:
+    scores = ValidationScores({"a": {"w": [0.6, 1.0], "v": [0.2, 0.4]}})
+    assert scores.case_means()["a"] == [0.3, 0.8]
+
+
 def test_a_single_volume_has_no_spread() -> None:
     record = ValidationScores({"a": {"v": [0.2, 0.4]}}).to_json()["a"]
     assert record == {"dice": 0.3, "per_class": [0.2, 0.4], "volumes": 1}

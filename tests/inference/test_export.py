@@ -73,7 +73,8 @@ def test_the_onnx_file_says_all_that_using_it_needs(exported: ExportedFile) -> N
     assert entry.key == "knowsam"
     assert about["class_names"] == list(NAMES)
     assert about["class_colours"] == [[0, 0, 0], [230, 159, 0], [86, 180, 233]]
-    assert about["preprocessing"] == {"size": [32, 48], "channels": 1, "normalise": "auto", "slice_axis": None}
+    unsaid = {"slice_axis": None, "spacing_mm": None}
+    assert about["preprocessing"] == {"size": [32, 48], "channels": 1, "normalise": "auto"} | unsaid
     assert about["preparation"]["percentiles"] == [0.5, 99.5]
     assert about["preparation"]["luminance"] == [0.299, 0.587, 0.114]
     assert (about["exported_network"], about["step"], about["opset"]) == ("fused", 7, 18)

@@ -30,7 +30,7 @@ def test_card_says_what_the_file_is_and_what_it_is_not(exported: Exported, tmp_p
     # sha256 of the four bytes, as `printf 1234 | sha256sum` prints it
     assert "03ac674216f3e15c761ee1a5e255f067953623c8b388b4459e13f978d7c846f4" in card
     assert "**Not a medical device.**" in card
-    assert "| 1 | liver | #e69f00 |" in card
+    assert "| 1 | liver | 1 | #e69f00 |" in card
 
 
 def test_scores_have_their_spread_over_volumes(exported: Exported, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from knowsam.data.preprocess import PERCENTILES, Normalisation, Preprocessing
+from knowsam.inference.export import export
 from knowsam.inference.files import predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image, read_label
 from knowsam.types import LUMINANCE, Geometry, MedicalImage
 from support.examples import EXAMPLES, load_example
-from support.exports import ExportedFile
-from support.folders import make_image, save_nifti, save_picture
+from support.exports import ExportedFile, make_student
+from support.folders import make_image, orientation_tag, save_nifti, save_picture, save_turned
 
 TIE = 1e-4
 
@@ -51,6 +52,11 @@ def make_inputs(folder: Path) -> list[Path]:
         save_picture(folder / "deep.png", make_image((29, 83), seed=4).astype(np.uint16) * 40),
         save_nifti(folder / "axis2.nii.gz", make_image((21, 33, 11), seed=5).astype(np.int16) - 100),
         save_nifti(folder / "axis0.nii", make_image((5, 33, 40), seed=6), spacing_mm=(4.0, 1.0, 1.0)),
+        save_turned(folder / "pir.nii.gz", make_image((33, 7, 21), seed=8), "PIR", spacing_mm=(1.0, 4.0, 1.0)),
+        save_turned(folder / "unsaid.nii.gz", make_image((33, 7, 21), seed=8), "PIR", stated=0),
+        save_turned(folder / "flat.nii.gz", make_image((33, 21), seed=9), "SLA"),
+        save_picture(folder / "turned.png", make_image((37, 51), channels=3), exif=orientation_tag(6)),
+        save_picture(folder / "mirrored.png", make_image((37, 51)), exif=orientation_tag(7)),
         save_nifti(folder / "scaled.nii.gz", make_image((40, 30, 3), seed=7), slope_inter=(0.5, -10.0), codes=(0, 3)),
     ]
 
@@ -95,10 +101,28 @@ def test_masks_are_those_of_predict_without_torch_and_knowsam(exported: Exported
         decided = best[-1] - best[-2] > TIE
         assert decided.mean() > 0.99
         np.testing.assert_array_equal(found.array[decided], expected.array[decided], err_msg=source.name)
-    for name in ("axis2.nii.gz", "axis0.nii", "scaled.nii.gz"):
+    for name in ("axis2.nii.gz", "axis0.nii", "scaled.nii.gz", "pir.nii.gz", "flat.nii.gz"):
         first, second = (nib.load(tmp_path / folder / name) for folder in ("torch", "alone"))
         assert first.header == second.header
         np.testing.assert_array_equal(first.affine, second.affine)
+
+
+def test_masks_have_the_values_of_the_training_masks(tmp_path: Path) -> None:
+    student = make_student(tmp_path / "student.safetensors", mask_values=(0, 4, 300))
+    written = export(student, tmp_path / "model.onnx").path
+    picture = save_picture(tmp_path / "in" / "a.png", make_image((37, 51)))
+    volume = save_nifti(tmp_path / "in" / "b.nii.gz", make_image((21, 33, 4)))
+    for source, out in ((student, "torch"), (written, "onnx")):
+        list(predict_files(Predictor(source, "cpu"), tmp_path / "in", tmp_path / out))
+    example = load_example("onnx_only")
+    (tmp_path / "alone").mkdir()
+    for source in (picture, volume):
+        example.main(str(written), str(source), str(tmp_path / "alone" / source.name))
+        labels = [read_label(tmp_path / folder / source.name).array for folder in ("torch", "onnx", "alone")]
+        assert all(np.unique(label).tolist() == [0, 4, 300] for label in labels)
+        assert all((label == labels[0]).mean() > 0.99 for label in labels)
+    card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| 2 | Lähmung | 300 |" in card
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -123,7 +147,7 @@ def test_images_are_prepared_as_for_training(array: np.ndarray, normalise: Norma
 def test_the_axis_asked_for_in_training_wins() -> None:
     example = load_example("onnx_only")
     model: Any = example.Model.__new__(example.Model)
-    model.preprocessing = {"slice_axis": 1}
+    model.preprocessing = Preprocessing((32, 32), 1, slice_axis=1, spacing_mm=(1.0, 1.0, 5.0)).to_json()
     assert example.slice_axis_of((1.0, 1.0, 5.0), (8, 8, 8), model) == 1
     model.preprocessing = {"slice_axis": None}
     assert example.slice_axis_of((5.0, 1.0, 1.0), (8, 8, 8), model) == 0

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from knowsam.data.folder import scan_folder
-from knowsam.data.pairing import check_pair
+from knowsam.data.labels import LabelSpec
+from knowsam.data.pairing import fit_label
 from knowsam.data.split import make_split
 from knowsam.errors import InputError
 from knowsam.inspection.check import check_folder
@@ -23,6 +24,7 @@ from support.folders import (
     make_image,
     make_label,
     make_nifti_folder,
+    orientation_tag,
     save_nifti,
     save_picture,
 )
@@ -69,7 +71,7 @@ def test_all_problems_are_collected(tmp_path: Path) -> None:
     save_picture(tmp_path / "masks" / "case_2.png", make_label((40, 32), 2))
     save_picture(tmp_path / "masks" / "case_3.png", make_label((32, 40), 4))
     save_picture(tmp_path / "masks" / "case_4.png", make_image((32, 40), channels=3))
-    report = check_folder(tmp_path, classes=2)
+    report = check_folder(tmp_path, spec=LabelSpec(classes=2))
     assert not report.ok
     # Two masks cannot be used, which is one finding with two sentences.
     assert [one.kind for one in report.of("error")] == ["unreadable-image", "unfit-mask", "unknown-values"]
@@ -132,7 +134,7 @@ def test_warnings_and_notes(tmp_path: Path) -> None:
 
 def test_absent_class_is_noted(tmp_path: Path) -> None:
     make_folder(tmp_path, n_images=4, n_masks=4, classes=2)
-    report = check_folder(tmp_path, classes=["bg", "a", "b"])
+    report = check_folder(tmp_path, spec=LabelSpec(classes=["bg", "a", "b"]))
     assert report.ok
     assert any("Class 2 (b, mask value 2) never occurs" in text for text in report.warnings)
 
@@ -146,20 +148,24 @@ def test_displaced_mask_is_warned_of(tmp_path: Path) -> None:
 
 
 def test_exif_orientation_is_warned_of(tmp_path: Path) -> None:
-    from PIL import Image
-
     make_folder(tmp_path, n_images=4, n_masks=4, suffix=".jpg")
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    save_picture(tmp_path / "images" / "case_2.jpg", make_image(), exif=exif)
-    assert any("EXIF" in text and "case_2" in text for text in check_folder(tmp_path).warnings)
+    save_picture(tmp_path / "images" / "case_2.jpg", make_image(), exif=orientation_tag(3))
+    (warning,) = check_folder(tmp_path).warnings
+    assert "orientation tag and the mask none" in warning
+    assert "case_2" in warning
+    # Turned by a quarter, the mask's size says what it was drawn on; a mask with the tag lies like its image.
+    save_picture(tmp_path / "images" / "case_2.jpg", make_image(), exif=orientation_tag(6))
+    assert check_folder(tmp_path).warnings == []
+    save_picture(tmp_path / "images" / "case_2.jpg", make_image(), exif=orientation_tag(3))
+    save_picture(tmp_path / "masks" / "case_2.png", make_label(), exif=orientation_tag(3))
+    assert check_folder(tmp_path).warnings == []
 
 
-def test_check_pair() -> None:
+def test_fit_label() -> None:
     image = MedicalImage(np.zeros((4, 6, 1)), Geometry(), Path("i.png"))
-    check_pair(image, MedicalLabel(np.zeros((4, 6), np.int32), Geometry(), Path("m.png")))
+    fit_label(image, MedicalLabel(np.zeros((4, 6), np.int32), Geometry(), Path("m.png")))
     with pytest.raises(InputError, match=r"m\.png: the mask has size 4x5, its image i\.png 4x6"):
-        check_pair(image, MedicalLabel(np.zeros((4, 5), np.int32), Geometry(), Path("m.png")))
+        fit_label(image, MedicalLabel(np.zeros((4, 5), np.int32), Geometry(), Path("m.png")))
 
 
 def test_report_is_printed_whole_and_literally() -> None:

@@ -71,11 +71,11 @@ def test_page_is_self_contained_and_draws_masks(tmp_path: Path) -> None:
     pictures = shown.pictures()
     assert len(pictures) == 8
     alt = next(alt for alt in pictures if alt.startswith("case_") and "labelled image with class_1, class_2" in alt)
-    # Rows 0..1/3 are background, then class 1, then class 2 (make_label), at 45 % opacity over grey of about 76.
+    # Rows 0..1/3 are background, then class 1, then class 2 (make_label), at 30 % opacity over grey of about 76.
     drawn = pictures[alt].astype(float)
     assert drawn.shape == (176, 220, 3)
     for index, row in ((1, 88), (2, 150)):
-        expected = 0.55 * 76 + 0.45 * np.array(class_colour(index))
+        expected = 0.7 * 76 + 0.3 * np.array(class_colour(index))
         np.testing.assert_allclose(drawn[row - 5 : row + 5, 50:150].mean(axis=(0, 1)), expected, atol=12)
     assert np.ptp(drawn[20:30, 50:150].mean(axis=(0, 1))) < 3
 
@@ -113,7 +113,7 @@ def test_volumes_and_large_folders(tmp_path: Path) -> None:
 def test_broken_folder_still_has_a_page(tmp_path: Path) -> None:
     shown = Page(page(check_folder(tmp_path / "nowhere")))
     assert "does not exist" in shown.text
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match="a folder was found"):
         write_page(CheckReport(), tmp_path)
 
 

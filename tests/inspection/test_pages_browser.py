@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+from knowsam.data.labels import LabelSpec
 from knowsam.inference.predictor import Predictor
 from knowsam.inspection.check import check_folder
 from knowsam.inspection.page import write_page
@@ -35,7 +36,7 @@ def check_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     data = make_folder(root / "data", n_images=7, n_masks=5, unlabelled=1, groups=[f"g{i}" for i in range(7)])
     save_picture(data / "unlabelled" / f"{LONG}.png", make_image(seed=0))
     (data / "images" / "case_6.png").write_bytes(b"no picture")
-    write_page(check_folder(data, classes=["background", LONG, "b"]), root / "check.html")
+    write_page(check_folder(data, spec=LabelSpec(classes=["background", LONG, "b"])), root / "check.html")
     # Six labelled and unlabelled images of `images/` and two of `unlabelled/`; the copy again, with its twin.
     return Page(root / "check.html", 6 + 2 + 2)
 

@@ -8,7 +8,7 @@ import pytest
 
 from knowsam.errors import InputError
 from knowsam.io import read_image, read_label, write_label, write_probabilities
-from support.folders import make_label, save_hdf5
+from support.folders import make_image, make_label, save_hdf5
 
 SLICE = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
 
@@ -43,6 +43,23 @@ def test_wrong_shape_and_nan(tmp_path: Path) -> None:
         read_image(save_hdf5(tmp_path / "a.h5", image=SLICE[:, 0]))
     with pytest.raises(InputError, match="NaN"):
         read_image(save_hdf5(tmp_path / "b.h5", image=np.full((6, 8), np.nan)))
+
+
+def test_colour(tmp_path: Path) -> None:
+    colour = make_image((6, 8), channels=3)
+    image = read_image(save_hdf5(tmp_path / "a.h5", image=colour, label=make_label((6, 8))[..., None]))
+    assert not image.is_volume
+    np.testing.assert_array_equal(image.array, colour)
+    label = read_label(tmp_path / "a.h5")
+    assert label.array.shape == image.spatial_shape
+    np.testing.assert_array_equal(read_label(write_label(tmp_path / "o", label.array, image)).array, make_label((6, 8)))
+    volume = read_image(save_hdf5(tmp_path / "b.h5", image=np.stack([colour] * 4)))
+    assert volume.is_volume
+    assert volume.array.shape == (4, 6, 8, 3)
+    assert read_image(save_hdf5(tmp_path / "c.h5", image=SLICE[..., None])).array.shape == (6, 8, 1)
+    for shape in ((6, 8, 4), (4, 6, 8, 2)):
+        with pytest.raises(InputError, match="expected"):
+            read_image(save_hdf5(tmp_path / "d.h5", image=np.zeros(shape)))
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])

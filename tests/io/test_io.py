@@ -38,7 +38,7 @@ def test_import_is_light() -> None:
 
 def test_unknown_and_missing_files_are_input_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a known image format"):
-        read_image(tmp_path / "a.gif")
+        read_image(tmp_path / "a.webp")
     for suffix in IMAGE_SUFFIXES:
         with pytest.raises(InputError, match="no such file"):
             read_image(tmp_path / f"missing{suffix}")

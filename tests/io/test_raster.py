@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from knowsam.errors import InputError
-from knowsam.io import read_image, read_label
-from knowsam.io.raster import exif_orientation
-from support.folders import make_image, make_label, save_picture
+from knowsam.io import read_image, read_label, write_label, write_probabilities
+from support.folders import make_image, make_label, orientation_tag, save_picture
 
 GREY = make_image((6, 8))
 RGB = make_image((6, 8), channels=3)
@@ -56,14 +55,23 @@ def test_lossless_grey_and_rgb_keep_values(tmp_path: Path, suffix: str) -> None:
     assert rgb.geometry.unit == "px"
 
 
-def test_jpeg_image_is_read_and_jpeg_mask_refused(tmp_path: Path) -> None:
+def test_a_jpeg_mask_is_known_to_be_lossy_whatever_its_name(tmp_path: Path) -> None:
     path = save_picture(tmp_path / "a.jpg", GREY)
     assert read_image(path).array.shape == (6, 8, 1)
-    with pytest.raises(InputError, match="store masks as PNG"):
-        read_label(path)
+    assert read_label(path).storage.lossy
     path.rename(tmp_path / "disguised.png")
-    with pytest.raises(InputError, match="lossy"):
-        read_label(tmp_path / "disguised.png")
+    assert read_label(tmp_path / "disguised.png").storage.lossy
+    assert not read_label(save_picture(tmp_path / "b.png", LABEL)).storage.lossy
+
+
+def test_a_grey_jpeg_mask_saved_as_colour_is_read_and_a_colour_one_refused(tmp_path: Path) -> None:
+    grey = np.zeros((32, 32), np.uint8)
+    grey[8:24, 8:24] = 255
+    label = read_label(save_picture(tmp_path / "a.jpg", np.dstack([grey] * 3), quality=90)).array
+    assert (label[grey == 255] > 200).all()
+    assert (label[grey == 0] < 55).all()
+    with pytest.raises(InputError, match=r"b\.jpg: a colour picture"):
+        read_label(save_picture(tmp_path / "b.jpg", np.dstack([grey, grey * 0, grey * 0]), quality=90))
 
 
 def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
@@ -107,11 +115,11 @@ def test_compressed_tiff(tmp_path: Path, compression: str) -> None:
     np.testing.assert_array_equal(read_label(path).array, GREY)
 
 
-def test_jpeg_compressed_tiff_mask_is_refused(tmp_path: Path) -> None:
+def test_jpeg_compressed_tiff_mask_is_lossy(tmp_path: Path) -> None:
     path = save_picture(tmp_path / "a.tif", RGB, compression="jpeg")
     assert read_image(path).array.shape == (6, 8, 3)
-    with pytest.raises(InputError, match="lossy"):
-        read_label(path)
+    grey = save_picture(tmp_path / "b.tif", LABEL * 100, compression="jpeg")
+    assert read_label(grey).storage.lossy
 
 
 def test_planar_and_alpha_tiff(tmp_path: Path) -> None:
@@ -131,7 +139,7 @@ def test_white_is_zero_tiff(tmp_path: Path) -> None:
 
 def test_multi_page_tiff_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY, GREY]), photometric="minisblack")
-    with pytest.raises(InputError, match=r"2 pages.*not read yet"):
+    with pytest.raises(InputError, match=r"2 pages, a stack"):
         read_image(tmp_path / "a.tif")
 
 
@@ -141,24 +149,63 @@ def test_palette_is_expanded_for_images_and_kept_for_labels(tmp_path: Path, suff
     np.testing.assert_array_equal(read_label(path).array, LABEL)
     expected = np.reshape(COLOURS, (3, 3))[LABEL]
     np.testing.assert_array_equal(read_image(path).array, expected)
-    grey = palette_picture(tmp_path / f"b{suffix}", [0, 0, 0, 9, 9, 9, 200, 200, 200])
-    np.testing.assert_array_equal(read_image(grey).array[..., 0], np.array([0, 9, 200])[LABEL])
+    assert read_label(path).storage.palette[:3] == ((0, 0, 0), (255, 0, 0), (0, 255, 0))
 
 
-def test_alpha_is_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".gif"])
+def test_a_grey_palette_stands_for_its_greys(tmp_path: Path, suffix: str) -> None:
+    grey = palette_picture(tmp_path / f"b{suffix}", [200, 200, 200, 9, 9, 9, 0, 0, 0])
+    expected = np.array([200, 9, 0])[LABEL]
+    np.testing.assert_array_equal(read_image(grey).array[..., 0], expected)
+    np.testing.assert_array_equal(read_label(grey).array, expected)
+    assert read_label(grey).storage.palette is None
+
+
+def test_gif(tmp_path: Path) -> None:
+    mask = (LABEL > 0).astype(np.uint8) * 255
+    np.testing.assert_array_equal(read_label(save_picture(tmp_path / "a.gif", mask)).array, mask)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.gif").array[..., 0], mask)
+    frames = [Image.fromarray(mask), Image.fromarray(255 - mask)]
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match=r"b\.gif: a GIF of several pictures"):
+        read_label(tmp_path / "b.gif")
+
+
+def test_alpha_is_dropped_from_images_and_must_be_opaque_in_masks(tmp_path: Path) -> None:
     rgba = save_picture(tmp_path / "rgba.png", np.dstack([RGB, GREY]))
     np.testing.assert_array_equal(read_image(rgba).array, RGB)
     grey_alpha = save_picture(tmp_path / "la.png", np.dstack([GREY, 255 - GREY]))
     np.testing.assert_array_equal(read_image(grey_alpha).array, GREY[..., None])
-    mask = save_picture(tmp_path / "mask.png", np.dstack([LABEL, LABEL, LABEL, GREY]))
-    np.testing.assert_array_equal(read_label(mask).array, LABEL)
+    opaque = np.full_like(LABEL, 255)
+    for name, channels in (("rgba", [LABEL] * 3), ("la", [LABEL])):
+        mask = save_picture(tmp_path / f"{name}_mask.png", np.dstack([*channels, opaque]))
+        np.testing.assert_array_equal(read_label(mask).array, LABEL)
+        clear = save_picture(tmp_path / f"{name}_clear.png", np.dstack([*channels, GREY]))
+        with pytest.raises(InputError, match=rf"{name}_clear\.png: a mask with \d+ of 48 pixels transparent"):
+            read_label(clear)
+    tifffile.imwrite(
+        tmp_path / "m.tif", np.dstack([LABEL] * 3 + [GREY]), photometric="rgb", extrasamples=["unassalpha"]
+    )
+    with pytest.raises(InputError, match="transparent"):
+        read_label(tmp_path / "m.tif")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp"])
 def test_one_bit(tmp_path: Path, name: str) -> None:
     path = save_picture(tmp_path / name, LABEL > 0)
     np.testing.assert_array_equal(read_label(path).array, (LABEL > 0).astype(int))
+    assert read_label(path).storage.one_bit
     np.testing.assert_array_equal(read_image(path).array[..., 0], (LABEL > 0) * 255)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp"])
+def test_one_bit_with_white_first(tmp_path: Path, name: str) -> None:
+    picture = Image.fromarray((LABEL == 0).astype(np.uint8), mode="P")
+    picture.putpalette([255, 255, 255, 0, 0, 0])
+    picture.save(tmp_path / name, bits=1)
+    label = read_label(tmp_path / name)
+    np.testing.assert_array_equal(label.array, (LABEL > 0) * 255)
+    assert label.storage.one_bit
 
 
 def test_fax_compressed_one_bit_tiff(tmp_path: Path) -> None:
@@ -176,7 +223,7 @@ def test_two_and_four_bit_labels_are_not_stretched(tmp_path: Path, depth: int) -
 def test_colour_mask(tmp_path: Path) -> None:
     same = save_picture(tmp_path / "same.png", np.dstack([LABEL] * 3))
     np.testing.assert_array_equal(read_label(same).array, LABEL)
-    with pytest.raises(InputError, match=r"differ\.png.*one class index per pixel"):
+    with pytest.raises(InputError, match=r"differ\.png: a colour picture of 48 colours.*one number per pixel"):
         read_label(save_picture(tmp_path / "differ.png", RGB))
 
 
@@ -197,10 +244,61 @@ def test_truncated_files_are_named(tmp_path: Path, suffix: str, share: float) ->
     assert "\n" not in str(caught.value)
 
 
-def test_exif_orientation_is_reported_and_not_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = save_picture(tmp_path / "a.jpg", GREY, exif=exif)
-    assert exif_orientation(path) == 6
-    assert read_image(path).array.shape == (6, 8, 1)
-    assert exif_orientation(save_picture(tmp_path / "b.png", GREY)) == 1
+def tagged(path: Path, array: np.ndarray, tag: int) -> Path:
+    return save_picture(path, array, exif=orientation_tag(tag))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_the_orientation_tag_is_applied_as_viewers_do(tmp_path: Path, name: str, tag: int) -> None:
+    path = tagged(tmp_path / name, RGB, tag)
+    with Image.open(path) as stored:  # Pillow itself turns a TIFF
+        shown = np.asarray(ImageOps.exif_transpose(stored))
+    image = read_image(path)
+    np.testing.assert_array_equal(image.array, shown)
+    assert image.geometry.as_stored(image.array).shape == RGB.shape
+    if path.suffix != ".jpg":
+        np.testing.assert_array_equal(image.geometry.as_stored(image.array), RGB)
+    assert image.geometry.oriented == (tag != 1)
+    mask = LABEL if tag < 5 else LABEL.T
+    mask = mask + np.arange(mask.shape[1], dtype=np.uint8)
+    written = write_label(tmp_path / "mask", mask, image)
+    with Image.open(written) as stored:
+        assert stored.size == (8, 6)  # as the image is stored, with its tag
+        np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(stored)), mask)
+    np.testing.assert_array_equal(read_label(written).array, mask)
+    soft = np.stack([mask, 1 - mask]).astype(np.float32)
+    pages = tifffile.imread(write_probabilities(tmp_path / "soft", soft, image))
+    assert pages.shape == (2, 6, 8)
+    if name == "a.tif":  # a compression that tifffile leaves to Pillow
+        packed = read_image(save_picture(tmp_path / "b.tif", RGB, exif=orientation_tag(tag), compression="tiff_lzw"))
+        np.testing.assert_array_equal(packed.array, shown)
+        assert packed.geometry.turn == image.geometry.turn
+
+
+def test_a_tag_that_says_nothing_is_none(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_image(tagged(tmp_path / "a.png", GREY, 9)).array[..., 0], GREY)
+    content = bytearray(tagged(tmp_path / "b.jpg", GREY, 6).read_bytes())
+    place = content.index(b"Exif") + 6
+    content[place : place + 8] = bytes(8)  # neither byte order
+    (tmp_path / "b.jpg").write_bytes(content)
+    assert read_image(tmp_path / "b.jpg").array.shape == (6, 8, 1)
+
+
+def test_a_stack_is_refused(tmp_path: Path) -> None:
+    stack = make_image((6, 24, 32))
+    tifffile.imwrite(tmp_path / "one.tif", stack, imagej=True, truncate=True)
+    with tifffile.TiffFile(tmp_path / "one.tif") as file:
+        assert len(file.pages) == 1
+    tifffile.imwrite(tmp_path / "six.tif", stack, photometric="minisblack")
+    for read in (read_image, read_label):
+        with pytest.raises(InputError, match=r"one\.tif: a TIFF of 6 planes in one page"):
+            read(tmp_path / "one.tif")
+        with pytest.raises(InputError, match=r"six\.tif: a TIFF of 6 pages"):
+            read(tmp_path / "six.tif")
+    frames = [Image.fromarray(one) for one in stack]
+    frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match="a PNG of several pictures"):
+        read_image(tmp_path / "moving.png")
+    tifffile.imwrite(tmp_path / "picture.tif", stack[0], imagej=True)
+    np.testing.assert_array_equal(read_image(tmp_path / "picture.tif").array[..., 0], stack[0])

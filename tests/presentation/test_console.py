@@ -9,6 +9,7 @@ import sys
 from rich.console import Console
 
 from knowsam.presentation.console import make_bar, make_console, make_table, progress_bar, start_progress
+from knowsam.presentation.console import printed as printed_text
 
 
 def printed(width: int, *arguments: object, **options: object) -> list[str]:
@@ -76,3 +77,8 @@ def test_import_does_not_bring_rich() -> None:
     code = "import sys, knowsam.presentation.console; print('rich' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "False"
+
+
+def test_text_of_a_record_leaves_commands_whole() -> None:
+    command = "knowsam train " + "/data/folder " * 20 + "--out runs/a"
+    assert printed_text(lambda console: console.print(command)) == command

@@ -45,6 +45,10 @@ def test_every_picture_is_drawn_and_nothing_is_wider_than_the_screen(page: Path,
     assert len(told["drawings"]) > 5
     assert all(shown > 200 and height > 80 for shown, height in told["drawings"])
     assert all(right <= width for right in told["labels"])
+    assert len(told["commands"]) >= 5
+    assert all(needed <= shown for needed, shown in told["commands"])
+    assert len(told["captions"]) >= 4
+    assert all(right <= width for right in told["captions"])
 
 
 def test_dark_and_light_differ_and_the_drawings_follow(page: Path, tmp_path: Path) -> None:

@@ -96,11 +96,10 @@ def test_a_small_structure_is_cropped_with_a_margin_and_stays_inside() -> None:
 
 
 def test_pictures_are_enlarged_by_whole_factors_or_shrunk() -> None:
-    small = np.arange(60 * 50 * 3, dtype=np.uint8).reshape(60, 50, 3)
-    enlarged = panels.fit(small)
-    assert enlarged.shape == (240, 200, 3)
-    assert (enlarged[::4, ::4] == small).all()
-    assert panels.fit(np.zeros((1440, 720, 3), np.uint8)).shape == (360, 180, 3)
+    assert panels.enlargement((60, 50)) == 4
+    assert panels.enlargement((1440, 720)) == 1
+    assert panels.shrink(np.zeros((1440, 720, 3), np.uint8)).shape == (360, 180, 3)
+    assert panels.shrink(np.zeros((240, 200, 3), np.uint8)).shape == (240, 200, 3)
 
 
 def test_a_noisy_photograph_travels_as_jpeg_and_a_mask_as_png() -> None:

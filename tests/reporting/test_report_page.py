@@ -65,7 +65,7 @@ class Elements(HTMLParser):
 
 def test_sections_stand_in_order(page: str) -> None:
     order = [attributes["id"] for tag, attributes in Elements(page).tags if tag == "h2"]
-    assert order == ["summary", "curves", "classes", "cases", "data", "settings", "next"]
+    assert order == ["summary", "curves", "classes", "cases", "losses", "data", "settings", "next"]
 
 
 def test_nothing_comes_from_outside_and_no_script_runs(page: str) -> None:
@@ -130,7 +130,15 @@ def test_the_baseline_beside_the_run_is_found_and_named(run: Path, page: str) ->
     assert base is not None
     assert "run base, best of 2" in page
     assert "same labels, size, steps, batch, seed" in page
-    assert f"<strong>{words.points_text(mine.score - base.score)} points</strong>" in page
+    paired = np.subtract(mine.cases[mine.used], base.cases[base.used])
+    error = 100 * float(paired.std(ddof=1)) / len(paired) ** 0.5
+    assert f"<strong>{words.points_text(mine.score - base.score)} ± {error:.1f} points</strong>" in page
+
+
+def test_labels_used_count_those_for_validation(page: str) -> None:
+    text = " ".join(Elements(page).text.split())
+    assert "Labels used 9 images 6 to learn from" in text
+    assert "3 to choose the network; 3 without mask" in text
 
 
 def test_of_a_volume_the_slice_with_most_errors_is_shown(tmp_path: Path) -> None:
@@ -168,6 +176,7 @@ def test_a_folder_that_has_moved_is_said_and_the_rest_stands(run: Path, tmp_path
     assert "Parts are missing" in page
     assert "<img" not in page
     assert 'id="curves"' in page
+    assert 'id="losses"' in page
     assert "All cases" not in page
 
 
@@ -177,7 +186,8 @@ def test_a_run_without_validation_says_so(tmp_path: Path) -> None:
     page = write_report(tmp_path / "run").path.read_text()
     assert "no validation images" in page
     assert 'id="classes"' not in page
-    assert 'id="curves"' in page
+    assert 'id="curves"' not in page
+    assert 'id="losses"' in page
 
 
 @pytest.mark.slow

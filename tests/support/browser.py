@@ -36,6 +36,8 @@ addEventListener("load", () => setTimeout(() => parent.postMessage(JSON.stringif
   pictures: [...document.images].map(i => [i.complete, i.naturalWidth, i.getBoundingClientRect().width]),
   drawings: [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect()).map(b => [b.width, b.height]),
   strokes: [...document.querySelectorAll("svg path")].map(p => getComputedStyle(p).stroke),
+  commands: [...document.querySelectorAll(".commands pre")].map(p => [p.scrollWidth, p.clientWidth]),
+  captions: [...document.querySelectorAll("caption")].map(c => c.getBoundingClientRect().right),
   labels: [...document.querySelectorAll("svg text")].map(t => t.getBoundingClientRect().right),
   requests: performance.getEntriesByType("resource").map(r => r.name),
 }), "*"), 100));

@@ -40,7 +40,13 @@ class ExportedFile(NamedTuple):
     onnx: Path
 
 
-def make_student(path: Path, name: str = "cotrained", size: tuple[int, int] = SIZE, **arguments: Any) -> Path:
+def make_student(
+    path: Path,
+    name: str = "cotrained",
+    size: tuple[int, int] = SIZE,
+    mask_values: tuple[int, ...] | None = None,
+    **arguments: Any,
+) -> Path:
     """Writes a student of three classes for grey images."""
     spec = {"name": name, "in_channels": 1, "classes": len(NAMES), **arguments}
     torch.manual_seed(0)
@@ -54,6 +60,6 @@ def make_student(path: Path, name: str = "cotrained", size: tuple[int, int] = SI
             part.head.bias -= part.eval()(image).mean(dim=(0, 2, 3))
         if is_cotrained:  # a correction that starts at zero would leave the fusion head untested
             nn.init.normal_(student.fusion.fuse[3].weight, std=0.05)
-    info = StudentInfo(spec, Preprocessing(size, 1), NAMES, 7, VALIDATION, "0.1")
+    info = StudentInfo(spec, Preprocessing(size, 1), NAMES, 7, VALIDATION, "0.1", mask_values)
     save_student(path, student.eval(), info)
     return path

@@ -41,6 +41,40 @@ def make_affine(spacing_mm: Sequence[float] = SPACING_MM) -> np.ndarray:
     return affine
 
 
+def orientation_tag(tag: int) -> Any:
+    """EXIF with this orientation alone."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    return exif
+
+
+def turned_affine(codes: str, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
+    """The affine of an array whose axes run towards these letters (of R L A P S I), the first voxel at 0."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (letter, step) in enumerate(zip(codes, spacing_mm, strict=True)):
+        pair = next(one for one in ("LR", "PA", "IS") if letter in one)
+        affine[("LR", "PA", "IS").index(pair), axis] = step if letter == pair[1] else -step
+    return affine
+
+
+def save_turned(
+    path: Path, array: np.ndarray, codes: str, stated: int = 1, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
+) -> Path:
+    """Writes a NIfTI whose array axes run towards `codes`; `stated` 0 leaves that unsaid."""
+    import nibabel as nib
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(array, None)
+    affine = turned_affine(codes, spacing_mm)
+    image.set_sform(affine, code=stated)
+    image.set_qform(affine, code=stated)
+    nib.save(image, path)
+    return path
+
+
 def save_nifti(
     path: Path,
     array: np.ndarray,

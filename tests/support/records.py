@@ -9,11 +9,19 @@ from knowsam.data.split import Split
 from knowsam.runs.record import RunRecord, Validation
 
 
-def run_with(curves: dict[str, list[float]], **settings: Any) -> RunRecord:
-    """A run validated every 100 steps with these means."""
+def run_with(
+    curves: dict[str, list[float]], cases: dict[str, list[list[float]]] | None = None, **settings: Any
+) -> RunRecord:
+    """A run validated every 100 steps with these means, and what each case is off them."""
     count = len(next(iter(curves.values())))
     validations = [
-        Validation(100 * (i + 1), {name: curve[i] for name, curve in curves.items()}, {}) for i in range(count)
+        Validation(
+            100 * (i + 1),
+            {name: curve[i] for name, curve in curves.items()},
+            {},
+            {name: [curves[name][i] + off for off in offsets[i]] for name, offsets in (cases or {}).items()},
+        )
+        for i in range(count)
     ]
     config = resolve_config({"train": {"steps": 100 * count}, **settings})
     terms = {"loss": [(100 * count, 1.0)]}

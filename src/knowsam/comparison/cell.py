@@ -18,6 +18,7 @@ from typing import Any
 
 from knowsam.comparison.outcome import COST_FILE, LOG_FILE, Outcome
 from knowsam.errors import InputError
+from knowsam.presentation.console import escape_unprintable
 from knowsam.storage import write_json
 
 INTERRUPTED = 130
@@ -150,6 +151,7 @@ def work(job: CellJob) -> None:
     with (job.cell / LOG_FILE).open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    escape_unprintable()
     try:
         with folder_lock(job.cell):
             sys.exit(0 if do_cell(job) else INTERRUPTED)

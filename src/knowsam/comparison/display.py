@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from knowsam.comparison.grid import Cell
 from knowsam.comparison.outcome import Outcome
 from knowsam.presentation.console import make_bar, make_console
+from knowsam.presentation.heartbeat import Clock, Heartbeat
 from knowsam.presentation.text import count_text, duration_text
 
 if TYPE_CHECKING:
@@ -80,12 +82,16 @@ def last_step(metrics: Path) -> int:
 
 
 class GridDisplay:
-    """A bar on a terminal, a line per run elsewhere, nothing when quiet; on stderr, since tables go to stdout."""
+    """A bar on a terminal, lines elsewhere, at least one each minute, nothing when quiet.
 
-    def __init__(self, quiet: bool = False) -> None:
+    On stderr, since tables go to stdout.
+    """
+
+    def __init__(self, quiet: bool = False, clock: Clock = time.monotonic) -> None:
         self.console = make_console(stderr=True, quiet=quiet)
         self._bar: Progress | None = None
         self._task: Any = None
+        self._beat, self._current = Heartbeat(clock), ""
 
     def start(self, cells: int, done: int) -> None:
         """Say how many runs there are."""
@@ -97,6 +103,8 @@ class GridDisplay:
         """The bar of one run, within the block."""
         if not self.console.is_terminal:
             self.console.print(f"[{number}/{cells}] {cell}", markup=False)
+        self._current = f"[{number}/{cells}] {cell}: step {{}} of {steps}"
+        self._beat.said()
         from rich.markup import escape
 
         columns = ("{task.description}", "step", "count", "bar", "{task.fields[left]}")
@@ -107,10 +115,13 @@ class GridDisplay:
         self._bar = None
 
     def step(self, step: int, left: float | None) -> None:
-        """Advance the bar."""
+        """Advance the bar; without a terminal a line at least each minute."""
+        text = "" if left is None else f"all: {duration_text(left)} left"
         if self._bar is not None:
-            text = "" if left is None else f"all: {duration_text(left)} left"
             self._bar.update(self._task, completed=step, left=text)
+        if not self.console.is_terminal and self._beat.due():
+            rest = f"; {text}" if text else ""
+            self.console.print(self._current.format(step) + rest, markup=False)
 
     def ended(self, number: int, cells: int, cell: Cell, outcome: Outcome, seconds: float, left: float | None) -> None:
         """Say how a run ended."""

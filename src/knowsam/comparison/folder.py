@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from knowsam.comparison.grid import Cell, Grid
-from knowsam.config import Config, flat, read_resolved
+from knowsam.config import VALIDATE_AT_LEAST_EVERY, Config, default_validate_every, flat, read_resolved
 from knowsam.errors import InputError
 from knowsam.presentation.text import first_few
 from knowsam.runs.folder import RunFolder
@@ -138,6 +138,25 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
         own=there.own | asked.own,
         footnotes=there.footnotes | asked.footnotes,
     )
+
+
+def validated_as_before(folder: CompareFolder, asked: Grid) -> Grid:
+    """The grid asked for, validated as often as the one that is there, where how often was not asked for.
+
+    Comparisons from before `default_validate_every` have every `VALIDATE_AT_LEAST_EVERY` steps, and go on with that.
+    """
+    if not folder.grid.exists():
+        return asked
+    before = {(config.train.steps, config.train.validate_every) for config in folder.read().settings.values()}
+
+    def kept(config: Config) -> Config:
+        train = config.train
+        old = (train.steps, VALIDATE_AT_LEAST_EVERY)
+        if old not in before or train.validate_every != default_validate_every(train.steps):
+            return config
+        return config.model_copy(update={"train": train.model_copy(update={"validate_every": old[1]})})
+
+    return replace(asked, settings={name: kept(config) for name, config in asked.settings.items()})
 
 
 def _demands(config: Config, key: str) -> bool:

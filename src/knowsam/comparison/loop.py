@@ -11,7 +11,7 @@ from typing import Any
 
 from knowsam.comparison.cell import INTERRUPTED, LOG_FILE, CellJob, Registered, folder_lock, work
 from knowsam.comparison.display import GridDisplay, expected_seconds, last_step, seconds_left
-from knowsam.comparison.folder import CompareFolder, join_grids
+from knowsam.comparison.folder import CompareFolder, join_grids, validated_as_before
 from knowsam.comparison.grid import Cell, Grid, plan_grid, plan_splits
 from knowsam.comparison.outcome import OUTCOME_FILE, Outcome
 from knowsam.comparison.results import Results, read_results
@@ -93,7 +93,7 @@ def compare(
         InputError: For bad settings or data, or a folder that holds something else; nothing was trained then.
     """
     folder = CompareFolder(out)
-    asked = plan_grid(data, methods, sam, labelled, seeds, settings)
+    asked = validated_as_before(folder, plan_grid(data, methods, sam, labelled, seeds, settings))
     entries = {method: _registered(method, config.options) for method, config in asked.settings.items()}
     scanned, splits = plan_splits(asked)
     for split in splits.values():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +132,7 @@ def escape_latex(text: str) -> str:
 
 
 def print_tables(results: Results, console: Console | None = None) -> None:
-    """Print the tables and notes; without the columns of single classes where the screen is too narrow.
+    """Print the tables and notes.
 
     Args:
         results: The comparison.
@@ -143,29 +142,8 @@ def print_tables(results: Results, console: Console | None = None) -> None:
     if not any(row.done for row in results.rows):
         console.print(f"no run of {results.folder.path} is done yet, so there is no table", markup=False)
         return
-    shortened = False
     for text in all_tables(results):
-        if _width(text) > console.width:
-            text, shortened = _without_detail(text), True
-        console.print(make_table(text.headings, text.rows, text.title, names=range(text.left), fold=True))
+        console.print(make_table(text.headings, text.rows, text.title, names=range(text.left)))
     for note in footnotes(results):
         console.print(f"- {note}", markup=False, highlight=False)
-    if shortened and results.class_names:
-        console.print("The scores of each class are in table.md.", markup=False)
     console.print(f"written: {results.folder.path}: table.md, .tex, .csv, .json, figure.png, .pdf", soft_wrap=True)
-
-
-def _width(table: TextTable) -> int:
-    """Width of the printed table, with two spaces between columns."""
-    columns = zip(table.headings, *table.rows, strict=True)
-    return sum(max(len(cell) for cell in column) + 2 for column in columns)
-
-
-def _without_detail(table: TextTable) -> TextTable:
-    kept = [number for number in range(len(table.headings)) if number not in table.detail]
-
-    def keep(cells: Sequence[str]) -> tuple[str, ...]:
-        return tuple(cells[number] for number in kept)
-
-    rows = tuple(keep(row) for row in table.rows)
-    return replace(table, headings=keep(table.headings), rows=rows, detail=frozenset())

@@ -58,9 +58,16 @@ def score_run(run: RunFolder) -> ScoredRun:
     Raises:
         InputError: If the data no longer fit the run, or a mask is missing or broken.
     """
+    import numpy as np
     import torch
 
-    from knowsam.evaluation.evaluate import common_unit, score_arrays
+    from knowsam.evaluation.evaluate import (
+        absent_class_notes,
+        common_unit,
+        held_classes,
+        leave_out_absent,
+        score_arrays,
+    )
     from knowsam.evaluation.metrics import summarise
     from knowsam.evaluation.result import EvaluationResult
     from knowsam.evaluation.scoring import score_cases
@@ -87,13 +94,17 @@ def score_run(run: RunFolder) -> ScoredRun:
         slices_per_pass=SLICES_PER_PASS,
         keep_labels=True,
     )
-    results = []
+    results, pixels = [], np.zeros(coding.classes, np.int64)
     for volume in scored:
+        pixels += volume.pixels
         assert volume.label is not None  # both were asked for
         assert volume.truth is not None
         results.append(score_arrays(volume.name, [volume.label], [volume.truth], coding.classes, volume.spacing_mm))
     unscored = [stem for stem in split.test if folder.cases[stem].label is None] if part == "test" else []
     notes = [f"{len(unscored)} images of the test list have no mask and were not scored."] if unscored else []
+    held = held_classes(pixels)
+    results = [leave_out_absent(one, held) for one in results]
+    notes += absent_class_notes(results, coding.names, held)
     summary = summarise(score for result in results for score in result.scores)
     result = EvaluationResult(
         tuple(results), coding.names, common_unit(results), summary, (), tuple(unscored), tuple(notes)
@@ -125,6 +136,10 @@ def read_scores(path: Path) -> dict[str, tuple[ClassScore, ...]]:
 
 
 def case_value(scores: Sequence[ClassScore], metric: str, class_index: int | None = None) -> float:
-    """One metric of one case: of one class, or the mean over classes, NaN as soon as one is undefined."""
-    values = [score[metric] for score in scores if class_index in (None, score.class_index)]
+    """One metric of one case: of one class, or the mean over classes, NaN as soon as one is undefined.
+
+    Classes that no truth of the set holds have no number and are left out of the mean.
+    """
+    counted = (score for score in scores if not score.is_left_out)
+    values = [score[metric] for score in counted if class_index in (None, score.class_index)]
     return sum(values) / len(values) if values else math.nan

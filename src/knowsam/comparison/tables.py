@@ -27,14 +27,12 @@ class TextTable:
         headings: One per column.
         rows: The cells.
         left: Number of first columns that hold names; the others hold numbers.
-        detail: Columns that are left out on a narrow terminal.
     """
 
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: int
-    detail: frozenset[int] = frozenset()
 
 
 def all_tables(results: Results) -> list[TextTable]:
@@ -65,7 +63,6 @@ def score_table(results: Results, metric: str) -> TextTable:
         (*headings, f"{DIFFERENCE} [{CONFIDENCE_LEVEL:.0%}]"),
         tuple(rows),
         3,
-        frozenset(range(5, 5 + len(names))),
     )
 
 
@@ -82,7 +79,7 @@ def cost_table(results: Results) -> TextTable:
         cells.append(memory_text(row.peak_mb))
         rows.append((*cells, memory_text(row.gpu_peak_mb)) if on_gpu else tuple(cells))
     title = "Validation Dice of the network kept, SAM's own validation Dice, and the cost of one run"
-    return TextTable(title, (*headings, "GPU memory") if on_gpu else tuple(headings), tuple(rows), 3, frozenset((6,)))
+    return TextTable(title, (*headings, "GPU memory") if on_gpu else tuple(headings), tuple(rows), 3)
 
 
 def _name(row: Row) -> tuple[str, str, str]:

@@ -5,6 +5,8 @@ All randomness comes from torch's global generator, which the training loop seed
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from kornia.augmentation import (
     AugmentationSequential,
@@ -22,6 +24,8 @@ from torch import Tensor, nn
 
 from knowsam.types import IGNORE
 
+Flip = Literal["both", "horizontal", "vertical", "none"]
+
 HOLE_FRACTION = 1 / 20  # side of an erased hole, as a share of the image's side
 
 JITTER_P, BLUR_P = 0.8, 0.5
@@ -38,6 +42,7 @@ class Augmentation(nn.Module):
         distortion_p: Probability of an elastic or thin-plate-spline distortion; only for images without label.
         holes: Smallest and largest number of erased holes.
         holes_p: Probability that an image gets holes.
+        flip: Which flips there are: `"both"`, `"horizontal"` (left and right of the picture), `"vertical"`, `"none"`.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class Augmentation(nn.Module):
         distortion_p: float,
         holes: tuple[int, int],
         holes_p: float,
+        flip: Flip = "both",
     ) -> None:
         super().__init__()
         self.holes, self.holes_p = holes, holes_p
@@ -54,8 +60,8 @@ class Augmentation(nn.Module):
             RandomBrightness((0.8, 1.2), p=brightness_p), RandomContrast((0.8, 1.2), p=brightness_p)
         )
         self.space = AugmentationSequential(
-            RandomHorizontalFlip(p=0.5),
-            RandomVerticalFlip(p=0.5),
+            RandomHorizontalFlip(p=0.5 if flip in ("both", "horizontal") else 0.0),
+            RandomVerticalFlip(p=0.5 if flip in ("both", "vertical") else 0.0),
             RandomAffine(10.0, translate=(0.0625, 0.0625), scale=(0.95, 1.05), p=0.5),
             data_keys=["input", "mask"],  # kornia resamples a "mask" with nearest neighbour
         )
@@ -93,14 +99,14 @@ class Augmentation(nn.Module):
         return image, None if label is None else mask.round().long().squeeze(1) + IGNORE
 
 
-def weak_augmentation(image_size: tuple[int, int]) -> Augmentation:
+def weak_augmentation(image_size: tuple[int, int], flip: Flip = "both") -> Augmentation:
     """For labelled images."""
-    return Augmentation(image_size, brightness_p=0.2, distortion_p=0.0, holes=(5, 8), holes_p=0.5)
+    return Augmentation(image_size, brightness_p=0.2, distortion_p=0.0, holes=(5, 8), holes_p=0.5, flip=flip)
 
 
-def strong_augmentation(image_size: tuple[int, int]) -> Augmentation:
+def strong_augmentation(image_size: tuple[int, int], flip: Flip = "both") -> Augmentation:
     """For unlabelled images."""
-    return Augmentation(image_size, brightness_p=0.6, distortion_p=0.5, holes=(10, 20), holes_p=0.7)
+    return Augmentation(image_size, brightness_p=0.6, distortion_p=0.5, holes=(10, 20), holes_p=0.7, flip=flip)
 
 
 class IntensityAugmentation(nn.Module):

@@ -5,6 +5,7 @@ Two layouts are known.
 1. `images/` with `masks/` (or `labels/`), paired by stem; an image without a mask is unlabelled, and
    so is everything in `unlabelled/`. Optional: `groups.csv` (stem,group[,volume]) and `train.txt`,
    `val.txt`, `test.txt` (one stem a line).
+   DICOM series may also lie in subfolders (`data/series.py`).
 2. SSL4MIS: `data/slices/*.h5` to train on, `data/*.h5` volumes to validate on, with
    `train_slices.list` (or `train.list`), `val.list` and `test.list`; image and mask share a file.
 
@@ -24,8 +25,9 @@ from knowsam.data.listing import is_hidden, list_folder
 from knowsam.data.lists import natural_sorted, read_groups, read_list
 from knowsam.data.mask_names import likely_image, shared_rule
 from knowsam.data.prefixes import GroupBy, prefix_of, volume_of
+from knowsam.data.series import FoundSeries, mask_stem, scan_series, segmentation_warnings
 from knowsam.errors import InputError
-from knowsam.io import IMAGE_SUFFIXES, file_stem, file_suffix
+from knowsam.io import IMAGE_SUFFIXES, file_suffix
 from knowsam.presentation.text import first_few
 
 LISTS = ("train", "val", "test")
@@ -84,7 +86,7 @@ class DataFolder:
 
     def in_unlabelled_folder(self, stem: str) -> bool:
         """True for an image that lies in `unlabelled/`."""
-        return self.cases[stem].image.parent == self.root / "unlabelled"
+        return self.cases[stem].image.is_relative_to(self.root / "unlabelled")
 
     def labelled_cases(self) -> list[Case]:
         """All cases that have a mask."""
@@ -148,8 +150,11 @@ def volume_names(stems: Sequence[str], place: Path) -> dict[str, str]:
 def _scan_images_and_masks(root: Path, group_by: GroupBy) -> DataFolder:
     notes: list[str] = []
     warnings: list[str] = []
-    images = _list_files(root / "images", warnings)
-    unlabelled = _list_files(root / "unlabelled", warnings) if (root / "unlabelled").is_dir() else {}
+    series = scan_series(root / "images", root / "unlabelled")
+    notes.extend(series.notes)
+    warnings.extend(series.warnings)
+    images = _list_files(root / "images", warnings, series=series)
+    unlabelled = _list_files(root / "unlabelled", warnings, series=series) if (root / "unlabelled").is_dir() else {}
     for stem in images.keys() & unlabelled.keys():
         raise InputError(
             f"{unlabelled[stem]}: the same stem as {images[stem]}; stems must be unique; rename or remove one."
@@ -157,7 +162,8 @@ def _scan_images_and_masks(root: Path, group_by: GroupBy) -> DataFolder:
     if not images and not unlabelled:
         raise InputError(f"{root / 'images'}: no image found; expected files ending in {' '.join(IMAGE_SUFFIXES)}.")
     errors: list[str] = []
-    masks = _list_masks(root, images, unlabelled, notes, warnings, errors)
+    masks = _list_masks(root, images, unlabelled, notes, warnings, errors, series)
+    warnings.extend(segmentation_warnings(masks[stem] for stem in natural_sorted(masks)))
     known = images | unlabelled
     table = read_groups(root / "groups.csv", known, warnings)
     cases = {}
@@ -165,7 +171,8 @@ def _scan_images_and_masks(root: Path, group_by: GroupBy) -> DataFolder:
         group, volume = table.get(stem, ("", ""))
         volume = volume or volume_of(stem)
         if not group:
-            group = (prefix_of(volume_of(stem)) if group_by == "prefix" else None) or volume
+            by_prefix = prefix_of(volume_of(stem)) if group_by == "prefix" else None
+            group = series.groups.get(stem) or by_prefix or volume
         cases[stem] = Case(stem, known[stem], masks.get(stem), group, volume)
     lists = {name: read_list(root / f"{name}.txt", cases, warnings) for name in LISTS}
     folder = DataFolder(root, cases, lists["train"], lists["val"], lists["test"], notes, warnings, errors)
@@ -224,12 +231,30 @@ def _unknown_layout(root: Path) -> InputError:
     return InputError(f"{root}: no images/ folder found (found: {first_few(names, 5)}); {LAYOUT_ADVICE}.")
 
 
-def _list_files(folder: Path, warnings: list[str], subfolders_expected: bool = False) -> dict[str, Path]:
-    """Stem -> file of every readable image of one folder, not of its subfolders."""
-    files: dict[str, Path] = {}
-    found = list_folder(folder)
+def _list_files(
+    folder: Path,
+    warnings: list[str],
+    subfolders_expected: bool = False,
+    series: FoundSeries | None = None,
+    named_after: dict[str, str] | None = None,
+) -> dict[str, Path]:
+    """Stem -> file of every readable image of one folder, not of its subfolders except for DICOM series.
+
+    Args:
+        folder: Where to look.
+        warnings: Where to add what is left aside.
+        subfolders_expected: Say nothing of them.
+        series: The DICOM series among images.
+        named_after: Folder of a series -> stem, among masks.
+    """
+    files = {} if series is None else series.paths_in(folder)
+    found = list_folder(folder, set() if series is None else series.files)
+    if series is not None:
+        found.subfolders = [
+            name for name in found.subfolders if not any(one.is_relative_to(folder / name) for one in series.folders)
+        ]
     for path in found.images:
-        stem = file_stem(path)
+        stem = mask_stem(path, named_after or {})
         if stem in files:
             raise InputError(
                 f"{path}: the same stem as {files[stem].name}; stems must be unique; rename or remove one."
@@ -252,6 +277,7 @@ def _list_masks(
     notes: list[str],
     warnings: list[str],
     errors: list[str],
+    series: FoundSeries,
 ) -> dict[str, Path]:
     """Stem of the image -> mask file; masks without an image become one error."""
     found = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
@@ -260,7 +286,7 @@ def _list_masks(
     if not found:
         notes.append(f"{root}: neither masks/ nor labels/: no image is labelled.")
         return {}
-    masks = _list_files(found[0], warnings)
+    masks = _list_files(found[0], warnings, named_after=series.alone_in())
     orphans = natural_sorted(masks.keys() - images.keys())
     if not orphans:
         return masks

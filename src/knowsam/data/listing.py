@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knowsam.io import file_suffix
+from knowsam.io import is_image_file
 
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "icon\r")
 """Files and folders that operating systems leave behind, in small letters."""
@@ -32,28 +33,36 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
-def list_folder(folder: Path) -> Listing:
-    """List a folder, not its subfolders."""
+def list_folder(folder: Path, leave_out: Collection[Path] = ()) -> Listing:
+    """List a folder, not its subfolders.
+
+    Args:
+        folder: Where to look.
+        leave_out: Files to pass over, such as those of DICOM series.
+    """
     found = Listing()
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if is_hidden(entry.name):
+            if is_hidden(entry.name) or (leave_out and folder / entry.name in leave_out):
                 continue
             if entry.is_dir():
                 found.subfolders.append(entry.name)
-            elif file_suffix(entry.name) is None:
+            elif not is_image_file(folder / entry.name):
                 found.others.append(entry.name)
             else:
                 found.images.append(folder / entry.name)
     return found
 
 
-def images_below(folder: Path, leave_out: Path | None = None) -> dict[Path, list[Path]]:
+def images_below(
+    folder: Path, leave_out: Path | None = None, files_left_out: Collection[Path] = ()
+) -> dict[Path, list[Path]]:
     """The images of all subfolders, at any depth; links to folders are not followed.
 
     Args:
         folder: Where to start; its own images are not among them.
         leave_out: A subfolder to pass over, with all below it.
+        files_left_out: As in `list_folder`.
 
     Returns:
         Subfolder -> its images, for those that have any, sorted.
@@ -64,7 +73,7 @@ def images_below(folder: Path, leave_out: Path | None = None) -> dict[Path, list
         here = waiting.pop()
         if here.is_symlink() or (leave_out is not None and here.resolve() == leave_out.resolve()):
             continue
-        listing = list_folder(here)
+        listing = list_folder(here, files_left_out)
         if listing.images:
             found[here] = listing.images
         waiting += [here / name for name in listing.subfolders]

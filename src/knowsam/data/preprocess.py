@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -9,12 +10,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from knowsam.data.axes import axes_sentence, majority_axis
 from knowsam.errors import InputError
 from knowsam.types import LUMINANCE, MedicalImage
 
 # A picture of 8 bit has a display window already. Everything else, 8-bit volumes included, has no common scale, so each
 # image is mapped by its own percentiles.
 PERCENTILES = (0.5, 99.5)
+
+FAR_SPACING = 2.0
+"""A spacing that is so many times larger or smaller than that of training shows another picture."""
 
 Normalisation = Literal["auto", "range", "percentile"]
 
@@ -28,13 +33,17 @@ class Preprocessing:
         channels: 1 (grey) or 3 (RGB).
         normalise: `"range"` divides by the integer dtype's largest value, `"percentile"` maps the image's (a volume's)
             own 0.5th..99.5th percentile to [0, 1], `"auto"` takes the first for 8-bit pictures, else the second.
-        slice_axis: Axis along which volumes are cut, None for the file's own (`Geometry.slice_axis`).
+        slice_axis: Axis along which volumes are cut, see `preprocessing_of`; None for the file's own
+            (`Geometry.slice_axis`).
+        spacing_mm: Typical spacing of the training volumes along their three axes, None where not known. Where it is,
+            `slice_axis` counts axes of the patient, and formats that store slices first (HDF5) keep their own.
     """
 
     size: tuple[int, int]
     channels: int
     normalise: Normalisation = "auto"
     slice_axis: int | None = None
+    spacing_mm: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a file header."""
@@ -43,16 +52,37 @@ class Preprocessing:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocessing:
         """Inverse of `to_json`."""
-        return cls(**{**values, "size": tuple(values["size"])})
+        spacing = values.get("spacing_mm")
+        known = {"size": tuple(values["size"]), "spacing_mm": None if spacing is None else tuple(spacing)}
+        return cls(**{**values, **known})
 
     def axis_of(self, image: MedicalImage) -> int:
         """The slice axis of a volume."""
-        axis = image.geometry.slice_axis if self.slice_axis is None else self.slice_axis
+        own = self.slice_axis is None or (self.spacing_mm is not None and image.geometry.affine is None)
+        axis = image.geometry.slice_axis if own or self.slice_axis is None else self.slice_axis
         if not 0 <= axis < 3:
             raise InputError(
                 f"{image.path}: slice axis {axis} was asked for, but expected 0, 1 or 2; change data.axis."
             )
         return axis
+
+    def doubts(self, image: MedicalImage) -> list[str]:
+        """What about an image makes its prediction doubtful: each the end of "images: ..."."""
+        geometry = image.geometry
+        found = ["the header contradicts itself; `knowsam check` says how"] if geometry.doubt else []
+        if not image.is_volume or self.slice_axis is None:
+            return found
+        used, own = self.axis_of(image), geometry.slice_axis
+        if used != own:
+            found.append(f"cut along axis {used} as in training; by its own spacing it would be axis {own}")
+        if self.spacing_mm is not None and geometry.spacing_mm is not None and geometry.affine is not None:
+            apart = [one / other for one, other in zip(geometry.spacing_mm, self.spacing_mm, strict=True)]
+            if max(*apart, *(1 / ratio for ratio in apart)) > FAR_SPACING:
+                training = " x ".join(f"{step:.3g}" for step in self.spacing_mm)
+                found.append(
+                    f"spacing more than {FAR_SPACING:g} times larger or smaller than in training ({training} mm)"
+                )
+        return found
 
     def slices(self, image: MedicalImage) -> torch.Tensor:
         """All slices of an image, ready for the networks.
@@ -78,6 +108,44 @@ class Preprocessing:
         if not image.is_volume:
             return slices[0]
         return np.moveaxis(np.moveaxis(slices, 0, -3), -3, self.axis_of(image) - 3)
+
+
+def preprocessing_of(
+    images: Iterable[MedicalImage],
+    size: tuple[int, int],
+    channels: int | None = None,
+    normalise: Normalisation = "auto",
+    axis: int | None = None,
+) -> tuple[Preprocessing, str | None]:
+    """Decide once for a set how its images become network input.
+
+    RGB as soon as one image has colour. Volumes are all cut along the axis that most of them would be cut along by
+    themselves, that of largest spacing; the last of equally many.
+
+    Args:
+        images: The labelled training images, read as far as is needed.
+        size: `(H, W)` in pixels.
+        channels: 1 or 3, None to decide it.
+        normalise: As in `Preprocessing`.
+        axis: The slice axis, None to decide it.
+
+    Returns:
+        What holds for the set, and a sentence where volumes would have chosen different axes.
+    """
+    colour, spacings, votes = False, [], [0, 0, 0]
+    for image in images:
+        colour = colour or image.array.shape[-1] == 3
+        if image.is_volume and image.geometry.affine is not None:
+            votes[image.geometry.slice_axis] += 1
+            if image.geometry.spacing_mm is not None:
+                spacings.append(image.geometry.spacing_mm)
+        elif colour or channels is not None:
+            break  # a set of pictures has no more to say
+    if axis is None:
+        axis = majority_axis(votes)
+    spacing = tuple(np.median(spacings, axis=0).tolist()) if spacings else None
+    found = Preprocessing(size, channels or (3 if colour else 1), normalise, axis, spacing)
+    return found, axes_sentence(votes, axis)
 
 
 def to_unit_range(image: MedicalImage, normalise: Normalisation = "auto") -> np.ndarray:

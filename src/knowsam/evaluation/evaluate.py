@@ -6,24 +6,30 @@ What is computed, in which unit, and what happens with empty masks: metrics.py a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from knowsam.data.folder import volume_names
-from knowsam.data.labels import LabelCoding, infer_coding, value_counts
+from knowsam.data.labels import LabelCoding, LabelSpec, class_counts, read_masks
 from knowsam.data.listing import list_folder
 from knowsam.data.lists import grouped, natural_key, natural_sorted
 from knowsam.data.mask_names import NameRule, shared_rule
+from knowsam.data.series import mask_stem, scan_series
 from knowsam.errors import InputError
+from knowsam.evaluation.codings import code_both
 from knowsam.evaluation.metrics import case_scores, summarise
 from knowsam.evaluation.result import CaseScores, EvaluationResult, write_scores
-from knowsam.io import IMAGE_SUFFIXES, file_stem, read_label
+from knowsam.io import IMAGE_SUFFIXES, case_stem, read_label
+from knowsam.io.alignment import NEAR_VOXELS, align, distance_voxels
 from knowsam.io.names import EXTRA_SUFFIXES
-from knowsam.presentation.text import first_few
+from knowsam.presentation.text import count_text, first_few
 from knowsam.types import MedicalLabel
+
+ROUNDING_VOXELS = 2e-3
+"""What float32 headers and decimal places lose of a place, in voxels."""
 
 
 @dataclass(frozen=True)
@@ -43,29 +49,38 @@ def evaluate(
     classes: Sequence[str] | int | None = None,
     label_values: Sequence[int] | None = None,
     ignore_value: int | None = None,
+    mask_threshold: int | None = None,
+    instances: bool = False,
+    stray_share: float = 0.0,
+    predictions_hold: str | None = None,
 ) -> EvaluationResult:
     """Score a folder of predicted label maps, or a single one.
 
     Args:
-        predictions: A folder, or one file. Label maps hold class indices, or the values of the truth files.
-            What `predict` writes beside them (`EXTRA_SUFFIXES`) is passed over.
+        predictions: A folder, or one file. What `predict` writes beside the label maps (`EXTRA_SUFFIXES`) is passed
+            over.
         truth: A folder, or one file; a data folder stands for its `masks/` or `labels/`.
         out: Folder for `scores.csv` and `scores.json`; None writes nothing.
-        classes: Names of the classes, the background first, or their number with it; None: as many as the
-            files have.
-        label_values: The truth files' value of each class, in class order; None: decided by
-            `knowsam.data.labels.infer_coding`, as for training.
-        ignore_value: The truth files' value for "do not score"; None: there is none.
+        classes: As in `LabelSpec`, like the five that follow: what is known of the values of the truth files.
+        label_values: As in `LabelSpec`.
+        ignore_value: As in `LabelSpec`; such pixels are not scored.
+        mask_threshold: As in `LabelSpec`.
+        instances: As in `LabelSpec`.
+        stray_share: As in `LabelSpec`.
+        predictions_hold: `"indices"` (of classes), `"values"` (of the truth files), or None: see `code_predictions`.
 
     Returns:
         All scores; distances in mm where the truth file states its spacing, else in px.
 
     Raises:
-        InputError: Nothing matches, sizes differ, a value is no class, units are mixed, a file is broken.
+        InputError: Nothing matches, sizes or places differ, a value is no class, units are mixed, a file is broken.
     """
     predictions, truth = Path(predictions), _masks_of(Path(truth))
     pairs, no_prediction, no_truth, rule = _match(predictions, truth)
-    truth_coding, prediction_coding, notes = _codings(pairs, classes, label_values, ignore_value)
+    spec = LabelSpec(classes, label_values, ignore_value, mask_threshold, instances, stray_share)
+    expected = list(read_masks(pair.truth for pair in pairs))
+    predicted = list(read_masks(pair.prediction for pair in pairs))
+    truth_coding, prediction_coding, notes = code_both(expected, predicted, spec, predictions_hold)
     if rule is not None:
         notes.append(f"No truth has the name of a prediction, so all are paired by one rule: {rule}.")
     if no_prediction or no_truth:
@@ -82,15 +97,18 @@ def evaluate(
 
     cases, moved = [], []
     for name in natural_sorted(groups):
-        case, same_place = _score_case(name, groups[name], truth_coding, prediction_coding)
+        case, apart = _score_case(name, groups[name], truth_coding, prediction_coding)
         cases.append(case)
-        if not same_place:
+        if apart > ROUNDING_VOXELS:
             moved.append(name)
     if moved:
         notes.append(
-            f"Prediction and truth have different affines in {first_few(moved)}: scored voxel by voxel, with the "
-            "spacing of the truth."
+            f"Prediction and truth lie up to half a voxel apart by their affines in {first_few(moved)}: scored voxel by"
+            " voxel, with the spacing of the truth."
         )
+    held = held_classes(class_counts(expected, truth_coding))
+    cases = [leave_out_absent(case, held) for case in cases]
+    notes += absent_class_notes(cases, truth_coding.names, held)
     result = EvaluationResult(
         tuple(cases),
         truth_coding.names,
@@ -119,7 +137,7 @@ def _masks_of(truth: Path) -> Path:
 def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list[str], NameRule | None]:
     """Pairs, truth without prediction, predictions without truth, in natural order; the rule if names are not equal."""
     if predictions.is_file() and truth.is_file():
-        return [_Pair(file_stem(truth), predictions, truth)], [], [], None
+        return [_Pair(case_stem(truth), predictions, truth)], [], [], None
     truth_files, prediction_files = _label_files(truth), _label_files(predictions)
     for stem in list(prediction_files):
         if stem.endswith(EXTRA_SUFFIXES) and stem not in truth_files:
@@ -148,12 +166,14 @@ def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list
 def _label_files(place: Path) -> dict[str, Path]:
     """Stem -> file, of every readable file of a folder (not of its subfolders), or of one file."""
     if place.is_file():
-        return {file_stem(place): place}
+        return {case_stem(place): place}
     if not place.is_dir():
         raise InputError(f"{place}: there is no such file or folder; expected label maps.")
     files: dict[str, Path] = {}
+    # Masks of DICOM series may be named after their folders.
+    named_after = scan_series(place.parent / "images").alone_in()
     for path in list_folder(place).images:
-        stem = file_stem(path)
+        stem = mask_stem(path, named_after)
         if stem in files:
             raise InputError(
                 f"{path}: the same stem as {files[stem].name}; expected one label map per case; remove one."
@@ -167,58 +187,17 @@ def _label_files(place: Path) -> dict[str, Path]:
     return files
 
 
-def _codings(
-    pairs: list[_Pair],
-    classes: Sequence[str] | int | None,
-    label_values: Sequence[int] | None,
-    ignore_value: int | None,
-) -> tuple[LabelCoding, LabelCoding, list[str]]:
-    """How file values become class indices in the truth and in the predictions, and notes about it.
-
-    Decided once for all files: a single mask that happens to hold only 0 says nothing about the others.
-    """
-    seen = _first_seen(pair.truth for pair in pairs)
-    predicted = _first_seen(pair.prediction for pair in pairs)
-    free = classes is None and label_values is None
-    if free and seen.keys() - {ignore_value} <= {0}:
-        # The truth shows no object, so only the predictions can say which classes there are.
-        seen = predicted | seen
-    coding, notes = infer_coding(seen, classes, label_values, ignore_value)
-    indices = tuple(range(coding.classes))
-    if predicted.keys() <= set(indices):
-        values = indices
-    elif predicted.keys() <= set(coding.values) or (coding.classes == 2 and predicted.keys() <= {0, 255}):
-        values = coding.values if predicted.keys() <= set(coding.values) else (0, 255)
-        notes.append(f"The predictions hold the values {list(values)}: read as classes 0 to {len(values) - 1}.")
-    elif free and coding.values == indices:
-        coding, notes = infer_coding(predicted | seen, None, None, ignore_value)
-        values = coding.values
-        notes.append(f"The predictions hold classes up to {values[-1]}, the truth up to {indices[-1]}.")
-    else:
-        # There is a value that is no class; `LabelCoding.encode` raises and names the file.
-        values = indices
-    return coding, LabelCoding(values, coding.names), notes
-
-
-def _first_seen(paths: Iterable[Path]) -> dict[int, Path]:
-    """Every value that occurs in these label files -> the first file that has it."""
-    first: dict[int, Path] = {}
-    for path in paths:
-        for value in value_counts(read_label(path).array):
-            first.setdefault(value, path)
-    return first
-
-
 def _score_case(
     name: str, pairs: list[_Pair], truth_coding: LabelCoding, prediction_coding: LabelCoding
-) -> tuple[CaseScores, bool]:
-    """The scores of one file, or of the stacked slices of one volume; and whether the affines agree."""
+) -> tuple[CaseScores, float]:
+    """The scores of one file, or of the stacked slices of one volume; and how many voxels the affines lie apart."""
     predicted: list[np.ndarray] = []
     expected: list[np.ndarray] = []
-    same_place = True
+    apart = 0.0
     spacing: tuple[float, ...] | None = None
     for pair in sorted(pairs, key=lambda pair: natural_key(pair.stem)):
-        prediction, truth = read_label(pair.prediction), read_label(pair.truth)
+        truth = read_label(pair.truth)
+        prediction, shift = _aligned(read_label(pair.prediction), truth)
         if prediction.array.shape != truth.array.shape:
             raise InputError(
                 f"{pair.prediction}: the prediction has shape {prediction.array.shape}, but its truth "
@@ -230,11 +209,11 @@ def _score_case(
                 f"{pair.truth}: shape {truth.array.shape}, but the first file of volume {name} has {first}; "
                 "expected 2-D slices of one size; correct the file, or the volume column of groups.csv."
             )
-        same_place = same_place and _same_affine(prediction, truth)
+        apart = max(apart, shift)
         spacing = truth.geometry.spacing_mm
         predicted.append(prediction_coding.encode(prediction))
         expected.append(truth_coding.encode(truth))
-    return score_arrays(name, predicted, expected, truth_coding.classes, spacing), same_place
+    return score_arrays(name, predicted, expected, truth_coding.classes, spacing), apart
 
 
 def score_arrays(
@@ -267,10 +246,43 @@ def score_arrays(
     return CaseScores(name, "px" if spacing is None else "mm", tuple(scores))
 
 
-def _same_affine(prediction: MedicalLabel, truth: MedicalLabel) -> bool:
-    ours, theirs = prediction.geometry.affine, truth.geometry.affine
-    # A thousandth of a mm is what float32 headers lose.
-    return ours is None or theirs is None or bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-3))
+def _aligned(prediction: MedicalLabel, truth: MedicalLabel) -> tuple[MedicalLabel, float]:
+    """The prediction in the axes of its truth, and how many voxels the two lie apart by their affines."""
+    shift = distance_voxels(prediction, truth) or 0.0
+    if shift > NEAR_VOXELS and prediction.array.shape == truth.array.shape:
+        raise InputError(
+            f"{prediction.path}: by its affine it lies up to {shift:.3g} voxels off its truth {truth.path}; expected"
+            " the same place; resample it onto the truth, or give it the truth's header if only that is wrong."
+        )
+    return align(prediction, truth), shift
+
+
+def held_classes(pixels: np.ndarray) -> frozenset[int]:
+    """The foreground classes that the truth of a set holds at all.
+
+    Args:
+        pixels: `(K,)`, pixels of each class in all truth files.
+    """
+    return frozenset(int(index) for index in np.flatnonzero(pixels) if index > 0)
+
+
+def leave_out_absent(case: CaseScores, held: frozenset[int]) -> CaseScores:
+    """The case without numbers for classes that no truth of the set holds: neither found nor missed says anything."""
+    scores = (score if score.class_index in held else score.left_out() for score in case.scores)
+    return replace(case, scores=tuple(scores))
+
+
+def absent_class_notes(cases: Sequence[CaseScores], names: Sequence[str], held: frozenset[int]) -> list[str]:
+    """One sentence for each class that no truth holds, with the number of cases in which it was predicted."""
+    notes = []
+    for index in range(1, len(names)):
+        if index not in held:
+            alarms = sum(case.scores[index - 1].status == "false_alarm" for case in cases)
+            notes.append(
+                f"Class {index} ({names[index]}) is in no truth file: left out of the means; predicted in {alarms} of"
+                f" {count_text(len(cases), 'case')}."
+            )
+    return notes
 
 
 def common_unit(cases: Sequence[CaseScores]) -> str:

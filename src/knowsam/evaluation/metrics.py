@@ -49,6 +49,15 @@ class ClassScore:
     def __getitem__(self, metric: str) -> float:
         return self.values[metric]
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it has no number at all: no truth of the whole set holds the class."""
+        return all(math.isnan(value) for value in self.values.values())
+
+    def left_out(self) -> ClassScore:
+        """The same without numbers."""
+        return ClassScore(self.class_index, self.status, dict.fromkeys(self.values, math.nan))
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -92,6 +101,11 @@ class ClassSummary:
     def __getitem__(self, metric: str) -> Spread:
         return self.spreads[metric]
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether no case has a number: no truth of the whole set holds the class."""
+        return not any(spread.n_defined for spread in self.spreads.values())
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -100,13 +114,18 @@ class Summary:
     Attributes:
         classes: One entry per class, by class index.
         mean: Metric name -> mean of the per-class means. NaN as soon as one class has no defined case:
-            leaving that class out would reward a model for never finding it.
-        n_undefined: Metric name -> number of undefined scores over all cases and classes.
+            leaving that class out would reward a model for never finding it. Classes that no truth holds are left out.
+        n_undefined: Metric name -> number of undefined scores over all cases and those classes.
     """
 
     classes: tuple[ClassSummary, ...]
     mean: dict[str, float]
     n_undefined: dict[str, int]
+
+    @property
+    def counted(self) -> tuple[ClassSummary, ...]:
+        """The classes that the means are taken over."""
+        return tuple(entry for entry in self.classes if not entry.is_left_out)
 
 
 class MaskPair:
@@ -425,10 +444,10 @@ def summarise(records: Iterable[ClassScore]) -> Summary:
     if not by_class:
         raise ValueError("there is no score to summarise")
     classes = tuple(_summarise_class(index, by_class[index]) for index in sorted(by_class))
-    spreads = {metric: [entry[metric] for entry in classes] for metric in METRICS}
+    spreads = {metric: [entry[metric] for entry in classes if not entry.is_left_out] for metric in METRICS}
     return Summary(
         classes,
-        {metric: float(np.mean([spread.mean for spread in spreads[metric]])) for metric in METRICS},
+        {metric: float(np.mean([spread.mean for spread in spreads[metric]] or [math.nan])) for metric in METRICS},
         {metric: sum(spread.n_undefined for spread in spreads[metric]) for metric in METRICS},
     )
 

@@ -154,7 +154,7 @@ def print_table(result: EvaluationResult, console: Console | None = None) -> Non
         total=(
             "mean",
             *(_number(name, summary.mean[name]) for name in METRICS),
-            f"{summary.n_undefined['hd95']} of {sum(entry.n_cases for entry in summary.classes)}",
+            f"{summary.n_undefined['hd95']} of {sum(entry.n_cases for entry in summary.counted)}",
         ),
     )
     console.print(table)

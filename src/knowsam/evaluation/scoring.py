@@ -6,6 +6,7 @@ of the stacked volume without holding its probabilities.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -235,14 +236,17 @@ class ValidationScores:
 
     Attributes:
         per_volume: Prediction -> volume -> Dice of classes 1..K-1.
+        held: For each of these classes whether the truth of any volume holds it. Those that none holds have no mean,
+            unless there is no other class.
     """
 
     per_volume: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    held: tuple[bool, ...] = ()
 
     @classmethod
     def of(cls, scored: Sequence[ScoredVolume]) -> ValidationScores:
         """The scores of every prediction of some volumes; a class absent from prediction and truth counts as Dice 1."""
-        scores = cls()
+        scores = cls(held=tuple(bool(n) for n in np.sum([volume.pixels[1:] for volume in scored], axis=0)))
         for volume in scored:
             for name in volume.counts:
                 scores.per_volume.setdefault(name, {})[volume.name] = volume.dice_of(name)
@@ -250,23 +254,41 @@ class ValidationScores:
 
     def mean(self, prediction: str | None = None) -> float:
         """Mean Dice over volumes and foreground classes of one prediction, by default the first."""
-        return float(np.mean(self.per_class(prediction)))
+        return float(np.nanmean(self.per_class(prediction)))
 
     def per_class(self, prediction: str | None = None) -> list[float]:
-        """Mean Dice over volumes of classes 1..K-1."""
+        """Mean Dice over volumes of classes 1..K-1; NaN of those that no truth holds."""
         name = next(iter(self.per_volume)) if prediction is None else prediction
-        return [float(value) for value in np.mean(list(self.per_volume[name].values()), axis=0)]
+        return self._of_held(np.mean(list(self.per_volume[name].values()), axis=0))
+
+    def _of_held(self, values: np.ndarray) -> list[float]:
+        known = self.held if any(self.held) else [True] * len(values)
+        return [float(value) if is_held else math.nan for value, is_held in zip(values, known, strict=True)]
+
+    def case_means(self) -> dict[str, list[float]]:
+        """Prediction -> mean Dice over classes of each volume, in the order of their names, which are left out."""
+        return {
+            name: [round(float(np.mean(dice)), 4) for _, dice in sorted(volumes.items())]
+            for name, volumes in self.per_volume.items()
+        }
 
     def to_json(self) -> dict[str, Any]:
-        """`{prediction: {"dice": mean, "per_class": [...], "sd": [...], "volumes": n}}`; no `sd` of a single volume."""
+        """`{prediction: {"dice": mean, "per_class": [...], "sd": [...], "volumes": n}}`; no `sd` of a single volume.
+
+        A class that no truth holds has None.
+        """
         record: dict[str, Any] = {}
         for name, volumes in self.per_volume.items():
             record[name] = {
                 "dice": round(self.mean(name), 5),
-                "per_class": [round(value, 5) for value in self.per_class(name)],
+                "per_class": _rounded(self.per_class(name)),
                 "volumes": len(volumes),
             }
             if len(volumes) > 1:
                 spread = np.std(list(volumes.values()), axis=0, ddof=1)
-                record[name]["sd"] = [round(float(value), 5) for value in spread]
+                record[name]["sd"] = _rounded(self._of_held(spread))
         return record
+
+
+def _rounded(values: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(value) else round(value, 5) for value in values]

@@ -11,13 +11,24 @@ import numpy as np
 from knowsam.data.listing import images_below, list_folder
 from knowsam.data.lists import read_lines
 from knowsam.data.preprocess import to_unit_range
+from knowsam.data.series import scan_series, write_series_table
 from knowsam.errors import InputError
 from knowsam.functional.uncertainty import CaseSums
 from knowsam.inference.predictor import Predictor
-from knowsam.io import IMAGE_SUFFIXES, file_stem, read_image, write_label, write_map, write_probabilities
+from knowsam.io import (
+    DICOM,
+    IMAGE_SUFFIXES,
+    MaskFormat,
+    case_stem,
+    read_image,
+    reader_of,
+    write_label,
+    write_map,
+    write_probabilities,
+)
 from knowsam.io.names import DISAGREEMENT_SUFFIX, ENTROPY_SUFFIX, OVERLAY_SUFFIX, PROBABILITY_SUFFIX, add_suffix
 from knowsam.presentation.orientation import view_of
-from knowsam.presentation.pictures import overlay, volume_sheet, write_png
+from knowsam.presentation.pictures import OVERLAY_SIDE, overlay, scale_to, volume_sheet, write_png
 from knowsam.presentation.text import count_text, first_few
 from knowsam.runs.student_file import StudentInfo
 from knowsam.types import MedicalImage
@@ -32,6 +43,7 @@ class PredictedFile:
         label: The label map written, None if the input could not be read.
         error: Why not, in one sentence.
         sums: What the network says of its own reliability, None if not asked for.
+        doubts: What about the image makes its mask doubtful, see `Preprocessing.doubts`.
         folder: The subfolder of the input, and of the output, in which it lies.
     """
 
@@ -39,11 +51,14 @@ class PredictedFile:
     label: Path | None
     error: str | None = None
     sums: CaseSums | None = None
+    doubts: tuple[str, ...] = ()
     folder: Path = Path()
 
 
 def list_inputs(source: Path, own: Path | None = None, recursive: bool = False) -> list[Path]:
     """The image files to predict: the file itself, or all images of a folder, sorted by name.
+
+    A DICOM series, in the folder or below it, is there by its first file; `case_stem` gives its name.
 
     Args:
         source: A file or a folder (a data folder with `images/` stands for its images).
@@ -56,10 +71,12 @@ def list_inputs(source: Path, own: Path | None = None, recursive: bool = False) 
     if source.is_file():
         return [source]
     folder = input_folder(source)
-    files = list_folder(folder).images
-    below = images_below(folder, own)
+    series = scan_series(folder, own=own)
+    files = list_folder(folder, series.files).images
+    below = images_below(folder, own, series.files)
     if recursive:
         files += [path for images in below.values() for path in images]
+    files += series.paths_in(folder).values()
     if not files:
         found = f"; {left_out} lie in subfolders, which --recursive takes too" if (left_out := _count(below)) else ""
         raise InputError(
@@ -68,7 +85,7 @@ def list_inputs(source: Path, own: Path | None = None, recursive: bool = False) 
         )
     by_name: dict[Path, Path] = {}
     for path in files:
-        other = by_name.setdefault(path.parent / file_stem(path), path)
+        other = by_name.setdefault(_output_folder(path, folder) / case_stem(path), path)
         if other != path:
             raise InputError(
                 f"{path}: {other.name} has the same stem, but expected one image per name, because both"
@@ -98,7 +115,10 @@ def left_in_subfolders(source: Path, own: Path | None = None) -> str | None:
         source: As in `list_inputs`.
         own: As in `list_inputs`.
     """
-    below = {} if source.is_file() else images_below(input_folder(source), own)
+    if source.is_file():
+        return None
+    folder = input_folder(source)
+    below = images_below(folder, own, scan_series(folder, own=own).files)
     if not below:
         return None
     return (
@@ -128,8 +148,31 @@ def listed_stems(only: str | Path | Iterable[str], names: Container[str] = ()) -
 
 
 def input_name(path: Path, folder: Path) -> str:
-    """What a list calls an image: its stem, in a subfolder with its path, as `"day1/a"`."""
-    return (path.relative_to(folder).parent / file_stem(path)).as_posix()
+    """What a list calls an image: its stem, in a subfolder with its path, as `"day1/a"`; a DICOM series by its stem."""
+    return (_output_folder(path, folder) / case_stem(path)).as_posix()
+
+
+def _output_folder(path: Path, top: Path) -> Path:
+    """Where below the output folder an image's files go: as it lies below `top`.
+
+    DICOM series all go to the top, because folders of an export are named after patients.
+    """
+    return Path() if reader_of(path) is DICOM else path.parent.relative_to(top)
+
+
+def input_notes(source: Path, own: Path | None = None, recursive: bool = False) -> list[str]:
+    """What a person should know about a folder to predict: images in subfolders, DICOM series left aside.
+
+    Args:
+        source: As in `list_inputs`.
+        own: As in `list_inputs`.
+        recursive: As in `list_inputs`.
+    """
+    if source.is_file():
+        return []
+    found = scan_series(input_folder(source), own=own)
+    left = None if recursive else left_in_subfolders(source, own)
+    return [*([] if left is None else [left]), *found.notes, *found.warnings]
 
 
 def predict_files(
@@ -140,6 +183,7 @@ def predict_files(
     with_probabilities: bool = False,
     stems: Callable[[str], bool] | None = None,
     with_uncertainty: bool = False,
+    mask_format: MaskFormat | None = None,
     recursive: bool = False,
 ) -> Iterator[PredictedFile]:
     """Predict a file or a folder, one file at a time; a broken file does not stop the others.
@@ -147,27 +191,37 @@ def predict_files(
     Args:
         predictor: The network.
         source: A file or a folder.
-        out: Where to write; label maps are named like their images.
+        out: Where to write; label maps are named like their images. Of DICOM series, `series.csv` says what the names
+            stand for.
         with_overlay: Also write `<stem>_overlay.png`; for a volume a sheet of slices.
         with_probabilities: Also write `<stem>_prob` with the soft maps.
         stems: Predict only images whose `input_name` this accepts.
         with_uncertainty: Also write `<stem>_entropy` and, of a network of several students, `<stem>_disagreement`.
+        mask_format: Of the label maps of DICOM volumes: `"dicom"` (the default) or `"nifti"`.
         recursive: Also predict the images of subfolders, into subfolders of the same names.
 
     Yields:
         What happened to each file.
+
+    Raises:
+        InputError: Nothing to predict, `out` holds the images, or an unknown format.
     """
+    if mask_format not in (None, "nifti", "dicom"):
+        raise InputError(f"--format: '{mask_format}' was found, but expected dicom or nifti; correct it.")
     source, out = Path(source), Path(out)
     top = input_folder(source)
     files = list_inputs(source, out, recursive)
     files = [path for path in files if stems is None or stems(input_name(path, top))]
-    if any(path.resolve().parent == (out / path.parent.relative_to(top)).resolve() for path in files):
+    if any(path.resolve().parent == (out / _output_folder(path, top)).resolve() for path in files):
         raise InputError(
             f"{out}: the images themselves lie there, but expected another output folder; choose another --out."
         )
     out.mkdir(parents=True, exist_ok=True)
+    series = [path for path in files if reader_of(path) is DICOM]
+    if series:
+        write_series_table(series, out, source if source.is_dir() else source.parent)
     for path in files:
-        folder = path.parent.relative_to(top)
+        folder = _output_folder(path, top)
         try:
             image = read_image(path)
             prediction = predictor.predict(image, with_probabilities, with_uncertainty)
@@ -175,7 +229,7 @@ def predict_files(
             yield PredictedFile(path, None, str(error), folder=folder)
             continue
         (out / folder).mkdir(parents=True, exist_ok=True)
-        target = out / folder / file_stem(path)
+        target = out / folder / case_stem(path)
         if prediction.probabilities is not None:
             write_probabilities(add_suffix(target, PROBABILITY_SUFFIX), prediction.probabilities, image)
         if with_overlay:
@@ -185,8 +239,20 @@ def predict_files(
             write_map(add_suffix(target, ENTROPY_SUFFIX), unsure.entropy, image)
             if unsure.disagreement is not None:
                 write_map(add_suffix(target, DISAGREEMENT_SUFFIX), unsure.disagreement, image)
-        written = write_label(target, prediction.label, image)
-        yield PredictedFile(path, written, sums=None if unsure is None else unsure.sums, folder=folder)
+        try:
+            written = write_label(
+                target,
+                predictor.info.file_values(prediction.label),
+                image,
+                predictor.info.class_names,
+                mask_format,
+            )
+        except InputError as error:
+            yield PredictedFile(path, None, str(error), folder=folder)
+            continue
+        doubts = tuple(predictor.info.preprocessing.doubts(image))
+        sums = None if unsure is None else unsure.sums
+        yield PredictedFile(path, written, sums=sums, doubts=doubts, folder=folder)
 
 
 def draw(image: MedicalImage, label: np.ndarray, info: StudentInfo) -> np.ndarray:
@@ -194,7 +260,7 @@ def draw(image: MedicalImage, label: np.ndarray, info: StudentInfo) -> np.ndarra
     array = to_unit_range(image, info.preprocessing.normalise)
     if not image.is_volume:
         view = view_of(image)
-        return overlay(view.turn(array), view.turn(label))
+        return overlay(view.turn(array), view.turn(label), scale_to(label.shape, OVERLAY_SIDE))
     axis = info.preprocessing.axis_of(image)
     view = view_of(image, axis)
     slices, labels = (view.turn(np.moveaxis(values, axis, 0), rows=1) for values in (array, label))

@@ -91,11 +91,12 @@ def _mark(model: Path) -> str:
 
 
 def _classes(info: StudentInfo) -> str:
+    values = info.mask_values or range(len(info.class_names))
     rows = [
-        (index, name, "not drawn" if index == 0 else css_colour(class_colour(index)))
-        for index, name in enumerate(info.class_names)
+        (index, name, value, "not drawn" if index == 0 else css_colour(class_colour(index)))
+        for index, (name, value) in enumerate(zip(info.class_names, values, strict=True))
     ]
-    return _table(("index in the mask", "name", "colour"), rows)
+    return _table(("index", "name", "value in a mask file", "colour"), rows)
 
 
 def _data(config: dict[str, Any], folder: RunFolder) -> str:
@@ -134,7 +135,9 @@ def _scores(info: StudentInfo) -> str:
     )
 
 
-def _with_spread(value: float, sd: float | None) -> str:
+def _with_spread(value: float | None, sd: float | None) -> str:
+    if value is None:
+        return "in no mask"
     return f"{value:.3f}" if sd is None else f"{value:.3f} ± {sd:.3f}"
 
 

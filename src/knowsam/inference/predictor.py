@@ -23,6 +23,7 @@ from knowsam.functional.uncertainty import CaseSums, Uncertainty, measure_uncert
 from knowsam.inference.forward import predict_all
 from knowsam.io.checks import check_finite, check_not_empty
 from knowsam.networks.fold_batch_norm import fold_batch_norm
+from knowsam.runs.device import resolve_device
 from knowsam.runs.student_file import find_student, load_student
 from knowsam.types import Geometry, MedicalImage
 
@@ -56,13 +57,13 @@ class Predictor:
 
     Args:
         path: A run folder, a `student.safetensors`, or an ONNX file written by `knowsam export`.
-        device: `"cpu"`, `"cuda"`, or None for a GPU where there is one. An ONNX file runs on the CPU.
+        device: As in `resolve_device`. An ONNX file runs on the CPU.
         amp: `"bf16"` runs the network's convolutions in bfloat16: several times as fast where the processor has it,
             slower where it has not, and pixels that are nearly a tie may fall the other way.
 
     Raises:
-        InputError: If there is no such file, it is neither, `amp` is another word, or an ONNX file is asked to run in
-            bfloat16.
+        InputError: If there is no such file or device, it is neither, `amp` is another word, or an ONNX file is asked
+            to run in bfloat16.
     """
 
     def __init__(self, path: str | Path, device: str | None = None, amp: str = "no") -> None:
@@ -80,7 +81,7 @@ class Predictor:
             self.student, self.info = load_onnx_student(path, device)
             self.device = "cpu"
             return
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = resolve_device(device)
         network, self.info = load_student(path, self.device)
         self.student = fold_batch_norm(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -138,8 +139,8 @@ class Predictor:
             probabilities: Also return the soft maps.
             uncertainty: Also return entropy and disagreement, of the same forward pass.
             volume: Whether a 3-D array is a volume even where its last axis has length 1 or 3.
-            axis: Axis 0, 1 or 2 of a volume along which it is cut into slices, 0 for `(Z, H, W)`. None: the network's
-                own (`data.axis` of its training), or else that of the file, of an array the last.
+            axis: Axis 0, 1 or 2 of a volume along which it is cut into slices, 0 for `(Z, H, W)`. None: that of the
+                network's training volumes, or else that of the file, of an array the last.
 
         Returns:
             Label map and whatever else was asked for, in the image's own axes.
@@ -147,11 +148,12 @@ class Predictor:
         Raises:
             InputError: If an array is not an image, or there is no such axis.
         """
+        preprocessing = self.info.preprocessing
         if not isinstance(image, MedicalImage):
             image = image_from_array(image, volume)
-        preprocessing = self.info.preprocessing
+            axis = preprocessing.slice_axis if axis is None else axis
         if axis is not None:
-            preprocessing = replace(preprocessing, slice_axis=axis)
+            preprocessing = replace(preprocessing, slice_axis=axis, spacing_mm=None)
         slices = preprocessing.slices(image)
         spatial = list(image.spatial_shape)
         if image.is_volume:

@@ -6,18 +6,19 @@ them is a warning. An error is what training would stop at, nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from knowsam.data.folder import DataFolder, scan_folder
+from knowsam.data.labels import NOTHING_SAID, LabelSpec
 from knowsam.data.leaks import leak_warnings
 from knowsam.data.prefixes import GroupBy
 from knowsam.data.split import Split, make_split
 from knowsam.errors import InputError
+from knowsam.inspection.axes import judge_axes, judge_mirrored
 from knowsam.inspection.examine import examine_all
 from knowsam.inspection.findings import CheckReport
 from knowsam.inspection.images import judge_contrast, judge_copies, judge_images
-from knowsam.inspection.masks import LabelSpec, judge_labels
+from knowsam.inspection.masks import judge_labels
 from knowsam.presentation.console import ProgressStart
 
 IF_MEANT = "Nothing to do if that is meant."
@@ -26,9 +27,7 @@ IF_MEANT = "Nothing to do if that is meant."
 def check_folder(
     root: str | Path,
     labelled: int | float | str | Path | None = None,
-    classes: int | Sequence[str] | None = None,
-    label_values: Sequence[int] | None = None,
-    ignore_value: int | None = None,
+    spec: LabelSpec = NOTHING_SAID,
     val_fraction: float = 0.2,
     seed: int = 0,
     progress: ProgressStart | None = None,
@@ -39,9 +38,7 @@ def check_folder(
     Args:
         root: The data folder.
         labelled: As in `make_split`.
-        classes: As in `discover_coding`.
-        label_values: As in `discover_coding`.
-        ignore_value: As in `discover_coding`.
+        spec: What is known of the values of the masks.
         val_fraction: As in `make_split`.
         seed: As in `make_split`.
         progress: Called with the number of cases; returns what to call after each.
@@ -72,8 +69,10 @@ def check_folder(
     _count_cases(report, folder, report.split)
     judge_images(report)
     judge_contrast(report)
+    judge_axes(report)
     judge_copies(report)
-    judge_labels(report, LabelSpec(classes, label_values, ignore_value))
+    judge_labels(report, spec)
+    judge_mirrored(report)
     return report
 
 

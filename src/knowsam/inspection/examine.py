@@ -6,21 +6,27 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from knowsam.data.folder import Case
-from knowsam.data.labels import value_counts
-from knowsam.data.pairing import check_pair
+from knowsam.data.mask_values import MaskFacts, examine_mask
+from knowsam.data.pairing import fit_label
 from knowsam.errors import InputError
-from knowsam.io import RASTER, READERS, file_suffix, raster, read_image, read_label
+from knowsam.io import read_image, read_label
 from knowsam.presentation.console import ProgressStart, start_progress
-from knowsam.types import LUMINANCE, MedicalImage, MedicalLabel
+from knowsam.types import LUMINANCE, Geometry, MedicalImage, MedicalLabel
 
 PICTURE_GRID = (64, 64)
 VOLUME_GRID = (24, 24, 24)
 """Sizes of thumbnails, in px; fine enough for texture, which tells copies from look-alikes."""
+
+CLASS_GRID, FINEST_SIDE = (24, 24), 256
+"""Grid on which the places of classes are compared; masks are thinned to about this many px a side before."""
+
+MOST_MAPPED = 16
+"""Masks of more values than this are not compared."""
 
 CHROMA_GRID = (16, 16)
 """Size of the picture of its colours, in px."""
@@ -39,11 +45,15 @@ class CaseFacts:
         dtype: NumPy name of the image's type.
         spacing_mm: Voxel distances, None where the file has none.
         constant: Whether all pixels have the same value.
-        orientation: EXIF orientation tag; 1 is as stored.
+        slice_axis: The axis along which a volume would be cut by itself; None for pictures and formats that store it.
+        doubt: What contradicts itself in the header, see `Geometry`.
+        oriented: Whether the image says how its axes lie.
+        either_way: Whether a mask without orientation tag fits the stored and the turned pixels of a picture with one.
         digest: Hash of the decoded pixels; equal for equal pixels, whatever the file format or compression.
         label_digest: The same for the mask.
-        values: Pixels of each mask value.
+        mask: What the mask holds.
         displaced: Whether image and mask lie in different places by their affines.
+        class_maps: Where each mask value lies, see `class_maps`; empty without mask, or of many values.
         thumbnail: Grey, `(64, 64)` or `(24, 24, 24)` float16 in [0, 1]; None for a constant image.
         chroma: Of a colour picture, as `chroma` gives it; None for a grey or constant image.
     """
@@ -56,11 +66,15 @@ class CaseFacts:
     dtype: str = ""
     spacing_mm: tuple[float, ...] | None = None
     constant: bool = False
-    orientation: int = 1
+    slice_axis: int | None = None
+    doubt: str = ""
+    oriented: bool = False
+    either_way: bool = False
     digest: str = ""
     label_digest: str = ""
-    values: dict[int, int] | None = None
+    mask: MaskFacts | None = None
     displaced: bool = False
+    class_maps: dict[int, np.ndarray] = field(default_factory=dict)
     thumbnail: np.ndarray | None = None
     chroma: np.ndarray | None = None
 
@@ -96,19 +110,21 @@ def examine(case: Case) -> CaseFacts:
         found.digest = _digest(shown)
         if not found.constant:
             found.thumbnail, found.chroma = thumbnail(array), chroma(shown)
-        if READERS[file_suffix(case.image) or ""] is RASTER:
-            found.orientation = raster.exif_orientation(case.image)
+        found.doubt, found.oriented = image.geometry.doubt, image.geometry.oriented
+        if image.is_volume and image.geometry.affine is not None:
+            found.slice_axis = image.geometry.slice_axis
     except InputError as error:
         found.image_error = str(error)
     if case.label is None:
         return found
     try:
         label = read_label(case.label)
-        found.values = value_counts(label.array)
+        found.mask = examine_mask(label)
         found.label_digest = _digest(label.array)
         if image is not None:
-            check_pair(image, label)
             found.displaced = _displaced(image, label)
+            found.either_way = _fits_either_way(image, label)
+            found.class_maps = class_maps(fit_label(image, label).array, list(found.mask.counts), image.geometry)
     except InputError as error:
         found.label_error = str(error)
     return found
@@ -133,6 +149,31 @@ def thumbnail(array: np.ndarray) -> np.ndarray | None:
     if high - low <= 1e-5 * max(abs(low), abs(high)):
         return None
     return ((grey - low) / (high - low)).astype(np.float16)
+
+
+def class_maps(label: np.ndarray, values: Sequence[int], geometry: Geometry) -> dict[int, np.ndarray]:
+    """Where each value of a mask lies: its share of each cell of a coarse grid.
+
+    Args:
+        label: `(H, W)` or `(X, Y, Z)`, in the axes of the image. A volume is seen from the front, left and right along
+            the rows of the grid, where it says how it lies, else along its slice axis.
+        values: Those that occur; more than `MOST_MAPPED` are no classes, and give nothing.
+        geometry: Of the image.
+
+    Returns:
+        Value -> `CLASS_GRID` float32 in [0, 1].
+    """
+    if len(values) > MOST_MAPPED:
+        return {}
+    steps = tuple(slice(None, None, max(1, length // FINEST_SIDE)) for length in label.shape)
+    label, maps = label[steps], {}
+    away = 1 if geometry.oriented else geometry.slice_axis
+    for value in values:
+        where = (label == value).astype(np.float32)
+        seen = where.mean(axis=away) if where.ndim == 3 else where
+        rows, columns = (_cell_weights(cells, length) for cells, length in zip(CLASS_GRID, seen.shape, strict=True))
+        maps[value] = rows @ seen @ columns.T
+    return maps
 
 
 def chroma(array: np.ndarray) -> np.ndarray | None:
@@ -182,10 +223,17 @@ def _digest(array: np.ndarray) -> str:
     return hashed.hexdigest()
 
 
+def _fits_either_way(image: MedicalImage, label: MedicalLabel) -> bool:
+    """Whether a picture has an orientation tag and its mask none, and turning it does not change its size."""
+    shape, turn = image.spatial_shape, image.geometry.turn
+    untagged = not label.geometry.oriented and image.geometry.affine is None
+    return untagged and turn is not None and image.geometry.as_stored(image.array).shape[:2] == shape
+
+
 def _displaced(image: MedicalImage, label: MedicalLabel) -> bool:
-    """True where both files have an affine and a mask voxel lies off its image voxel by 0.1 mm or more."""
+    """True where both files say how they lie, and a mask voxel lies off its image voxel by 0.1 mm or more."""
     first, second = image.geometry.affine, label.geometry.affine
-    if first is None or second is None:
+    if first is None or second is None or not (image.geometry.oriented and label.geometry.oriented):
         return False
     corners = np.array(list(np.ndindex(*(2,) * 3))) * (np.array((*image.spatial_shape, 1)[:3]) - 1)
     apart = (first - second)[:3] @ np.c_[corners, np.ones(len(corners))].T

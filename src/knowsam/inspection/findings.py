@@ -76,6 +76,7 @@ class ClassCount:
         images: Labelled training images that show it.
         groups: Labelled training groups that show it.
         val_images: Validation images that show it.
+        values: All its values in mask files, where several mean it: `"128 to 255"`.
     """
 
     name: str
@@ -84,6 +85,26 @@ class ClassCount:
     images: int
     groups: int
     val_images: int
+    values: str
+
+
+@dataclass(frozen=True)
+class ValueCount:
+    """A value of mask files, or a range where there are many, and what it means.
+
+    Attributes:
+        first: The smallest value.
+        last: The largest value.
+        meaning: Name of the class, `"ignored"`, `"no class"`, or `"?"` where nobody knows.
+        pixels: So many in all masks.
+        files: So many masks have one of them.
+    """
+
+    first: int
+    last: int
+    meaning: str
+    pixels: int
+    files: int
 
 
 @dataclass
@@ -95,6 +116,7 @@ class CheckReport:
         findings: In the order they were made.
         counts: Numbers by name: JSON-able, in the order they are printed.
         classes: The background first; empty where the masks give no classes.
+        values: What each value of all masks means, hidden and test masks included.
         examined: The cases, for pictures of them.
         split: Which images would be used for what; None where there can be no split.
         coding: What mask values mean; None where that is not known.
@@ -104,6 +126,7 @@ class CheckReport:
     findings: list[Finding] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
     classes: list[ClassCount] = field(default_factory=list)
+    values: list[ValueCount] = field(default_factory=list)
     examined: list[CaseFacts] = field(default_factory=list, repr=False)
     split: Split | None = field(default=None, repr=False)
     coding: LabelCoding | None = None
@@ -181,6 +204,7 @@ class CheckReport:
             "ok": self.ok,
             "counts": self.counts,
             "classes": [asdict(one) for one in self.classes],
+            "mask_values": [asdict(one) for one in self.values],
             "findings": [
                 {
                     "severity": one.severity,
@@ -208,13 +232,20 @@ def print_report(report: CheckReport, console: Console | None = None) -> None:
 
     console = console or make_console()
     console.print(make_table((), [(name, counts_line(value)) for name, value in report.counts.items()]))
+    if report.values:
+        value_rows = [
+            (str(one.first) if one.first == one.last else f"{one.first} to {one.last}", one.meaning, *numbers)
+            for one in report.values
+            for numbers in [(f"{one.pixels:,}", f"{one.files:,}")]
+        ]
+        console.print(make_table(("mask value", "class", "pixels", "masks"), value_rows))
     if report.classes:
         rows = []
         for one in report.classes:
-            numbers = (one.value, share_text(one.pixel_share), one.images, one.groups, one.val_images)
+            numbers = (share_text(one.pixel_share), one.images, one.groups, one.val_images)
             rows.append((one.name, *map(str, numbers)))
-        console.print(make_table(("class", "mask value", "pixels", "images", "groups", "val images"), rows))
-    else:
+        console.print(make_table(("class", "labelled pixels", "images", "groups", "val images"), rows))
+    if not report.values and not report.classes:
         console.print()
     severities: tuple[tuple[Severity, str], ...] = (("note", "cyan"), ("warning", "yellow"), ("error", "red"))
     for severity, style in severities:

@@ -43,7 +43,8 @@ def judge_images(report: CheckReport) -> None:
     _unreadable(report, [one for one in broken if one.case.stem in opened], True)
     _unreadable(report, [one for one in broken if one.case.stem not in opened], False)
     read = [one for one in examined if one.size is not None]
-    formats = Counter(file_suffix(one.case.image) or "" for one in examined)
+    # A file without a known suffix is known by its content: DICOM.
+    formats = Counter(file_suffix(one.case.image) or ".dcm" for one in examined)
     report.counts["formats"] = dict(formats.most_common())
     if not read:
         return
@@ -68,14 +69,6 @@ def judge_images(report: CheckReport) -> None:
         ("has", "have"),
         f" a side below {SMALLEST_SIDE} px.",
         "Make sure that these are no thumbnails.",
-    )
-    _warn(
-        report,
-        "exif",
-        (one for one in read if one.orientation != 1),
-        ("carries", "carry"),
-        " an EXIF orientation, which is not applied: pixels are used as stored.",
-        "Make sure that their masks were drawn on the stored pixels, or save the images without the tag.",
     )
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterable
+from itertools import groupby
 
-from knowsam.data.labels import LabelCoding, class_counts, infer_coding
+from knowsam.data.discover import infer_coding, palette_notes
+from knowsam.data.labels import NO_CLASS, LabelCoding, LabelSpec, class_counts, values_text
+from knowsam.data.mask_values import MaskFacts
 from knowsam.errors import InputError
 from knowsam.inspection.examine import CaseFacts
-from knowsam.inspection.findings import CheckReport, ClassCount
+from knowsam.inspection.findings import CheckReport, ClassCount, ValueCount
 from knowsam.presentation.text import count_text, share_text
+from knowsam.types import IGNORE
 
 RARE_GROUPS = 3
 """A class in fewer labelled groups than this depends on single patients."""
@@ -18,15 +20,10 @@ RARE_GROUPS = 3
 RARE_SHARE = 1e-4
 """A class is small below this share of the labelled pixels: 6 px of a 256 x 256 image."""
 
+MOST_VALUES = 12
+"""Number of mask values up to which each has a row of its own."""
+
 NOT_OPENED = "(Training does not open this mask.)"
-
-
-class LabelSpec(NamedTuple):
-    """How mask values are to be understood, as in `discover_coding`."""
-
-    classes: int | Sequence[str] | None
-    label_values: Sequence[int] | None
-    ignore_value: int | None
 
 
 def judge_labels(report: CheckReport, spec: LabelSpec) -> None:
@@ -54,25 +51,23 @@ def judge_labels(report: CheckReport, spec: LabelSpec) -> None:
             "Resample the masks onto their images, or correct the headers.",
             displaced,
         )
-    readable = [one for one in report.examined if one.values is not None]
+    readable = [one for one in report.examined if one.mask is not None]
     if not readable or split is None:
         return
     learned, validated = set(split.labelled), set(split.val)
-    coding = _infer(report, [one for one in readable if one.case.stem in learned | validated], spec)
+    used = _masks(one for one in readable if one.case.stem in learned | validated)
+    coding = report.coding = _infer(report, used, spec)
+    report.values = count_values(_masks(readable), coding)
     if coding is None:
         return
-    report.coding = coding
-    unknown = []
-    for one in readable:
-        if one.case.label is not None and one.values is not None:
-            unknown.append((one, coding.problem(one.case.label, one.values) or ""))
+    unknown = [(one, coding.problem(one.mask) or "") for one in readable if one.mask is not None]
     _faulty_masks(
         report,
         "unknown-values",
         ("has values that are no class", "have values that are no class"),
         [pair for pair in unknown if pair[1]],
         opened,
-        "Correct the masks, or say what their values mean: --classes, --label-values or --ignore-value.",
+        "Correct the masks, or say what their values mean (docs/masks.md).",
     )
     training = [one for one in readable if one.case.stem in learned]
     validation = [one for one in readable if one.case.stem in validated]
@@ -112,59 +107,93 @@ def _faulty_masks(
         )
 
 
-def _infer(report: CheckReport, examined: list[CaseFacts], spec: LabelSpec) -> LabelCoding | None:
+def _infer(report: CheckReport, masks: list[MaskFacts], spec: LabelSpec) -> LabelCoding | None:
     """The coding training would find; where it finds none, the error is reported and None returned."""
-    first_seen: dict[int, Path] = {}
-    for one in examined:
-        for value in one.values or {}:
-            if one.case.label is not None:
-                first_seen.setdefault(value, one.case.label)
-    if not first_seen:
+    if not masks:
         return None
     try:
-        coding, notes = infer_coding(first_seen, *spec)
+        coding, notes = infer_coding(masks, spec)
     except InputError as error:
-        given = None if spec.classes is None and spec.label_values is None else _coding_of_spec(spec)
-        if given is None:
+        given = None if spec.is_free else _coding_of_spec(spec)
+        if given is None or not any(given.problem(mask) for mask in masks):
             report.add_sentence("error", "classes", str(error))
         return given
+    differing = palette_notes(masks)[1:]
     for note in notes:
-        report.add("note", "classes", note)
+        report.add("warning" if note in differing else "note", "classes", note)
     return coding
 
 
 def _coding_of_spec(spec: LabelSpec) -> LabelCoding | None:
     """The coding that the settings alone give: with it every mask that does not fit can be named."""
     try:
-        return infer_coding({}, *spec)[0]
+        return infer_coding([], spec)[0]
     except InputError:
         return None  # The settings contradict each other; the caller reports that error.
 
 
+def _masks(cases: Iterable[CaseFacts]) -> list[MaskFacts]:
+    return [one.mask for one in cases if one.mask is not None]
+
+
+def count_values(masks: list[MaskFacts], coding: LabelCoding | None) -> list[ValueCount]:
+    """Each value that occurs in any mask: what it means, how many pixels and masks have it; ascending.
+
+    Neighbouring values of one meaning are put together where there are more than `MOST_VALUES`.
+
+    Args:
+        masks: All masks that can be read.
+        coding: What the values mean; None where nobody knows.
+    """
+    names = {} if coding is None else {IGNORE: "ignored", NO_CLASS: "no class"} | dict(enumerate(coding.names))
+    # The same value may mean two things: 1 in a mask of one bit is what 255 is in others.
+    found: dict[tuple[int, str], tuple[int, set[int]]] = {}
+    for number, mask in enumerate(masks):
+        meanings = dict.fromkeys(mask.counts, NO_CLASS) if coding is None else coding.classes_in(mask)
+        for value, index in meanings.items():
+            pixels, having = found.get((value, names.get(index, "?")), (0, set()))
+            found[value, names.get(index, "?")] = pixels + mask.counts[value], having | {number}
+    many = len(found) > MOST_VALUES
+    rows = []
+    for _, group in groupby(sorted(found.items()), key=lambda item: item[0][1] if many else item[0]):
+        same = list(group)
+        values = [value for (value, _), _ in same]
+        files = set().union(*(having for _, (_, having) in same))
+        rows.append(ValueCount(values[0], values[-1], same[0][0][1], sum(px for _, (px, _) in same), len(files)))
+    return rows
+
+
 def _count_classes(coding: LabelCoding, training: list[CaseFacts], validation: list[CaseFacts]) -> list[ClassCount]:
-    total = class_counts((one.values for one in training if one.values), coding)
+    total = class_counts(_masks(training), coding)
     pixels = int(total.sum())
     counted = []
-    for name, value, number in zip(coding.names, coding.values, total.tolist(), strict=True):
-        showing = [one for one in training if one.values and value in one.values]
+    for index, (name, number) in enumerate(zip(coding.names, total.tolist(), strict=True)):
+        showing = [one for one in training if index in _shown(coding, one)]
+        values = [value for mask in _masks(training) for value, of in coding.classes_in(mask).items() if of == index]
         counted.append(
             ClassCount(
                 name,
-                value,
+                coding.values[index],
                 round(number / pixels, 7) if pixels else 0.0,
                 len(showing),
                 len({one.case.group for one in showing}),
-                sum(value in (one.values or {}) for one in validation),
+                sum(index in _shown(coding, one) for one in validation),
+                values_text(coding, index, values),
             )
         )
     return counted
+
+
+def _shown(coding: LabelCoding, one: CaseFacts) -> set[int]:
+    """The classes that a mask shows."""
+    return set() if one.mask is None else set(coding.classes_in(one.mask).values())
 
 
 def _judge_classes(report: CheckReport, training: list[CaseFacts], has_validation: bool) -> None:
     """Foreground classes that are absent, rare, or not to be validated."""
     n_groups = len({one.case.group for one in training})
     for index, one in enumerate(report.classes):
-        said = f"Class {index} ({one.name}, mask value {one.value})"
+        said = f"Class {index} ({one.name}, mask value {one.values})"
         if one.images == 0:
             report.add(
                 "warning",
@@ -199,8 +228,7 @@ def _judge_classes(report: CheckReport, training: list[CaseFacts], has_validatio
 
 
 def _judge_empty(report: CheckReport, coding: LabelCoding, readable: list[CaseFacts], learned: set[str]) -> None:
-    ignored = {coding.values[0], coding.ignore_value}
-    empty = [one.case.stem for one in readable if one.values is not None and set(one.values) <= ignored]
+    empty = [one.case.stem for one in readable if _shown(coding, one) <= {0, IGNORE}]
     report.counts["masks with background only"] = len(empty)
     in_training = [stem for stem in empty if stem in learned]
     if len(in_training) > len(learned) / 2:

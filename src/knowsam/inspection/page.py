@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from knowsam.data.labels import LabelCoding
+from knowsam.data.pairing import fit_label
 from knowsam.errors import InputError
 from knowsam.inspection.examine import CaseFacts
 from knowsam.inspection.findings import CheckReport, Finding, Severity, counts_line
@@ -19,8 +20,8 @@ from knowsam.presentation import html
 from knowsam.presentation.orientation import view_of
 from knowsam.presentation.pictures import class_colour, css_colour, data_uri, overlay
 from knowsam.presentation.text import count_text, share_text, size_text
-from knowsam.storage import write_text
-from knowsam.types import IGNORE
+from knowsam.storage import require_writable_file, write_text
+from knowsam.types import IGNORE, MedicalImage
 
 TEMPLATE = "inspection/page.html.j2"
 LONG_SIDE = 220
@@ -55,13 +56,10 @@ def write_page(report: CheckReport, path: str | Path) -> None:
         path: The file to write.
 
     Raises:
-        InputError: The path is a folder.
+        InputError: The path is a folder, or cannot be written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(
-            f"{path}: this is a folder; expected a file to write the page to; add a name such as check.html."
-        )
+    require_writable_file(path, "check.html")
     write_text(path, page(report))
 
 
@@ -109,8 +107,8 @@ def _sample(report: CheckReport) -> tuple[list[str], list[str]]:
     """Stems to show, evenly spread: with a mask that may be seen, and without."""
     drawable = {one.case.stem for one in report.examined if one.size is not None}
     if report.split is None:
-        with_mask = [one.case.stem for one in report.examined if one.values is not None]
-        without = [one.case.stem for one in report.examined if one.values is None]
+        with_mask = [one.case.stem for one in report.examined if one.mask is not None]
+        without = [one.case.stem for one in report.examined if one.mask is None]
     else:
         with_mask, without = report.split.labelled + report.split.val, report.split.unlabelled
     return (
@@ -190,7 +188,7 @@ def draw_case(one: CaseFacts, coding: LabelCoding | None) -> tuple[np.ndarray, l
     from knowsam.data.preprocess import to_unit_range
 
     image = read_image(one.case.image)
-    label = _class_map(one, coding)
+    label = _class_map(one, image, coding)
     if label is not None:
         label = np.where(label == IGNORE, 0, label)
     array = to_unit_range(image)
@@ -212,12 +210,11 @@ def draw_case(one: CaseFacts, coding: LabelCoding | None) -> tuple[np.ndarray, l
     return overlay(array, label), [names[index] for index in np.unique(label).tolist() if index > 0]
 
 
-def _class_map(one: CaseFacts, coding: LabelCoding | None) -> np.ndarray | None:
+def _class_map(one: CaseFacts, image: MedicalImage, coding: LabelCoding | None) -> np.ndarray | None:
     """The mask as classes, None where there is none that can be drawn."""
-    if one.case.label is None or one.label_error or coding is None:
+    if one.mask is None or one.label_error or coding is None or coding.problem(one.mask):
         return None
-    label = read_label(one.case.label)
-    return None if coding.problem(label.path, one.values or {}) else coding.encode(label)
+    return coding.encode(fit_label(image, read_label(one.mask.path)))
 
 
 def _resized(array: np.ndarray, label: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:

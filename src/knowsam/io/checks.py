@@ -51,6 +51,10 @@ def check_not_empty(array: np.ndarray, path: Path) -> None:
         raise InputError(f"{path}: the image is empty (shape {array.shape}); expected at least one pixel.")
 
 
+ROUNDING = 1e-3
+"""Labels that are this near to whole numbers were whole before a float format or a scale factor held them."""
+
+
 def whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
     """A label array as int32, checked to hold whole numbers.
 
@@ -59,7 +63,7 @@ def whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
         path: The file, for the message.
 
     Returns:
-        The same shape, int32, C-contiguous.
+        The same shape, int32, C-contiguous; floats within `ROUNDING` of whole numbers are rounded.
 
     Raises:
         InputError: A value is NaN, not whole, or does not fit 32 bits.
@@ -69,13 +73,15 @@ def whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
         raise InputError(f"{path}: a mask of dtype {array.dtype}; expected one whole number per pixel.")
     if array.dtype.kind == "f":
         check_finite(array, path)
-        fractional = array != np.rint(array)
+        whole = np.rint(array)
+        fractional = np.abs(array - whole) > ROUNDING
         if fractional.any():
             example = float(array[fractional].flat[0])
             raise InputError(
                 f"{path}: {int(fractional.sum())} mask values are not whole numbers (such as {example:.6g}); "
                 "expected class indices; was the mask interpolated? Resample it with nearest neighbour."
             )
+        array = whole
     if array.dtype.itemsize > 2 and array.dtype.kind != "b":
         limits = np.iinfo(np.int32)
         if array.min() < limits.min or array.max() > limits.max:

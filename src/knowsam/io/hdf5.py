@@ -1,20 +1,25 @@
 """HDF5 in the SSL4MIS layout: dataset `image`, and `label` in the same file where there is one.
 
-A slice is `(H, W)`, a volume `(D, H, W)` with its slices first. The format stores no spacing, so distances
-are in px.
+A slice is `(H, W)`, `(H, W, 1)`, or `(H, W, 3)` in colour; a volume `(D, H, W)`, `(D, H, W, 1)` or `(D, H, W, 3)`, its
+slices first. The format stores no spacing, so distances are in px.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.io.limits import check_size
 from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
+
+CHANNELS, WITH_ALPHA = (1, 3), (2, 4)
+"""Lengths of a last axis that holds channels; those that may be transparency or few slices."""
 
 
 def read_image(path: Path) -> MedicalImage:
@@ -24,7 +29,7 @@ def read_image(path: Path) -> MedicalImage:
         path: An `.h5` file.
 
     Returns:
-        `(H, W, 1)` for a slice, `(D, H, W, 1)` for a volume (`slice_axis` 0), in the file's dtype.
+        `(H, W, C)` for a slice, `(D, H, W, C)` for a volume (`slice_axis` 0), in the file's dtype; C is 1 or 3.
 
     Raises:
         InputError: Broken file, no dataset `image`, another number of axes, NaN or infinite values.
@@ -32,7 +37,15 @@ def read_image(path: Path) -> MedicalImage:
     array = _read(path, "image")
     check_not_empty(array, path)
     check_finite(array, path)
-    return MedicalImage(array[..., None], Geometry(), path)
+    has_channels = array.ndim == 4 or (array.ndim == 3 and array.shape[-1] in CHANNELS)
+    if array.ndim == 3 and array.shape[-1] in WITH_ALPHA:
+        raise InputError(
+            f"{path}: dataset `image` has shape {array.shape}; expected (H, W), (H, W, 3) or a volume (D, H, W); leave"
+            " the alpha channel out, or put the slices of a volume first."
+        )
+    if has_channels and array.shape[-1] not in CHANNELS:
+        raise InputError(f"{path}: dataset `image` has shape {array.shape}; expected 1 or 3 channels, last.")
+    return MedicalImage(array if has_channels else array[..., None], Geometry(), path)
 
 
 def read_label(path: Path) -> MedicalLabel:
@@ -48,7 +61,12 @@ def read_label(path: Path) -> MedicalLabel:
         InputError: Broken file, no dataset `label`, another number of axes, values that are not whole
             numbers.
     """
-    return MedicalLabel(whole_numbers(_read(path, "label"), path), Geometry(), path)
+    array = _read(path, "label")
+    if array.ndim > 2 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 4:
+        raise InputError(f"{path}: dataset `label` has shape {array.shape}; expected one class index per voxel.")
+    return MedicalLabel(whole_numbers(array, path), Geometry(), path)
 
 
 def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage) -> Path:
@@ -75,17 +93,31 @@ def _read(path: Path, name: str) -> np.ndarray:
             if not isinstance(found, h5py.Dataset):
                 there = ", ".join(sorted(file)) or "nothing"
                 raise InputError(f"{path}: has no dataset `{name}` (found: {there}); expected one.")
-            if found.ndim not in (2, 3) or found.dtype.kind not in "buif":
+            if _is_elsewhere(file, found, name):
+                raise InputError(
+                    f"{path}: dataset `{name}` lies in another file, but expected all of it here; copy it into one file"
+                    " (h5repack or h5py)."
+                )
+            if found.ndim not in (2, 3, 4) or found.dtype.kind not in "buif":
                 raise InputError(
                     f"{path}: dataset `{name}` has shape {found.shape} and dtype {found.dtype}; expected "
-                    "numbers of shape (H, W) or (D, H, W)."
+                    "numbers of shape (H, W), (H, W, 3) or (D, H, W)."
                 )
+            check_size(found.shape, path)
             array = np.asarray(found[()])
     except InputError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise unreadable(path, "HDF5 file", error) from error
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _is_elsewhere(file: Any, found: Any, name: str) -> bool:
+    """Whether values come from other files, which may be gone (then they read as zeros) or nobody's business here."""
+    import h5py
+
+    linked = file.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_EXTERNAL
+    return linked or found.is_virtual or found.external is not None
 
 
 def _write(path_without_suffix: Path, name: str, array: np.ndarray) -> Path:

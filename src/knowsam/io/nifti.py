@@ -1,10 +1,15 @@
 """NIfTI volumes (`.nii`, `.nii.gz`), NIfTI-1 and NIfTI-2.
 
-Arrays stay in file order `(X, Y, Z)`; nothing is reoriented, so what is written fits the input voxel for
-voxel.
+Arrays are brought to the closest canonical orientation, axes towards right, anterior, superior (RAS), so that a volume
+means the same whatever the order it is stored in. What is written is stored as the input was: the same order of
+voxels, affine and header codes. A file without qform and sform code does not say how it lies and stays as stored.
+
+Of the two affines of a file the sform counts, else the qform; the spacing is that of the affine. `Geometry.doubt` says
+where the header contradicts itself.
 
 A 2-D NIfTI `(X, Y)` is a picture with one channel, `(X, Y, 1)`, and its two spacings: it has no axis to cut
-along. A 4-D one with a single time point loses that axis; written back, it has it again.
+along; its two axes are put in order among themselves. A 4-D one with a single time point loses that axis; written back,
+it has it again.
 """
 
 from __future__ import annotations
@@ -17,9 +22,19 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.io.limits import check_size
 from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
-from knowsam.types import Geometry, MedicalImage, MedicalLabel
+from knowsam.types import Geometry, MedicalImage, MedicalLabel, Turn
+
+DOUBTFUL = 0.01
+"""Two parts of a header that differ by more than this share contradict each other."""
+
+TURNED = 0.1
+"""mm a voxel; qform and sform that differ by more turn the volume differently."""
+
+SAME_SPACING = 1e-3
+"""Below this share, float32 headers differ by rounding: then pixdim has the rounder number."""
 
 MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 """NIfTI's `xyzt_units`; files that leave it unset are in mm by custom."""
@@ -32,7 +47,7 @@ def read_image(path: Path) -> MedicalImage:
         path: A `.nii` or `.nii.gz` file.
 
     Returns:
-        `(X, Y, Z, 1)`, or `(X, Y, 1)` for a 2-D file. Integers where the file stores integers without
+        `(X, Y, Z, 1)`, or `(X, Y, 1)` for a 2-D file, canonical. Integers where the file stores integers without
         scaling, else float32 with slope and intercept applied.
 
     Raises:
@@ -51,7 +66,7 @@ def read_label(path: Path) -> MedicalLabel:
         path: A `.nii` or `.nii.gz` file.
 
     Returns:
-        `(X, Y, Z)` int32, or `(X, Y)` for a 2-D file.
+        `(X, Y, Z)` int32, or `(X, Y)` for a 2-D file, canonical.
 
     Raises:
         InputError: As `read_image`, or values that are not whole numbers.
@@ -72,7 +87,7 @@ def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage
         The file, `.nii` or `.nii.gz` as the input was.
     """
     shape = like.geometry.header.get_data_shape()
-    return _write(path_without_suffix, label.reshape(shape), like)
+    return _write(path_without_suffix, like.geometry.as_stored(label).reshape(shape), like)
 
 
 def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: MedicalImage) -> Path:
@@ -86,7 +101,7 @@ def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: Medi
     Returns:
         The file, `.nii` or `.nii.gz` as the input was.
     """
-    class_last = np.moveaxis(probs, 0, -1)
+    class_last = np.moveaxis(like.geometry.as_stored(probs, first=1), 0, -1)
     if not like.is_volume:
         class_last = class_last[:, :, None, :]
     return _write(path_without_suffix, class_last, like)
@@ -129,6 +144,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
                 f"{path}: a NIfTI of shape {shape} and dtype {dtype}; expected one grey volume (X, Y, Z); "
                 "split time points or channels into files of their own."
             )
+        check_size(shape[:wanted_axes], path)
         scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
         raw = np.asarray(proxy) if scaled else np.asarray(proxy.get_unscaled())
     except InputError:
@@ -139,16 +155,76 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     # Native byte order: torch takes no other.
     array = raw.astype(raw.dtype.newbyteorder("=") if keep_integers else np.float32, copy=False)
     array = array.reshape(shape[:wanted_axes])
-    return array, _geometry(header, image.affine, array.shape)
+    geometry = geometry_of(header, image.affine, array.shape)
+    return geometry.as_read(array), geometry
 
 
-def _geometry(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+def canonical_turn(affine: np.ndarray, axes: int) -> Turn | None:
+    """How an array is turned towards right, anterior, superior; None where it lies so already.
+
+    Args:
+        affine: `(4, 4)`, of the array as stored.
+        axes: Number of its spatial axes, 2 or 3; those of a picture are put in order among themselves.
+    """
+    from nibabel.orientations import io_orientation
+
+    # Of each stored axis the axis of the world nearest to it, and whether it runs along (1) or against it (-1).
+    nearest = io_orientation(affine)[:axes]
+    if not np.isfinite(nearest).all():
+        return None
+    order = tuple(int(axis) for axis in np.argsort(nearest[:, 0], kind="stable"))
+    turn = Turn(order, tuple(bool(nearest[axis, 1] < 0) for axis in order))
+    return None if order == tuple(range(axes)) and not any(turn.flips) else turn
+
+
+def geometry_of(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+    """What a NIfTI header says of an array's place, once that is turned (`Geometry.as_read`).
+
+    Args:
+        header: Of the file.
+        affine: `(4, 4)`, of the array as stored.
+        shape: Of the array as stored, two or three axes.
+    """
     factor = MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
-    zooms = tuple(float(zoom) * factor for zoom in header.get_zooms()[: len(shape)])
-    # Some writers leave NaN: then distances are in px, and the unit says so. nibabel itself turns 0 into 1.
-    known = all(np.isfinite(zoom) and zoom > 0 for zoom in zooms)
-    axis = largest_spacing_axis(zooms if known else (1.0,) * len(shape), shape) if len(shape) == 3 else 0
-    return Geometry(zooms if known else None, axis, np.array(affine, dtype=np.float64), header)
+    affine = np.array(affine, dtype=np.float64)
+    affine[:3] *= factor
+    spacing, doubt = _spacing(header, affine, factor, len(shape))
+    oriented = bool(header["qform_code"] or header["sform_code"])
+    turn = canonical_turn(affine, len(shape)) if oriented else None
+    if turn is not None:
+        affine = turn.apply_to_affine(affine, shape)
+        spacing = None if spacing is None else tuple(spacing[axis] for axis in turn.axes)
+        shape = tuple(shape[axis] for axis in turn.axes)
+    axis = largest_spacing_axis(spacing or (1.0,) * len(shape), shape) if len(shape) == 3 else 0
+    return Geometry(spacing, axis, affine, header, turn, oriented, doubt)
+
+
+def _spacing(header: Any, affine: np.ndarray, factor: float, axes: int) -> tuple[tuple[float, ...] | None, str]:
+    """Spacing in mm of the stored axes, None where it is not known; and what contradicts itself, or ""."""
+    zooms = np.array([float(zoom) for zoom in header.get_zooms()[:axes]]) * factor
+    placed = np.linalg.norm(affine[:3, :axes], axis=0)
+    known = bool(np.isfinite(zooms).all() and (zooms > 0).all())  # nibabel itself turns 0 into 1
+    if not header["sform_code"] or not (np.isfinite(placed).all() and (placed > 0).all()):
+        # The affine, if there is one, is made of pixdim. Where that is NaN distances are in px, and the unit says so.
+        return tuple(zooms.tolist()) if known else None, ""
+    if not known:
+        return tuple(placed.tolist()), "has no spacing in pixdim; that of its affine was taken"
+    apart = np.abs(zooms / placed - 1)
+    spacing = tuple(np.where(apart <= SAME_SPACING, zooms, placed).tolist())
+    if (apart > DOUBTFUL).any():
+        texts = (" x ".join(f"{step:.4g}" for step in steps) for steps in (zooms, placed))
+        return spacing, "says {} mm in pixdim and {} mm in its affine, which was believed".format(*texts)
+    return spacing, _qform_doubt(header, affine, factor) if header["qform_code"] else ""
+
+
+def _qform_doubt(header: Any, affine: np.ndarray, factor: float) -> str:
+    """What a qform says against the sform that was taken."""
+    try:
+        other = np.array(header.get_qform())
+    except ValueError:  # its quaternion is none
+        return "has a broken qform; the sform was believed"
+    apart = np.abs(other[:3, :3] * factor - affine[:3, :3]).max()
+    return "turns differently by its qform and its sform; the sform was believed" if apart > TURNED else ""
 
 
 def _write(path_without_suffix: Path, array: np.ndarray, like: MedicalImage) -> Path:
@@ -163,7 +239,8 @@ def _write(path_without_suffix: Path, array: np.ndarray, like: MedicalImage) -> 
     kind = nib.Nifti2Image if isinstance(header, Nifti2Header) else nib.Nifti1Image
     # No affine is given, so that the header's own sform and qform and their codes stay as they are.
     image = kind(np.ascontiguousarray(array), None, header)
-    suffix = ".nii.gz" if like.path.name.lower().endswith(".gz") else ".nii"
+    # Of a DICOM series, whose soft maps are written here, the shorter file.
+    suffix = ".nii" if like.path.name.lower().endswith(".nii") else ".nii.gz"
     path = add_suffix(path_without_suffix, suffix)
     with whole_file(path) as temporary:
         nib.save(image, temporary)

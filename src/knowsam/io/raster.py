@@ -1,4 +1,4 @@
-"""Pictures: PNG, JPEG, BMP through Pillow, TIFF through tifffile.
+"""Pictures: PNG, JPEG, BMP, GIF through Pillow, TIFF through tifffile.
 
 How pixels become channels:
 
@@ -8,20 +8,22 @@ How pixels become channels:
 | grey of 2 or 4 bit (PNG)      | C = 1, stretched to 0..255    | the stored values 0..3 or 0..15      |
 | 1 bit                         | C = 1, 0 and 255              | 0 and 1 (white)                      |
 | RGB                           | C = 3                         | the channel, if all three are equal  |
-| RGBA, grey with alpha         | alpha dropped, C = 3 or 1     | alpha dropped, then as RGB or grey   |
-| palette                       | RGB; C = 1 if all are grey    | the palette indices                  |
+| RGBA, grey with alpha         | alpha dropped, C = 3 or 1     | as RGB or grey, if opaque everywhere |
+| palette                       | RGB; C = 1 if all are grey    | the greys if all are, else indices   |
 
 Pillow decodes colour PNG of 16 bits per channel to 8 bits: that is accepted for images and refused for
-labels.
+labels. A JPEG mask is read as it is and marked as lossy: what its values mean is decided for all masks of a set
+together (`knowsam.data.labels`).
 
-EXIF orientation is NOT applied: pixels are used as they are stored, since a mask file carries no such tag and
-its pixels are paired with the stored ones. `exif_orientation` lets a check warn about such files.
+The orientation tag (EXIF in JPEG and PNG, tag 274 in TIFF) is applied to images and masks alike: arrays are as viewers
+show them. What is written is stored as the image was, tag included.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,26 +31,43 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
+from knowsam.io.limits import check_size, open_picture
+from knowsam.io.mask_storage import (
+    LOSSY_TIFF_COMPRESSIONS,
+    check_opaque,
+    mask_storage,
+    palette_colours,
+    single_channel,
+)
 from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
-from knowsam.types import Geometry, MedicalImage, MedicalLabel
+from knowsam.types import Geometry, MedicalImage, MedicalLabel, Turn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-LOSSY_FORMATS = ("JPEG", "MPO")
-LOSSY_TIFF_COMPRESSIONS = (6, 7, 33003, 33005, 33007, 34892, 34933, 34934)
 GREY_WHITE_IS_ZERO, PALETTE = 0, 3  # TIFF tag 262, photometric interpretation
 COLOUR_PHOTOMETRICS = (0, 1, 2, 3)  # the ones read here: grey both ways, RGB, palette; not CMYK, YCbCr, Lab
 SEPARATE_PLANES = 2  # TIFF tag 284
+ORIENTATION = 0x0112  # of EXIF and TIFF
+TURNS = {
+    2: Turn((0, 1), (False, True)),
+    3: Turn((0, 1), (True, True)),
+    4: Turn((0, 1), (True, False)),
+    5: Turn((1, 0), (False, False)),
+    6: Turn((1, 0), (False, True)),
+    7: Turn((1, 0), (True, True)),
+    8: Turn((1, 0), (True, False)),
+}
+"""From the stored pixels to those shown, by the value of the orientation tag; 1 is as stored."""
 
 
 def read_image(path: Path) -> MedicalImage:
     """Read a picture.
 
     Args:
-        path: A PNG, JPEG, TIFF or BMP file.
+        path: A PNG, JPEG, TIFF, BMP or GIF file.
 
     Returns:
         `(H, W, 1)` or `(H, W, 3)` in the file's dtype and range, spacing unknown.
@@ -56,33 +75,31 @@ def read_image(path: Path) -> MedicalImage:
     Raises:
         InputError: Broken file, several pages, a colour space other than grey or RGB, NaN or infinite values.
     """
-    array = _read_tiff(path, as_label=False) if _is_tiff(path) else _read_pillow(path, as_label=False)
+    array, geometry = _read(path, as_label=False)
     check_not_empty(array, path)
     check_finite(array, path)
-    return MedicalImage(array if array.ndim == 3 else array[..., None], Geometry(), path)
+    return MedicalImage(array if array.ndim == 3 else array[..., None], geometry, path)
 
 
 def read_label(path: Path) -> MedicalLabel:
     """Read a mask picture.
 
     Args:
-        path: A PNG, TIFF or BMP file.
+        path: A PNG, JPEG, TIFF, BMP or GIF file.
 
     Returns:
-        `(H, W)` int32, the values as stored; palette indices for a palette picture.
+        `(H, W)` int32, the values as stored; of a palette picture its greys, or the indices where it has colours.
 
     Raises:
-        InputError: Broken or lossily compressed file, a colour picture, values that are not whole numbers.
+        InputError: Broken file, a colour picture, one that is transparent anywhere, values that are not whole numbers.
     """
-    array = _read_tiff(path, as_label=True) if _is_tiff(path) else _read_pillow(path, as_label=True)
+    array, geometry = _read(path, as_label=True)
+    storage, greys = mask_storage(path, _is_tiff(path))
     if array.ndim == 3:
-        if (array != array[..., :1]).any():
-            raise InputError(
-                f"{path}: a colour picture; expected a mask with one class index per pixel; save the indices "
-                "as a grey or palette PNG."
-            )
-        array = array[..., 0]
-    return MedicalLabel(whole_numbers(array, path), Geometry(), path)
+        array = single_channel(array, path, storage.lossy)
+    elif greys is not None:
+        array = greys[array]
+    return MedicalLabel(whole_numbers(array, path), geometry, path, storage)
 
 
 def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage) -> Path:
@@ -90,8 +107,12 @@ def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage
     from PIL import Image
 
     path = add_suffix(path_without_suffix, ".png")
+    options: dict[str, Any] = {}
+    if like.geometry.turn is not None:
+        options["exif"] = exif = Image.Exif()
+        exif[ORIENTATION] = _tag_of(like.geometry.turn)
     with whole_file(path) as temporary:
-        Image.fromarray(label).save(temporary, format="PNG")
+        Image.fromarray(np.ascontiguousarray(like.geometry.as_stored(label))).save(temporary, format="PNG", **options)
     return path
 
 
@@ -100,8 +121,11 @@ def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: Medi
     import tifffile
 
     path = add_suffix(path_without_suffix, ".tif")
+    turn = like.geometry.turn
+    tags = [] if turn is None else [(ORIENTATION, "H", 1, _tag_of(turn), True)]
+    pages = np.ascontiguousarray(like.geometry.as_stored(probs, first=1))
     with whole_file(path) as temporary:
-        tifffile.imwrite(temporary, probs, photometric="minisblack", compression="zlib")
+        tifffile.imwrite(temporary, pages, photometric="minisblack", compression="zlib", extratags=tags)
     return path
 
 
@@ -110,34 +134,42 @@ def write_map(path_without_suffix: Path, values: np.ndarray, like: MedicalImage)
     return write_label(path_without_suffix, np.rint(values * 255).astype(np.uint8), like)
 
 
-def exif_orientation(path: Path) -> int:
-    """The EXIF orientation tag of a picture, 1 (as stored) where there is none.
+def _read(path: Path, as_label: bool) -> tuple[np.ndarray, Geometry]:
+    """Pixels as shown, `(H, W)` or `(H, W, 3)`, and how they were turned."""
+    array, orientation = _read_tiff(path, as_label) if _is_tiff(path) else _read_pillow(path, as_label)
+    turn = TURNS.get(orientation)
+    if turn is None:
+        return array, Geometry()  # 1 is what many writers store unasked, and says as little as no tag
+    return np.ascontiguousarray(turn.apply(array)), Geometry(turn=turn, oriented=True)
 
-    Args:
-        path: A picture file that can be read.
-    """
-    from PIL import Image
 
-    if _is_tiff(path):
-        return 1
-    with Image.open(path) as image:
-        return int(image.getexif().get(0x0112, 1))
+def _tag_of(turn: Turn) -> int:
+    return next(tag for tag, one in TURNS.items() if one == turn)
+
+
+def _exif_orientation(image: Image) -> int:
+    """The orientation tag of a loaded Pillow picture; 0 where there is none, or none that can be read."""
+    try:
+        found = image.getexif().get(ORIENTATION, 0)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return 0
+    return found if isinstance(found, int) else 0
 
 
 def _is_tiff(path: Path) -> bool:
     return path.name.lower().endswith(TIFF_SUFFIXES)
 
 
-def _read_pillow(path: Path, as_label: bool) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+def _read_pillow(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
+    """Pixels as stored, and the orientation tag."""
+    from PIL import UnidentifiedImageError
 
     kind = f"{path.suffix[1:].upper()} picture"
     try:
-        with Image.open(path) as image:
-            if as_label and image.format in LOSSY_FORMATS:
+        with open_picture(path) as image:
+            if image.format in ("GIF", "PNG") and getattr(image, "n_frames", 1) > 1:
                 raise InputError(
-                    f"{path}: a JPEG, which is lossy and changes class indices; store masks as PNG (export "
-                    "them again from the annotation tool: converting this file does not repair it)."
+                    f"{path}: a {image.format} of several pictures; expected one; save each as a PNG of its own."
                 )
             depth = _png_depth(path) if image.format == "PNG" else 8
             image.load()
@@ -147,15 +179,13 @@ def _read_pillow(path: Path, as_label: bool) -> np.ndarray:
             if as_label and depth in (2, 4) and image.mode == "L":
                 # Pillow stretches 2- and 4-bit grey to 0..255; class indices must not be stretched.
                 array = array // (255 // (2**depth - 1))
-            return array
+            return array, _exif_orientation(image)
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         if isinstance(error, UnidentifiedImageError):
             raise unreadable(path, kind, ValueError("no known picture format inside")) from error
         raise unreadable(path, kind, error) from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: {error}; cut the picture into tiles.") from error
 
 
 def _png_depth(path: Path) -> int:
@@ -173,6 +203,8 @@ def _channels(image: Image, path: Path, as_label: bool) -> np.ndarray:
     if image.mode in ("L", "I", "F", "RGB") or image.mode.startswith("I;16"):
         array = np.asarray(image)
         return array.astype(array.dtype.newbyteorder("="), copy=False)
+    if as_label and image.mode in ("LA", "RGBA", "PA"):
+        check_opaque(np.asarray(image)[..., -1], path)
     if image.mode == "LA":
         return np.asarray(image)[..., 0]
     if image.mode in ("RGBA", "RGBX"):
@@ -198,17 +230,14 @@ def _look_up(index: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return palette[index]
 
 
-def _read_tiff(path: Path, as_label: bool) -> np.ndarray:
+def _read_tiff(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
+    """Pixels as stored, and the orientation tag."""
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as file:
-            if len(file.pages) != 1:
-                raise InputError(
-                    f"{path}: a TIFF of {len(file.pages)} pages; multi-page TIFF is not read yet; save each "
-                    "page as a file of its own."
-                )
             page: Any = file.pages[0]
+            _check_single(file, page, path)
             _check_tiff_page(page, path, as_label)
             try:
                 array = page.asarray()
@@ -217,20 +246,32 @@ def _read_tiff(path: Path, as_label: bool) -> np.ndarray:
                     raise
                 # LZW, JPEG and fax compression need a decoder that tifffile does not bring; Pillow has them.
                 return _read_compressed_tiff(page, path, as_label)
-            return _tiff_channels(array, page, path, as_label)
+            return _tiff_channels(array, page, path, as_label), _tiff_orientation(page)
     except InputError:
         raise
     except (OSError, ValueError, IndexError, KeyError, RuntimeError, struct.error, zlib.error) as error:
         raise unreadable(path, "TIFF picture", error) from error
 
 
-def _check_tiff_page(page: Any, path: Path, as_label: bool) -> None:
-    lossy = int(page.compression) in LOSSY_TIFF_COMPRESSIONS
-    if as_label and lossy:
+def _check_single(file: Any, page: Any, path: Path) -> None:
+    """Refuse a stack: several pages, or the planes that ImageJ and others store behind a single one."""
+    planes = sum(series.size for series in file.series) // page.size if page.size else 1
+    if len(file.pages) != 1 or planes > 1:
+        found = f"{len(file.pages)} pages" if len(file.pages) != 1 else f"{planes} planes in one page"
         raise InputError(
-            f"{path}: a TIFF with lossy compression, which changes class indices; store masks as PNG (export "
-            "them again from the annotation tool: converting this file does not repair it)."
+            f"{path}: a TIFF of {found}, a stack; expected one picture; save each plane as a file of its own, named"
+            f" such as {path.stem}_z001.tif, or the stack as NIfTI."
         )
+
+
+def _check_tiff_page(page: Any, path: Path, as_label: bool) -> None:
+    check_size((page.imagelength, page.imagewidth), path)
+    if (strips := len(page.dataoffsets)) != prod(page.chunked):
+        raise InputError(
+            f"{path}: {strips} parts of the picture were found, but its header promises {prod(page.chunked)}; the TIFF"
+            " is broken; export it again."
+        )
+    lossy = int(page.compression) in LOSSY_TIFF_COMPRESSIONS
     if as_label and int(page.photometric) == GREY_WHITE_IS_ZERO and page.bitspersample > 1:
         raise InputError(
             f"{path}: a mask stored with white as zero, so that its class indices are ambiguous; save it as a grey PNG."
@@ -240,14 +281,23 @@ def _check_tiff_page(page: Any, path: Path, as_label: bool) -> None:
         raise InputError(f"{path}: a TIFF in colour space {name}; expected grey or RGB; save it as PNG.")
 
 
-def _read_compressed_tiff(page: Any, path: Path, as_label: bool) -> np.ndarray:
+def _read_compressed_tiff(page: Any, path: Path, as_label: bool) -> tuple[np.ndarray, int]:
     if page.samplesperpixel > 1 and page.bitspersample > 8:
         name = getattr(page.compression, "name", page.compression)
         raise InputError(
             f"{path}: 16-bit colour with {name} compression cannot be read without loss; save it "
             "uncompressed or with zlib (deflate) compression."
         )
-    return _read_pillow(path, as_label)
+    array, left = _read_pillow(path, as_label)
+    orientation = _tiff_orientation(page)
+    if left != orientation and orientation in TURNS:  # Pillow has turned it, as it does with TIFF alone
+        array = TURNS[orientation].inverse.apply(array)
+    return array, orientation
+
+
+def _tiff_orientation(page: Any) -> int:
+    tag = page.tags.get(ORIENTATION)
+    return tag.value if tag is not None and isinstance(tag.value, int) else 0
 
 
 def _tiff_channels(array: np.ndarray, page: Any, path: Path, as_label: bool) -> np.ndarray:
@@ -263,6 +313,8 @@ def _tiff_channels(array: np.ndarray, page: Any, path: Path, as_label: bool) -> 
             f"{path}: a TIFF of shape {array.shape} and dtype {array.dtype}; expected (H, W), RGB or RGBA."
         )
     if channels > 1:
+        if as_label and has_alpha:
+            check_opaque(array[..., -1], path)
         array = array[..., : channels - has_alpha]
         array = array[..., 0] if array.shape[-1] == 1 else array
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -270,9 +322,7 @@ def _tiff_channels(array: np.ndarray, page: Any, path: Path, as_label: bool) -> 
         white = ~array if photometric == GREY_WHITE_IS_ZERO else array
         return white.astype(np.uint8) * np.uint8(1 if as_label else 255)
     if photometric == PALETTE and not as_label and page.colormap is not None:
-        # Palettes are stored with 16 bits; some writers fill only the lower 8.
-        shift = 8 if page.colormap.max() > 255 else 0
-        return _look_up(array, (page.colormap.T >> shift).astype(np.uint8))
+        return _look_up(array, palette_colours(page.colormap))
     if photometric == GREY_WHITE_IS_ZERO and array.dtype.kind in "ui":
         return np.iinfo(array.dtype).max - array
     return np.ascontiguousarray(array)

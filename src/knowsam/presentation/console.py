@@ -5,19 +5,36 @@ rich is imported when something is shown, not before.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
+from knowsam.presentation.folding import Column, fit
+from knowsam.presentation.heartbeat import Clock, Heartbeat, Pace
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.progress import Progress, ProgressColumn
     from rich.table import Table
+
+BETWEEN_COLUMNS = 3
+"""In characters."""
 
 Advance = Callable[[], None]
 """Called after each item."""
 ProgressStart = Callable[[int], Advance]
 """How long work reports its progress: called once with the number of items, it returns what to call after each."""
+
+
+def escape_unprintable() -> None:
+    """Let stdout and stderr escape what they cannot encode, a file name for instance, instead of ending the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def start_progress(progress: ProgressStart | None, items: int) -> Advance:
@@ -57,8 +74,50 @@ def printed(print_to: Callable[[Console], None]) -> str:
     from rich.console import Console
 
     written = StringIO()
-    print_to(Console(file=written))
+    print_to(Console(file=written, highlight=False, soft_wrap=True))
     return written.getvalue().strip("\n")
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """A table in the one style, made to fit the console it is printed on; nothing in its texts is taken for markup.
+
+    Attributes:
+        headings: One per column.
+        rows: The cells.
+        title: Above the table.
+        names: Indices of the columns of names: at the left. The others are numbers: at the right.
+        total: A last row below a line.
+    """
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+    names: frozenset[int] = frozenset((0,))
+    total: tuple[str, ...] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.box import SIMPLE_HEAVY
+        from rich.table import Table
+        from rich.text import Text
+
+        lines = (*self.rows, *([self.total] if self.total else []))
+        columns = [
+            Column(heading, tuple(line[index] for line in lines), index in self.names)
+            for index, heading in enumerate(self.headings)
+        ]
+        title = Text(self.title) if self.title else None
+        for block in fit(columns, options.max_width - 2, BETWEEN_COLUMNS):  # one space at either edge
+            # Without vertical lines six columns of numbers fit into 80 characters.
+            table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
+            for column in block:
+                table.add_column(Text(column.heading), justify="left" if column.is_name else "right", no_wrap=True)
+            for number, cells in enumerate(zip(*(column.cells for column in block), strict=True)):
+                if number == len(self.rows):
+                    table.add_section()
+                table.add_row(*map(Text, cells))
+            yield table
+            title = None
 
 
 def make_table(
@@ -67,41 +126,30 @@ def make_table(
     title: str = "",
     names: Collection[int] = (0,),
     total: Sequence[str] = (),
-    fold: bool = False,
-) -> Table:
-    """A table in the one style; nothing in its texts is taken for markup.
+) -> FittedTable | Table:
+    """A table in the one style.
 
     Args:
         headings: One per column; none for a list of names and values.
         rows: The cells.
         title: Above the table.
-        names: Indices of the columns of names: at the left, and folded where the terminal is narrow. The others are
-            numbers: at the right.
+        names: Indices of the columns of names: at the left. The others are numbers: at the right.
         total: A last row below a line.
-        fold: Fold numbers too, where even folded names leave too little room.
     """
-    from rich.box import SIMPLE_HEAVY
-    from rich.markup import escape
-    from rich.table import Table
+    if not headings:
+        return _list(rows)
+    return FittedTable(tuple(headings), tuple(map(tuple, rows)), title, frozenset(names), tuple(total))
 
-    if headings:
-        # Without vertical lines six columns of numbers fit into 80 characters.
-        table = Table(title=escape(title) or None, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
-    else:
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for index, heading in enumerate(headings):
-        is_name = index in names
-        table.add_column(
-            escape(heading),
-            justify="left" if is_name else "right",
-            overflow="fold",
-            no_wrap=not (is_name or fold),
-        )
+
+def _list(rows: Iterable[Sequence[str]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold", no_wrap=True)
+    table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
-    if total:
-        table.add_section()
-        table.add_row(*map(escape, total))
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -136,16 +184,22 @@ def make_bar(console: Console, *columns: str, width: int | None = 40, transient:
 
 
 @contextmanager
-def progress_bar(description: str, console: Console | None = None, quiet: bool = False) -> Iterator[ProgressStart]:
-    """A bar over items that is gone at its end; yields what functions take as `progress`.
+def progress_bar(
+    description: str, console: Console | None = None, quiet: bool = False, clock: Clock = time.monotonic
+) -> Iterator[ProgressStart]:
+    """A bar over items that is gone at its end, or where there is no terminal a line now and then.
+
+    Yields what functions take as `progress`.
 
     Args:
         description: What is done, before the bar.
         console: Where to draw it; by default one on stderr.
         quiet: Draw nothing.
+        clock: Gives the time.
     """
+    console = console or make_console(stderr=True, quiet=quiet)
     with make_bar(
-        console or make_console(stderr=True, quiet=quiet),
+        console,
         "{task.description}",
         "bar",
         "count",
@@ -155,6 +209,15 @@ def progress_bar(description: str, console: Console | None = None, quiet: bool =
 
         def start(items: int) -> Advance:
             task = bar.add_task(description, total=items)
-            return lambda: bar.advance(task)
+            beat, pace, done = Heartbeat(clock), Pace(items, clock=clock), 0
+
+            def advance() -> None:
+                nonlocal done
+                done += 1
+                bar.advance(task)
+                if not console.is_terminal and beat.due():
+                    console.print(f"{description}: {done} of {items}{pace.left(done)}", markup=False)
+
+            return advance
 
         yield start

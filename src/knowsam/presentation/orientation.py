@@ -61,7 +61,7 @@ def view_of(image: MedicalImage, slice_axis: int | None = None) -> View:
         (`qform_code` and `sform_code` 0).
     """
     geometry = image.geometry
-    if geometry.affine is None or not (int(geometry.header["qform_code"]) or int(geometry.header["sform_code"])):
+    if geometry.affine is None or not geometry.oriented:
         return View()
     from nibabel.orientations import io_orientation
 

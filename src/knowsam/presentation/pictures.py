@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from scipy.ndimage import distance_transform_edt
 
 from knowsam.storage import whole_file
 
@@ -22,7 +23,16 @@ CLASS_COLOURS = (
     (204, 121, 167),
 )
 """RGB of classes 1 to 7, and again from 8 on: the palette of Okabe and Ito, made for colour-blind readers."""
-OPACITY = 0.45
+OPACITY = 0.3
+"""Of the tint of a region: its colour is known from the contour, what lies under it must be seen."""
+DARK, LIGHT = (0, 0, 0), (255, 255, 255)
+"""RGB of the lines on either side of a contour: on any ground one of the two is seen."""
+PX_PER_LINE = 220
+"""A contour is 1 px wide per so many px of the picture's longer side."""
+WIDE_LINES = 5
+"""A region gets the inner line where it is at least twice so many lines wide."""
+OVERLAY_SIDE, SLICE_SIDE = 768, 192
+"""In px; small pictures, and slices of a sheet, are enlarged by a whole factor to about this side."""
 GAP = 4
 CAPTION_HEIGHT = 16
 VOLUME_SHEET_SLICES = 12
@@ -41,33 +51,63 @@ def css_colour(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def overlay(picture: np.ndarray, label: np.ndarray, outline: bool = True) -> np.ndarray:
-    """Draw a label map over an image.
+def overlay(picture: np.ndarray, label: np.ndarray, scale: int = 1) -> np.ndarray:
+    """Draw a label map over an image, so that it is seen on any ground.
+
+    Each region is tinted and has a contour in its colour, with a dark line outside and, where the region is wide
+    enough, a light line inside. Lines lie at the border of the pixels and do not hide more of a small picture than of a
+    large one.
 
     Args:
         picture: `(H, W, C)` float in [0, 1], C = 1 or 3.
-        label: `(H, W)` int, 0 = background.
-        outline: Draw the border of each region opaque, so that it stands out on any background.
+        label: `(H, W)` int, 0 = background; below 0 nothing is drawn.
+        scale: Enlarge the picture by this whole factor, pixels staying square; lines may then be thinner than a pixel
+            of the image.
 
     Returns:
-        `(H, W, 3)` uint8.
+        `(scale H, scale W, 3)` uint8.
     """
     rgb = np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
-    drawn = rgb * 255.0
-    for index in np.unique(label):
-        if index <= 0:
-            continue
-        region = label == index
-        colour = np.array(class_colour(int(index)), float)
-        drawn[region] = (1 - OPACITY) * drawn[region] + OPACITY * colour
-        if outline:
-            drawn[region & ~_interior(region)] = colour
+    drawn, label = enlarge(rgb * 255.0, scale), enlarge(np.maximum(label, 0), scale)
+    region = label > 0
+    colours = np.array([DARK, *(class_colour(index) for index in range(1, int(label.max()) + 1))], float)[label]
+    drawn[region] = (1 - OPACITY) * drawn[region] + OPACITY * colours[region]
+    border = _border(label)
+    if border.any():
+        line = _line_width(region, border)
+        depth = 1 + distance_transform_edt(~border)
+        drawn[region & (depth < 2 * line + 1) & _is_wide(depth, line)] = LIGHT
+        contour = depth < line + 1
+        drawn[contour] = colours[contour]
     return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
 
 
-def _interior(region: np.ndarray) -> np.ndarray:
-    padded = np.pad(region, 1, mode="edge")
-    return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & region
+def _border(label: np.ndarray) -> np.ndarray:
+    """Pixels beside one of another class, on both sides."""
+    border = np.zeros(label.shape, bool)
+    rows, columns = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
+    border[1:] |= rows
+    border[:-1] |= rows
+    border[:, 1:] |= columns
+    border[:, :-1] |= columns
+    return border
+
+
+def _line_width(region: np.ndarray, border: np.ndarray) -> int:
+    """In px: grows with the picture, but vessels are not to vanish under their own contours."""
+    half_thickness = region.sum() / max(1, (border & region).sum()) / 2
+    return max(1, min(round(max(region.shape) / PX_PER_LINE), int(half_thickness)))
+
+
+def _is_wide(depth: np.ndarray, line: int) -> np.ndarray:
+    """Where a region is so wide that two lines on each side leave most of it to be seen."""
+    core = depth > WIDE_LINES * line
+    return distance_transform_edt(~core) < WIDE_LINES * line + 1 if core.any() else core
+
+
+def scale_to(shape: tuple[int, ...], side: int) -> int:
+    """The whole factor that brings the longer side of a small picture `(h, w)` near to `side` px, at least 1."""
+    return max(1, round(side / max(shape[:2])))
 
 
 def enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
@@ -123,10 +163,10 @@ def volume_sheet(slices: np.ndarray, labels: np.ndarray) -> np.ndarray:
     with_foreground = np.flatnonzero((labels > 0).any(axis=(1, 2)))
     candidates = with_foreground if len(with_foreground) else np.arange(len(labels))
     chosen = candidates[np.unique(np.linspace(0, len(candidates) - 1, VOLUME_SHEET_SLICES).round().astype(int))]
-    drawn = [overlay(slices[i], labels[i]) for i in chosen]
+    scale = scale_to(slices.shape[1:], SLICE_SIDE)
+    drawn = [overlay(slices[i], labels[i], scale) for i in chosen]
     per_row = 4
-    scale = max(1, round(192 / max(slices.shape[1:3])))
-    return contact_sheet([drawn[i : i + per_row] for i in range(0, len(drawn), per_row)], scale=scale)
+    return contact_sheet([drawn[i : i + per_row] for i in range(0, len(drawn), per_row)])
 
 
 def heat(values: np.ndarray) -> np.ndarray:

@@ -24,6 +24,18 @@ def count_text(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def count_clause(number: int, noun: str, one: str, many: str) -> str:
+    """A counted noun with its verb: `"1 image has no mask"`, `"2 images have no mask"`.
+
+    Args:
+        number: How many.
+        noun: In the singular.
+        one: What follows a single one.
+        many: What follows several, and none.
+    """
+    return f"{count_text(number, noun)} {one if number == 1 else many}"
+
+
 def duration_text(seconds: float) -> str:
     """`"45 s"`, `"12 min"`, `"3 h 20 min"`."""
     if seconds < 90:
@@ -65,5 +77,5 @@ def size_summary(sizes: Sequence[tuple[int, ...]]) -> str:
     smallest, largest = ordered[0][0], ordered[-1][0]
     return (
         f"{len(counted)} different, {size_text(smallest)} to {size_text(largest)}, most often "
-        f"{size_text(counted[0][0])} ({counted[0][1]} times)"
+        f"{size_text(counted[0][0])} ({count_text(counted[0][1], 'time')})"
     )

@@ -15,7 +15,7 @@ import numpy as np
 from knowsam.data.folder import volume_names
 from knowsam.functional.uncertainty import CaseSums
 from knowsam.inference.files import PredictedFile
-from knowsam.io import file_stem
+from knowsam.io import case_stem
 from knowsam.presentation.console import make_console, make_table
 from knowsam.reliability.calibration import Estimate, estimate_without_calibration
 from knowsam.reliability.of_run import CalibrationStatus
@@ -95,11 +95,11 @@ def estimate_cases(predicted: Iterable[PredictedFile], basis: CalibrationStatus)
     """
     parts: dict[str, list[CaseSums]] = {}
     for folder, items in _by_folder(predicted).items():
-        volumes = volume_names([file_stem(item.image) for item in items], items[0].image.parent)
+        volumes = volume_names([case_stem(item.image) for item in items], items[0].image.parent)
         for item in items:
             if item.sums is not None:
                 # Files of one name in two subfolders are two cases.
-                case = (folder / volumes[file_stem(item.image)]).as_posix()
+                case = (folder / volumes[case_stem(item.image)]).as_posix()
                 parts.setdefault(case, []).append(item.sums)
     return sorted((estimate_case(case, sums, basis) for case, sums in parts.items()), key=lambda case: case.dice)
 

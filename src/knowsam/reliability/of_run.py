@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.evaluation.scoring import ScoredVolume, score_cases
@@ -24,6 +22,7 @@ from knowsam.inference.forward import predict_all
 from knowsam.reliability.assessment import Assessment, assess, cross_fit
 from knowsam.reliability.calibration import INTERVAL_LEVEL, Calibration, CalibrationCase, fit_calibration
 from knowsam.runs.cases import open_cases
+from knowsam.runs.device import resolve_device
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import StudentInfo, load_student
 from knowsam.storage import without_nan, write_json
@@ -96,7 +95,7 @@ def calibrate_run(run: str | Path, data: str | Path | None = None, device: str |
     Args:
         run: The run's folder.
         data: Where its data folder is now, if it was moved.
-        device: `"cpu"`, `"cuda"`, or None for a GPU where there is one.
+        device: As in `resolve_device`.
 
     Raises:
         InputError: No run, no data, no validation case, or classes that are not those of the student.
@@ -107,7 +106,7 @@ def calibrate_run(run: str | Path, data: str | Path | None = None, device: str |
             f"{folder.split}: no validation case was found, but expected some to calibrate on; train with"
             " data.val_fraction above 0 or a val.txt."
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = resolve_device(device)
     student, info = load_student(folder.student, device)
     cases = open_cases(folder, len(info.class_names), data)
     forward = partial(predict_all, student)

@@ -32,7 +32,7 @@ from knowsam.errors import InputError
 from knowsam.functional.uncertainty import CaseSums
 from knowsam.inference.files import list_inputs
 from knowsam.inference.predictor import Predictor
-from knowsam.io import file_stem, read_image
+from knowsam.io import case_stem, read_image
 from knowsam.networks import SegmentationNetwork
 from knowsam.presentation.console import Advance, ProgressStart, start_progress
 from knowsam.reliability.cases import estimate_case
@@ -205,9 +205,9 @@ def find_candidates(run: Path, data: Path) -> tuple[list[Case], list[Case]]:
     """
     if not (data / "images").is_dir() and not (data / "data").is_dir():
         files = list_inputs(data)
-        volumes = volume_names([file_stem(path) for path in files], data)
+        volumes = volume_names([case_stem(path) for path in files], data)
         return [
-            Case(file_stem(path), path, None, volumes[file_stem(path)], volumes[file_stem(path)]) for path in files
+            Case(case_stem(path), path, None, volumes[case_stem(path)], volumes[case_stem(path)]) for path in files
         ], []
     folder, split = scan_folder(data), _split_of(run, data)
     if split is None:

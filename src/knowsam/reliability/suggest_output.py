@@ -23,6 +23,7 @@ from knowsam.presentation.pictures import (
     enlarge,
     heat,
     overlay,
+    scale_to,
     write_png,
 )
 from knowsam.reliability.suggest import Candidate, Suggestion
@@ -109,9 +110,9 @@ def draw_candidate(candidate: Candidate, predictor: Predictor) -> np.ndarray:
         slices = _most_uncertain(slices + slice_maps(read_image(case.image), predictor))
     rows = []
     for array, label, *maps in slices:
-        factor = max(1, round(PICTURE_SIDE / max(label.shape)))
-        row = [overlay(array, np.zeros_like(label)), overlay(array, label), *map(heat, maps)]
-        rows.append([enlarge(picture, factor) for picture in row])
+        scale = scale_to(label.shape, PICTURE_SIDE)
+        drawn = [overlay(array, shown, scale) for shown in (np.zeros_like(label), label)]
+        rows.append(drawn + [enlarge(heat(values), scale) for values in maps])
     return contact_sheet(rows, PICTURE_COLUMNS[: len(rows[0])])
 
 

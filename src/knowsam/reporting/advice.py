@@ -8,18 +8,17 @@ from functools import partial
 import numpy as np
 
 from knowsam.evaluation.scoring import ScoredVolume
-from knowsam.presentation.text import count_text, points_text
+from knowsam.presentation.text import count_text
 from knowsam.reporting.baseline import Baseline
+from knowsam.reporting.differences import LARGE, Difference, difference, paired
 from knowsam.reporting.terms import prediction_name
 from knowsam.runs.record import RunRecord
 from knowsam.types import SAM
 
-# In Dice. Smaller differences are left without comment.
-STILL_RISING = 0.005
-FALLEN = 0.01
-FAR_APART = 0.03
 CLASS_BEHIND = 0.1
+"""In Dice; a class less far behind the others is left without comment, however clear the difference."""
 FAILED = 0.5
+"""Dice below which a case counts as failed."""
 LATE = 0.75
 """Share of the run after which a gain counts as 'at the end'."""
 FEW_VOLUMES = 10
@@ -48,18 +47,30 @@ def advise(
     return [sentence for sentence in found if sentence]
 
 
-def against_baseline(run: RunRecord, baseline: Baseline | None) -> str | None:
-    """Whether the unlabelled images were worth it."""
+def gain_over(run: RunRecord, baseline: Baseline | None) -> Difference | None:
+    """How much better the run is than its baseline; None where the two cannot be compared."""
     if run.best is None or baseline is None or not baseline.comparable:
         return None
-    difference = run.best.score - baseline.score.score
-    if difference > STILL_RISING:
+    return difference(run.best, baseline.score)
+
+
+def against_baseline(run: RunRecord, baseline: Baseline | None) -> str | None:
+    """Whether the unlabelled images were worth it."""
+    gain = gain_over(run, baseline)
+    if gain is None:
         return None
-    word = "below" if difference < -STILL_RISING else "level with"
-    return (
-        f"The run is {word} supervised training on the same labels ({points_text(difference)} points): the unlabelled"
-        " images have not helped yet. Train longer, and look whether the curves of the mixed images still fall."
-    )
+    if gain.clear and gain.mean < 0:
+        return (
+            f"The run is below supervised training on the same labels ({gain}): the unlabelled images have not helped"
+            " yet. Train longer, and look whether the curves of the mixed images still fall."
+        )
+    if not gain.clear and gain.error is not None:
+        return (
+            f"Whether the unlabelled images help is open: the difference to supervised training on the same labels"
+            f" ({gain}) may be chance on {count_text(gain.cases, 'validation case')}. More steps, more validation cases"
+            " or another seed decide."
+        )
+    return None
 
 
 def course(run: RunRecord) -> str | None:
@@ -70,19 +81,20 @@ def course(run: RunRecord) -> str | None:
     before = [one for one in run.validations if one.step <= LATE * steps]
     if best.step == last.step and before:
         earlier = max(before, key=lambda one: one.score)
-        gain = last.score - earlier.score
-        if gain > STILL_RISING:
+        gain = difference(last, earlier)
+        if gain.clear:
             return (
-                f"Validation Dice was still rising at the end ({points_text(gain)} points since step {earlier.step}):"
-                f" train longer, for example to {2 * steps} steps in all."
+                f"Validation Dice was still rising at the end ({gain} since step {earlier.step}): train longer, for"
+                f" example to {2 * steps} steps in all."
             )
-    if best.step <= LATE * steps and best.score - last.score > FALLEN:
-        return (
-            f"Validation Dice was best at step {best.step} and fell by"
-            f" {100 * (best.score - last.score):.1f} points until step {last.step}: the run overfits after that, and"
-            " more steps will not help. More labelled images will; the network of the best step is the one that was"
-            " kept."
-        )
+    if best.step <= LATE * steps:
+        loss = difference(last, best)
+        if loss.clear:
+            return (
+                f"Validation Dice was best at step {best.step} and fell by {loss.size} until step {last.step}: the run"
+                " overfits after that, and more steps will not help. More labelled images will; the network of the best"
+                " step is the one that was kept."
+            )
     return None
 
 
@@ -95,13 +107,14 @@ def students(run: RunRecord) -> str | None:
         return None
     weak, strong = min(dice, key=lambda name: dice[name]), max(dice, key=lambda name: dice[name])
     used, words = run.best.used, partial(prediction_name, run.config.method)
-    if dice[strong] > run.best.score:
+    ahead = difference(run.best, run.best, strong, used)
+    if ahead.mean > 0 and ahead.clear:
         return (
-            f"{words(strong)} alone ({dice[strong]:.3f}) is better than the {words(used)} map"
-            f" ({run.best.score:.3f}), held back by {words(weak)} ({dice[weak]:.3f}): compare again after"
-            " more steps."
+            f"{words(strong)} alone ({dice[strong]:.3f}) is better than the {words(used)} map ({run.best.score:.3f}) by"
+            f" {ahead.size}, held back by {words(weak)} ({dice[weak]:.3f}): compare again after more steps."
         )
-    if dice[strong] - dice[weak] > FAR_APART:
+    apart = difference(run.best, run.best, strong, weak)
+    if apart.mean > LARGE and apart.clear:
         return (
             f"{words(weak)} ({dice[weak]:.3f}) is far below {words(strong)} ({dice[strong]:.3f}),"
             f" and it teaches {words(strong)} as well: compare their loss curves; where"
@@ -111,19 +124,25 @@ def students(run: RunRecord) -> str | None:
 
 
 def sam_teacher(run: RunRecord) -> str | None:
-    """SAM below the very map it is prompted with."""
+    """SAM clearly above or below the very map it is prompted with."""
     if run.best is None or SAM not in run.best.dice:
         return None
-    difference = run.best.dice[SAM] - run.best.score
-    if difference >= 0:
+    lead = difference(run.best, run.best, SAM)
+    if not lead.clear:
         return None
+    if lead.mean > 0:
+        return (
+            f"SAM ({run.best.dice[SAM]:.3f}) is ahead of the map it is prompted with by {lead.size}: it still has"
+            " something to teach. More steps, or a larger sam.kd_weight (now"
+            f" {run.config.sam.kd_weight:g}), pass it on."
+        )
     if run.config.sam.name == "tiny":
         advice = "try a pretrained one (sam=vit_b or a directory), and compare with sam=none, which is much faster"
     else:
         advice = "compare with sam=none, which is much faster"
     return (
-        f"SAM ({run.best.dice[SAM]:.3f}) is below the map it is prompted with ({points_text(difference)} points), so"
-        f" that it has little to teach: {advice}."
+        f"SAM ({run.best.dice[SAM]:.3f}) is below the map it is prompted with ({lead}), so that it has little to"
+        f" teach: {advice}."
     )
 
 
@@ -131,14 +150,15 @@ def weak_classes(class_names: Sequence[str], cases: Sequence[ScoredVolume]) -> s
     """A class far behind the others."""
     if not cases or len(class_names) < 2:
         return None
-    means = np.mean([case.dice for case in cases], axis=0)
-    weakest = int(np.argmin(means))
-    others = float(np.delete(means, weakest).mean())
-    if others - means[weakest] <= CLASS_BEHIND:
+    dice = np.array([case.dice for case in cases])
+    weakest = int(np.argmin(dice.mean(axis=0)))
+    rest = np.delete(dice, weakest, axis=1).mean(axis=1)
+    behind = paired(rest.tolist(), dice[:, weakest].tolist())
+    if behind.mean <= CLASS_BEHIND or not behind.clear:
         return None
     return (
-        f"The class {class_names[weakest]} ({means[weakest]:.3f}) is far behind the others ({others:.3f} on average):"
-        " label images that show it well, and look at its errors above."
+        f"The class {class_names[weakest]} ({dice[:, weakest].mean():.3f}) is far behind the others ({rest.mean():.3f}"
+        f" on average, {behind.size} apart): label images that show it well, and look at its errors above."
     )
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from knowsam.data.labels import LabelCoding
+from knowsam.data.pairing import read_pair
 from knowsam.data.preprocess import Preprocessing, to_unit_range
 from knowsam.evaluation.scoring import ScoredVolume
-from knowsam.io import read_image, read_label
 from knowsam.presentation.orientation import view_of
 from knowsam.presentation.text import size_summary
 from knowsam.runs.cases import Part, RunCases
@@ -122,8 +122,8 @@ def view_slice(scored: ScoredVolume, preprocessing: Preprocessing, coding: Label
     telling = scored.telling
     case = scored.files[telling.file]
     assert case.label is not None  # it was scored
-    image = read_image(case.image)
-    truth = preprocessing.label_slices(coding.encode(read_label(case.label)), image)[telling.position].numpy()
+    image, label = read_pair(case.image, case.label)
+    truth = preprocessing.label_slices(coding.encode(label), image)[telling.position].numpy()
     native = to_unit_range(image, preprocessing.normalise)
     axis = preprocessing.axis_of(image) if image.is_volume else None
     picture = native if axis is None else np.moveaxis(native, axis, 0)[telling.position]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knowsam.presentation.pictures import class_colour
-from knowsam.presentation.text import dice_text
+from knowsam.presentation.text import count_text, dice_text
 from knowsam.reporting.baseline import Baseline
 from knowsam.reporting.terms import prediction_name, term_name
 from knowsam.runs.record import RunRecord
@@ -131,7 +131,7 @@ def _term_figure(run: RunRecord, number: int, name: str, points: list[tuple[int,
     lowest = min(points, key=lambda point: point[1])
     title = term_name(run.config.method, name)
     alt = (
-        f"Curve of {title} over {run.steps} steps: {points[0][1]:.3g} at step {points[0][0]},"
+        f"Curve of {title} over {count_text(run.steps, 'step')}: {points[0][1]:.3g} at step {points[0][0]},"
         f" lowest {lowest[1]:.3g} at step {lowest[0]}, {points[-1][1]:.3g} at step {points[-1][0]}."
     )
     return Drawing(svg, title, alt, "" if title == name else name)
@@ -185,7 +185,7 @@ def validation_figure(run: RunRecord, baseline: Baseline | None) -> Drawing | No
     last = ", ".join(f"{words(name)} {points[-1][1]:.3f}" for name, points in curves.items())
     beside = "" if baseline is None or not baseline.comparable else f"; baseline {baseline.score.score:.3f}"
     alt = (
-        f"Validation Dice over {run.steps} steps. At the end: {last}{beside}. Best {words(best.used)}"
+        f"Validation Dice over {count_text(run.steps, 'step')}. At the end: {last}{beside}. Best {words(best.used)}"
         f" {best.score:.3f} at step {best.step}."
     )
     caption = "Validation Dice, mean over volumes and foreground classes"
@@ -255,5 +255,7 @@ def spread_figure(class_names: Sequence[str], dice: np.ndarray) -> Drawing:
     )
     what = "Every case as a dot" if len(dice) <= DOTS else f"{DOTS} quantiles of the cases as dots"
     return Drawing(
-        svg, f"{what}; the bar is the median.", f"Dice of {len(dice)} cases in {rows} rows. Medians: {medians}."
+        svg,
+        f"{what}; the bar is the median.",
+        f"Dice of {count_text(len(dice), 'case')} in {count_text(rows, 'row')}. Medians: {medians}.",
     )

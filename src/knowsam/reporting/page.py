@@ -13,7 +13,7 @@ from knowsam.evaluation.scoring import ScoredVolume
 from knowsam.presentation import html
 from knowsam.presentation.pictures import class_colour, css_colour
 from knowsam.reporting import figures
-from knowsam.reporting.advice import advise
+from knowsam.reporting.advice import advise, gain_over
 from knowsam.reporting.baseline import Baseline, is_plain_baseline
 from knowsam.reporting.cases import DataRecord, view_slice
 from knowsam.reporting.panels import CONFUSED, EXTRA, MISSED, Panel, entropy_scale, panels
@@ -80,6 +80,7 @@ def render(
         prediction=partial(prediction_name, run.config.method),
         run=run,
         baseline=baseline,
+        gain=gain_over(run, baseline),
         is_baseline=is_plain_baseline(run.config),
         left_out=left_out,
         labels=label_facts(run, data),

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from knowsam.presentation.pictures import data_uri, enlarge, overlay
+from knowsam.presentation.text import count_text
 from knowsam.reporting.cases import SliceView
 from knowsam.types import IGNORE
 
@@ -45,25 +46,28 @@ def panels(view: SliceView, name: str) -> list[Panel]:
         view: What to draw.
         name: What the alternative texts call it.
     """
-    nothing = np.zeros_like(view.truth)
+    window = crop_window(view.truth, view.prediction)
+    picture, truth, prediction, entropy = (
+        array[window] for array in (view.picture, view.truth, view.prediction, view.entropy)
+    )
+    scale = enlargement(truth.shape)
     wrong = (view.prediction != view.truth) & (view.truth != IGNORE)
     pictures = {
-        "image": (overlay(view.picture, nothing), f"{name}: the image alone"),
-        "truth": (overlay(view.picture, view.truth), f"{name}: true mask in colour over the image"),
-        "prediction": (overlay(view.picture, view.prediction), f"{name}: predicted mask in colour over the image"),
+        "image": (overlay(picture, np.zeros_like(truth), scale), f"{name}: the image alone"),
+        "truth": (overlay(picture, truth, scale), f"{name}: true mask in colour over the image"),
+        "prediction": (overlay(picture, prediction, scale), f"{name}: predicted mask in colour over the image"),
         "errors": (
-            error_picture(view.picture, view.prediction, view.truth),
-            f"{name}: {int(wrong.sum())} wrong pixels marked, most of them {_most_frequent_error(view)}",
+            enlarge(error_picture(picture, prediction, truth), scale),
+            f"{name}: {count_text(int(wrong.sum()), 'wrong pixel')} marked, most of them {_most_frequent_error(view)}",
         ),
         "entropy": (
-            entropy_picture(view.entropy),
+            enlarge(entropy_picture(entropy), scale),
             f"{name}: entropy of the prediction, mean {view.entropy.mean():.2f} of 1; bright where it is uncertain",
         ),
     }
-    window = crop_window(view.truth, view.prediction)
     drawn = []
-    for title, (picture, alt) in pictures.items():
-        fitted = fit(picture[window])
+    for title, (large, alt) in pictures.items():
+        fitted = shrink(large)
         drawn.append(Panel(title, data_uri(fitted), alt, fitted.shape[1], fitted.shape[0]))
     return drawn
 
@@ -128,11 +132,15 @@ def crop_window(truth: np.ndarray, prediction: np.ndarray) -> tuple[slice, slice
     return window[0], window[1]
 
 
-def fit(picture: np.ndarray) -> np.ndarray:
-    """Enlarged by a whole factor, pixels staying square, or shrunk, to a side that suits a page."""
+def enlargement(shape: tuple[int, ...]) -> int:
+    """The whole factor by which a picture `(h, w)` is enlarged to be looked at, its pixels staying square."""
+    return max(1, -(-SHORTEST_SIDE // max(shape)))
+
+
+def shrink(picture: np.ndarray) -> np.ndarray:
+    """A picture `(h, w, 3)` uint8 whose longer side is at most `LONGEST_SIDE`."""
     side = max(picture.shape[:2])
-    if side > LONGEST_SIDE:
-        height, width = (max(1, round(length * LONGEST_SIDE / side)) for length in picture.shape[:2])
-        return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
-    factor = max(1, -(-SHORTEST_SIDE // side))
-    return enlarge(picture, factor)
+    if side <= LONGEST_SIDE:
+        return picture
+    height, width = (max(1, round(length * LONGEST_SIDE / side)) for length in picture.shape[:2])
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))

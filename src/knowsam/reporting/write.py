@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from knowsam.errors import InputError
@@ -18,10 +17,11 @@ from knowsam.reporting.baseline import find_baseline, given_baseline
 from knowsam.reporting.cases import DataRecord, summarise_data
 from knowsam.reporting.page import KeptNetwork, render
 from knowsam.runs.cases import RunCases, open_cases
+from knowsam.runs.device import resolve_device
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.record import read_run
 from knowsam.runs.student_file import StudentInfo, find_student, load_student
-from knowsam.storage import write_text
+from knowsam.storage import require_writable_file, write_text
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ def write_report(
     """
     record = read_run(run)
     path = record.folder.report if out is None else Path(out)
-    if path.is_dir():
-        raise InputError(f"{path}: a folder was found, but expected the name of a file to write; add report.html.")
+    require_writable_file(path, "report.html")
     other = find_baseline(record) if baseline is None else given_baseline(record, baseline)
     network: KeptNetwork | None = None
     data: DataRecord | None = None
@@ -88,6 +87,6 @@ def _score_validation(
     cases = open_cases(folder, len(info.class_names))
     validation = cases.of("val")
     advance = None if progress is None else progress(len(validation))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device()
     forward = partial(predict_all, student.to(device))
     return cases, list(score_cases(forward, validation, info.preprocessing, cases.coding, device, advance))

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 
 from knowsam.config import DataConfig
+from knowsam.data.discover import FoundCoding, discover_coding
 from knowsam.data.folder import Case, DataFolder, scan_folder
-from knowsam.data.labels import FoundCoding, LabelCoding, discover_coding
+from knowsam.data.labels import LabelCoding
 from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.runs.folder import RunFolder
@@ -48,7 +49,7 @@ class RunCases:
         Raises:
             InputError: One of them is no longer in the folder.
         """
-        return _cases(self.folder, getattr(self.split, part))
+        return cases_of(self.folder, getattr(self.split, part))
 
 
 def read_coding(folder: DataFolder, split: Split, data: DataConfig) -> FoundCoding:
@@ -57,8 +58,8 @@ def read_coding(folder: DataFolder, split: Split, data: DataConfig) -> FoundCodi
     Raises:
         InputError: One of these cases is not in the folder, or its mask is broken or of unknown values.
     """
-    labelled, validation = _cases(folder, split.labelled), _cases(folder, split.val)
-    return discover_coding(labelled, data.classes, data.label_values, data.ignore_value, also=validation)
+    labelled, validation = cases_of(folder, split.labelled), cases_of(folder, split.val)
+    return discover_coding(labelled, data.label_spec, also=validation)
 
 
 def open_cases(run: RunFolder, classes: int | None = None, data: str | Path | None = None) -> RunCases:
@@ -83,7 +84,12 @@ def open_cases(run: RunFolder, classes: int | None = None, data: str | Path | No
     return RunCases(folder, split, found)
 
 
-def _cases(folder: DataFolder, stems: list[str]) -> list[Case]:
+def cases_of(folder: DataFolder, stems: list[str]) -> list[Case]:
+    """The cases of these stems, in their order.
+
+    Raises:
+        InputError: One of them is not in the folder.
+    """
     absent = [stem for stem in stems if stem not in folder.cases]
     if absent:
         raise InputError(

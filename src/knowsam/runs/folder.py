@@ -17,10 +17,10 @@ class RunFolder:
     """The files of one run.
 
     `config.yaml` the resolved configuration, `environment.json` versions, hardware and what was loaded as SAM,
-    `split.json` who was labelled, unlabelled and validation, `metrics.jsonl` everything measured, `checkpoint.pt` the
-    state to continue from, `student.safetensors` the network to use (the best on validation; without validation the
-    last), `student_last.safetensors` the last network, `calibration.json` from the student's confidence to an estimated
-    Dice, `report.html` all of it for a person.
+    `split.json` who was labelled, unlabelled and validation, `data.json` what their files held, `metrics.jsonl`
+    everything measured, `checkpoint.pt` the state to continue from, `student.safetensors` the network to use (the best
+    on validation; without validation the last), `student_last.safetensors` the last network, `calibration.json` from
+    the student's confidence to an estimated Dice, `report.html` all of it for a person.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,9 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.environment = path / "environment.json"
         self.split = path / "split.json"
+        self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
+        self.validation = path / "validation.jsonl"
         self.checkpoint = path / "checkpoint.pt"
         self.student = path / STUDENT_FILE
         self.student_last = path / "student_last.safetensors"
@@ -68,7 +70,7 @@ class RunFolder:
         write_json(self.environment, {**describe_environment(), "sam": sam})
 
     def rewrite_config(self, config: Config) -> None:
-        """Record a run that trains longer than planned."""
+        """Record a run that trains longer than planned, or whose data were moved."""
         write_text(self.config, config.to_yaml())
 
     def read_config(self) -> Config:
@@ -85,20 +87,38 @@ class RunFolder:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        _append(self.metrics, record)
+
+    def append_cases(self, record: dict[str, Any]) -> None:
+        """Add one line to `validation.jsonl`: `{"step": ..., "cases": {prediction: [mean Dice of each volume]}}`."""
+        _append(self.validation, record)
 
     def forget_after(self, step: int) -> None:
-        """Drop the lines that a killed run wrote after its last checkpoint, so that no step is recorded twice."""
-        if not self.metrics.exists():
-            return
-        kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        write_text(self.metrics, "".join(line + "\n" for line in kept))
+        """Drop the lines a killed run wrote after its last checkpoint, so that no step stands twice."""
+        for path in (self.metrics, self.validation):
+            if path.exists():
+                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+                write_text(path, "".join(line + "\n" for line in kept))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All records of `metrics.jsonl`, in order; without the line a killed run was writing."""
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+        return _read_lines(self.metrics)
+
+    def read_cases(self) -> dict[int, dict[str, list[float]]]:
+        """Step -> the cases of `append_cases`; empty in runs that have no such file."""
+        if not self.validation.exists():
+            return {}
+        return {record["step"]: record["cases"] for record in _read_lines(self.validation)}
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
 
 
 def _step_of(line: str) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from knowsam.config import Config, DataConfig, TrainConfig
+from knowsam.config import Config, DataConfig, TrainConfig, default_validate_every
 
 # Settings that decide on which images a run is validated, and when: two runs are comparable only if these are equal.
 KEPT_FOR_BASELINE = (
@@ -16,6 +17,9 @@ KEPT_FOR_BASELINE = (
     ("data", "channels", DataConfig),
     ("data", "label_values", DataConfig),
     ("data", "ignore_value", DataConfig),
+    ("data", "mask_threshold", DataConfig),
+    ("data", "instances", DataConfig),
+    ("data", "stray_share", DataConfig),
     ("data", "normalise", DataConfig),
     ("data", "axis", DataConfig),
     ("train", "validate_every", TrainConfig),
@@ -27,6 +31,28 @@ class NextCommand(NamedTuple):
 
     purpose: str
     command: str
+
+
+WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
+"""A word as a shell sees it, quotes and all."""
+
+
+def wrapped_command(command: str, width: int, indent: int = 0) -> str:
+    """A command in lines that fit and that a shell takes as one, each but the last ending in a backslash.
+
+    Args:
+        command: In one line.
+        width: Of the terminal, in characters; a word that is longer has a line of its own.
+        indent: Spaces before the first line; later ones have two more.
+    """
+    lines, line = [], " " * indent
+    for word in WORD.findall(command):
+        longer = f"{line} {word}" if line.strip() else line + word
+        if len(longer) > width - 2 and line.strip():  # 2: the backslash
+            lines.append(line + " \\")
+            longer = " " * (indent + 2) + word
+        line = longer
+    return "\n".join([*lines, line])
 
 
 def next_commands(run: Path, data: str, steps: int, unlabelled: bool) -> list[NextCommand]:
@@ -63,6 +89,9 @@ def baseline_command(run: Path, config: Config) -> NextCommand:
         words += ["--labelled", str(data.labelled)]
     for section, key, model in KEPT_FOR_BASELINE:
         value = getattr(getattr(config, section), key)
-        if value != model.model_fields[key].default:
+        default = model.model_fields[key].default
+        if key == "validate_every":
+            default = default_validate_every(train.steps)
+        if value != default:
             words.append(f"{section}.{key}={json.dumps(value)}")
     return NextCommand("train the supervised baseline to compare with", shlex.join(words))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ class Validation:
     Attributes:
         step: After so many steps.
         dice: Prediction -> mean Dice over volumes and foreground classes; the first is the one that is used.
-        per_class: Prediction -> mean Dice over volumes of classes 1..K-1.
+        per_class: Prediction -> mean Dice over volumes of classes 1..K-1; NaN of those that no truth holds.
+        cases: Prediction -> mean Dice over classes of each volume, in the order of their names; empty in older runs.
     """
 
     step: int
     dice: dict[str, float]
     per_class: dict[str, list[float]]
+    cases: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def used(self) -> str:
@@ -106,6 +109,7 @@ def read_run(path: str | Path) -> RunRecord:
     folder = RunFolder(Path(path))
     config = folder.read_config()
     records = folder.read_metrics() if folder.metrics.exists() else []
+    cases = folder.read_cases()
     terms: dict[str, list[tuple[int, float]]] = {}
     validations = []
     for record in records:
@@ -117,7 +121,11 @@ def read_run(path: str | Path) -> RunRecord:
                 Validation(
                     record["step"],
                     {name: score["dice"] for name, score in scores.items()},
-                    {name: score["per_class"] for name, score in scores.items()},
+                    {
+                        name: [math.nan if value is None else value for value in score["per_class"]]
+                        for name, score in scores.items()
+                    },
+                    cases.get(record["step"], {}),
                 )
             )
     if not terms and not validations:

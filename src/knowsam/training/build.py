@@ -8,6 +8,7 @@ import torch
 
 from knowsam.config import Config
 from knowsam.methods import Method, MethodContext, load_method
+from knowsam.networks.single_values import normalise_single_values
 from knowsam.types import ParameterGroup
 
 SAM_OPTIMISER_BETAS = (0.9, 0.999)
@@ -26,7 +27,9 @@ def build_method(config: Config, in_channels: int, classes: int) -> Method:
     torch.manual_seed(config.train.seed + 1)
     method_class: Any = load_method(config.method)  # each method takes its own Options
     options = method_class.Options.model_validate(config.options)
-    return method_class(options, MethodContext(in_channels, classes, sam))
+    method: Method = method_class(options, MethodContext(in_channels, classes, sam))
+    normalise_single_values(method)
+    return method
 
 
 def build_optimiser(group: ParameterGroup, config: Config) -> torch.optim.Optimizer:

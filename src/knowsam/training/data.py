@@ -11,12 +11,13 @@ from knowsam.data.dataset import ScoringVolume, SliceStore, StepDataset, scoring
 from knowsam.data.folder import DataFolder, scan_folder
 from knowsam.data.labels import LabelCoding
 from knowsam.data.leaks import leak_warnings
-from knowsam.data.preprocess import Preprocessing
+from knowsam.data.preprocess import Preprocessing, preprocessing_of
 from knowsam.data.split import Split, make_split, parse_labelled
 from knowsam.io import read_image
 from knowsam.methods import load_method
 from knowsam.presentation.console import ProgressStart
 from knowsam.runs.cases import RunCases, read_coding
+from knowsam.runs.data_record import file_hashes, write_data_record
 from knowsam.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ class RunData:
     unlabelled: SliceStore | None
     validation: list[ScoringVolume]
     notes: list[str]
+
+    def record(self, folder: RunFolder) -> None:
+        """Write into a new run who is what in its data, and what their files hold."""
+        self.split.write(folder.split)
+        hashes = file_hashes(self.cases.folder, self.split, unlabelled=self.unlabelled is not None)
+        write_data_record(folder, hashes)
 
     @property
     def split(self) -> Split:
@@ -87,10 +94,9 @@ def load_data(
     unlabelled = cases.of("unlabelled") if use_unlabelled else []
     notes = [*leak_warnings(folder, split), *folder.warnings, *folder.notes, *cases.found.notes]
 
-    channels = data.channels
-    if channels is None:
-        channels = 3 if any(read_image(case.image).array.shape[-1] == 3 for case in labelled) else 1
-    preprocessing = Preprocessing(data.size, channels, data.normalise, data.axis)
+    images = (read_image(case.image) for case in labelled)
+    preprocessing, note = preprocessing_of(images, data.size, data.channels, data.normalise, data.axis)
+    notes += [] if note is None else [note]
 
     advance = None if progress is None else progress(len(labelled) + len(unlabelled) + len(validation))
     labelled_store = SliceStore(labelled, preprocessing, cases.coding, data.cache_mb)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from knowsam.config import Config
 from knowsam.evaluation.scoring import ValidationScores
 from knowsam.presentation.console import ProgressStart, make_bar, make_console, progress_bar
+from knowsam.presentation.heartbeat import Clock, Heartbeat, Pace
+from knowsam.presentation.text import count_text
 from knowsam.runs.folder import RunFolder
-from knowsam.runs.next_steps import next_commands
+from knowsam.runs.next_steps import next_commands, wrapped_command
 from knowsam.sam.loading.report import LoadReport
 from knowsam.training.data import RunData
 
@@ -23,18 +26,26 @@ BAR_WIDTH, NARROW_BAR_WIDTH, NARROW_CONSOLE = 24, 8, 120
 # "step 12000/30000", "0.62 steps/s", elapsed, "left", remaining, and the spaces between them.
 WIDTH_WITHOUT_BAR_AND_TERMS = 56
 
+Item = TypeVar("Item")
+
 
 class TrainingDisplay:
-    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet."""
+    """A progress bar on a terminal, plain lines elsewhere, at least one each minute, nothing when quiet.
 
-    def __init__(self, quiet: bool = False) -> None:
+    Args:
+        quiet: Print nothing.
+        clock: Gives the time.
+    """
+
+    def __init__(self, quiet: bool = False, clock: Clock = time.monotonic) -> None:
         self.console = make_console(quiet=quiet)
         self._bar: Progress | None = None
         self._task: Any = None
+        self._clock, self._beat, self._pace = clock, Heartbeat(clock), Pace(0, clock=clock)
 
     def reading(self, description: str = "reading") -> AbstractContextManager[ProgressStart]:
         """A bar over files; gives what `load_data` and `write_report` take as `progress`."""
-        return progress_bar(description, self.console)
+        return progress_bar(description, self.console, clock=self._clock)
 
     def data(self, config: Config, data: RunData) -> None:
         """Print what was found in the data folder."""
@@ -44,6 +55,11 @@ class TrainingDisplay:
             f"{config.data.path}: {len(data.labelled)} labelled and {unlabelled} unlabelled images,"
             f" {len(data.validation)} validation volumes ({len(split.val)} files), classes"
             f" {', '.join(data.coding.names)}"
+        )
+        used = len(split.labelled) + len(split.val)
+        self.console.print(
+            f"labels used: {count_text(used, 'mask')}, {len(split.labelled)} to train on and {len(split.val)} to"
+            " validate with"
         )
         for note in data.notes:
             self.console.print(f"[yellow]note:[/yellow] {note}")
@@ -62,6 +78,8 @@ class TrainingDisplay:
     @contextmanager
     def training(self, total: int, done: int) -> Iterator[None]:
         """The bar of the training loop."""
+        self._pace = Pace(total, done, self._clock)
+        self._beat.said()
         rate, terms = "{task.fields[rate]}", "{task.fields[terms]}"
         columns = ("step", "count", "bar", rate, "elapsed", "left", "remaining", terms)
         with make_bar(self.console, *columns, width=self._bar_width()) as bar:
@@ -86,8 +104,38 @@ class TrainingDisplay:
         rate = f"{speed:.2f} steps/s" if speed else ""
         self._bar.update(self._task, completed=step, terms=shown, rate=rate)
 
+    def line_due(self) -> bool:
+        """Whether `line` should be called: there is no terminal, and nothing was printed for a while."""
+        return not (self.console.is_terminal or self.console.quiet) and self._beat.due()
+
+    def line(self, step: int, loss: float) -> None:
+        """Say how far training is.
+
+        Args:
+            step: Steps done.
+            loss: Of the last one.
+        """
+        pace = self._pace
+        self.console.print(
+            f"step {step} of {pace.total}: loss {loss:.3f}, {pace.per_second(step):.2f} steps/s{pace.left(step)}"
+        )
+
+    def validating(self, scored: Iterable[Item], step: int, volumes: int) -> Iterator[Item]:
+        """Hand on what is scored, and say now and then how far that is.
+
+        Args:
+            scored: The volumes, one after the other.
+            step: Steps done.
+            volumes: How many there are.
+        """
+        for number, one in enumerate(scored, start=1):
+            yield one
+            if number < volumes and self.line_due():
+                self.console.print(f"step {step}: validating, {number} of {volumes} volumes")
+
     def validated(self, step: int, scores: ValidationScores) -> None:
         """One line per validation."""
+        self._beat.said()
         parts = [f"{name} {scores.mean(name):.3f}" for name in scores.per_volume]
         self.console.print(f"step {step}: validation Dice {', '.join(parts)}")
 
@@ -123,6 +171,6 @@ class TrainingDisplay:
 
         self.console.print("next:")
         commands = next_commands(folder.path, config.data.path, total, unlabelled)
-        width = max(len(one.purpose) for one in commands)
         for purpose, command in commands:
-            self.console.print(f"  [dim]{purpose:<{width}}[/dim]  {escape(command)}")
+            lines = wrapped_command(command, self.console.width, indent=4)
+            self.console.print(f"  [dim]{purpose}:[/dim]\n{escape(lines)}")

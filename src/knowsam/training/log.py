@@ -71,10 +71,21 @@ class RunLog:
         self.display.step(position, terms)
         self._since = now
 
+    def alive(self, position: int, output: StepOutput) -> None:
+        """Where there is no terminal, say at least once a minute how far training is.
+
+        Args:
+            position: Steps done.
+            output: Of the last one.
+        """
+        if self.display.line_due():
+            self.display.line(position, float(output.loss.detach()))
+
     def validation(self, position: int, scores: ValidationScores, seconds: float) -> None:
         """Record a validation and how long it took, in seconds."""
         self._record({"step": position, "validation": scores.to_json(), "seconds": seconds})
         if self.writes:
+            self.folder.append_cases({"step": position, "cases": scores.case_means()})
             self.display.validated(position, scores)
 
     def close(self) -> None:

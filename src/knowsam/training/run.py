@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from knowsam.config import Config
+from knowsam.data.folder import scan_folder
+from knowsam.data.split import Split
+from knowsam.errors import InputError
+from knowsam.methods import load_method
 from knowsam.plugins import absolute
+from knowsam.presentation.text import first_few
+from knowsam.runs.data_record import changed_files, file_hashes, write_data_record
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.result import Run
 from knowsam.training.trainer import Trainer
@@ -31,19 +37,51 @@ def train(config: Config, out: str | Path, quiet: bool = False) -> Run:
     return Trainer(config, RunFolder(Path(out)), quiet=quiet).fit()
 
 
-def resume(out: str | Path, steps: int | None = None, quiet: bool = False) -> Run:
+def resume(
+    out: str | Path,
+    steps: int | None = None,
+    quiet: bool = False,
+    data: str | Path | None = None,
+    accept_changes: bool = False,
+) -> Run:
     """Continue a run from its last checkpoint, to the same weights as if it had never stopped.
 
     Args:
         out: The run's folder.
         steps: New total number of steps, to train longer; the schedules then stretch over the new total.
         quiet: No progress bar, no text.
+        data: Where its data folder is now, if that was moved; the run remembers it.
+        accept_changes: Go on although images or masks are not those the run began with, and remember the new ones.
 
     Raises:
-        InputError: If there is no run, or its checkpoint does not fit.
+        InputError: If there is no run, its data are gone or changed, or its checkpoint does not fit.
     """
     folder = RunFolder(Path(out))
     config = folder.read_config()
     if steps is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
-    return Trainer(config, folder, resume=True, quiet=quiet).fit()
+    was, now = config.data.path, str(Path(data or config.data.path).resolve())
+    if not Path(now).is_dir():
+        raise InputError(
+            f"{now}: no folder was found, but expected the data of {folder.path}; say where they are now with"
+            f" `knowsam train --resume {folder.path} --data DATA`."
+        )
+    config = config.model_copy(update={"data": config.data.model_copy(update={"path": now})})
+    uses_unlabelled = load_method(config.method).uses_unlabelled
+    hashes = file_hashes(scan_folder(Path(now)), Split.read(folder.split), uses_unlabelled)
+    changed = changed_files(folder, hashes)
+    if changed and not accept_changes:
+        raise InputError(
+            f"{now}: {first_few(changed)} {'is' if len(changed) == 1 else 'are'} not what {folder.path} began with, but"
+            " expected the same files; restore them, or go on with what is there now:"
+            f" `knowsam train --resume {folder.path} --accept-changes`."
+        )
+    trainer = Trainer(config, folder, resume=True, quiet=quiet)
+    if trainer.accelerator.is_main_process:
+        if now != was:
+            folder.rewrite_config(config)
+            folder.append({"step": trainer.position, "event": "data moved", "from": was, "to": now})
+        if changed:
+            write_data_record(folder, hashes)
+            folder.append({"step": trainer.position, "event": "data changed", "files": changed})
+    return trainer.fit()

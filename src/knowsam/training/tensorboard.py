@@ -47,7 +47,8 @@ class TensorBoardLog:
         for name, score in record.get("validation", {}).items():
             self.writer.add_scalar(f"validation/{name}", score["dice"], step)
             for index, value in enumerate(score["per_class"], start=1):
-                self.writer.add_scalar(f"validation_classes/{name}_{index}", value, step)
+                if value is not None:  # None: no truth holds the class
+                    self.writer.add_scalar(f"validation_classes/{name}_{index}", value, step)
         # The curves are to be seen while the run goes on.
         self.writer.flush()
 

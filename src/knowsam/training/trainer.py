@@ -89,7 +89,7 @@ class Trainer:
             restore_state(self)
         elif self.accelerator.is_main_process:
             folder.create(config, None if self.sam_base is None else self.sam_base.to_json())
-            self.data.split.write(folder.split)
+            self.data.record(folder)
         self.log = RunLog(folder, self.display, self.accelerator.is_main_process)
         self.accelerator.wait_for_everyone()
 
@@ -108,8 +108,8 @@ class Trainer:
         self._wrapped: nn.Module = self.accelerator.prepare(method)
         self._prepared = {name: self.accelerator.prepare(optimiser) for name, optimiser in self.optimisers.items()}
         self.averaged = copy.deepcopy(method.student()).requires_grad_(False) if config.train.ema else None
-        self._weak = weak_augmentation(config.data.size).to(device)
-        strong = strong_augmentation(config.data.size).to(device)
+        self._weak = weak_augmentation(config.data.size, config.train.flip).to(device)
+        strong = strong_augmentation(config.data.size, config.train.flip).to(device)
         self._unlabelled_view = self._weak if method.unlabelled_view == "weak" else strong
 
     def fit(self) -> Run:
@@ -126,11 +126,12 @@ class Trainer:
                 if self.position % train.log_every == 0 or self.position == total:
                     lr = {name: optimiser.param_groups[0]["lr"] for name, optimiser in self.optimisers.items()}
                     self.log.step(self.position, output, lr)
+                self.log.alive(self.position, output)
                 stopping = self._any_process(asked_to_stop())
                 last = self.position == total
-                if self.data.validation and (self.position % train.validate_every == 0 or last):
+                if self.data.validation and (self.position % train.validation_steps == 0 or last):
                     self.validate()
-                if self.position % (train.checkpoint_every or train.validate_every) == 0 or last or stopping:
+                if self.position % (train.checkpoint_every or train.validation_steps) == 0 or last or stopping:
                     self.save()
                 if stopping and not last:
                     finished = False
@@ -214,14 +215,11 @@ class Trainer:
             sam.eval()
         # In the memory format of a network that was loaded from a file, whose numbers these are to the last bit.
         network = copy.deepcopy(student).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-        scored: Sequence[ScoredVolume] = list(
-            score_volumes(
-                lambda image: predict_all(network, image, sam),
-                self.data.validation[rank::world],
-                self.data.coding.classes,
-                self.accelerator.device,
-            )
+        volumes = self.data.validation[rank::world]
+        scoring = score_volumes(
+            lambda image: predict_all(network, image, sam), volumes, self.data.coding.classes, self.accelerator.device
         )
+        scored: Sequence[ScoredVolume] = list(self.display.validating(scoring, self.position, len(volumes)))
         if world == 1:
             return list(scored)
         by_name = {one.name: one for share in gather_object([scored]) for one in share}
@@ -246,6 +244,7 @@ class Trainer:
             self.position,
             validation,
             __version__,
+            self.data.coding.mask_values,
         )
         save_student(path, self.student(), info)
         return info

@@ -27,7 +27,9 @@ from knowsam.errors import InputError
 from knowsam.functional.schedules import linear_decay
 from knowsam.networks.ema import ema_copy, ema_decay, update_ema
 from knowsam.presentation.console import make_bar, make_console
+from knowsam.presentation.heartbeat import Heartbeat, Pace
 from knowsam.runs.checkpoint import load_checkpoint, save_checkpoint
+from knowsam.runs.device import resolve_device
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
 from knowsam.sam.backbone.interface import interface_of
@@ -71,8 +73,7 @@ def pretrain(
     Raises:
         InputError: If the folder holds another run, or settings do not fit the SAM.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(None if device is None else str(device))
     torch.manual_seed(config.seed)
     sam, started = _first_weights(config.start, RunFolder(out))
     patch = sam.config.vision_config.patch_size
@@ -91,11 +92,14 @@ def pretrain(
         prefetch_factor=4,
     )  # fmt: skip
     columns = ("pretraining", "bar", "count", "elapsed", "left", "remaining", "{task.fields[iou]}")
-    with make_bar(make_console(stderr=True, quiet=quiet), *columns) as bar:
+    console, beat, pace = make_console(stderr=True, quiet=quiet), Heartbeat(), Pace(config.steps, run.step)
+    with make_bar(console, *columns) as bar:
         task = bar.add_task("pretraining", total=config.steps, completed=run.step, iou="")
         for data in loader:
             run.take(data)
             bar.update(task, completed=run.step)
+            if not console.is_terminal and beat.due():
+                console.print(f"step {run.step} of {config.steps}{pace.left(run.step)}")
             stopping = asked_to_stop()
             if run.step % config.check_every == 0 or run.step == config.steps:
                 held_out = run.check(patch)

@@ -1,0 +1,79 @@
+"""What the files of a run's data held when it began, `data.json`: a changed mask is noticed when the run goes on."""
+
+from __future__ import annotations
+
+import json
+from hashlib import blake2b, file_digest
+from pathlib import Path
+
+from knowsam.data.folder import DataFolder
+from knowsam.data.split import Split
+from knowsam.errors import InputError
+from knowsam.runs.cases import cases_of
+from knowsam.runs.folder import RunFolder
+from knowsam.storage import write_json
+
+FORMAT = 1
+DIGEST_BYTES = 16
+
+
+def file_hashes(folder: DataFolder, split: Split, unlabelled: bool) -> dict[str, str]:
+    """The content of every file a run reads, as a hash; masks of unlabelled and hidden cases stay closed.
+
+    Args:
+        folder: The data folder.
+        split: Who is what in it.
+        unlabelled: Whether the run looks at unlabelled images.
+
+    Returns:
+        `"image STEM"` and `"mask STEM"` -> 32 hexadecimal digits.
+
+    Raises:
+        InputError: A case of the split is not in the folder.
+    """
+    hashes: dict[str, str] = {}
+    for case in cases_of(folder, [*split.labelled, *split.val]):
+        hashes[f"image {case.stem}"] = _hash(case.image)
+        if case.label is not None:
+            hashes[f"mask {case.stem}"] = _hash(case.label)
+    for case in cases_of(folder, split.unlabelled) if unlabelled else []:
+        hashes[f"image {case.stem}"] = _hash(case.image)
+    return hashes
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, lambda: blake2b(digest_size=DIGEST_BYTES)).hexdigest()
+
+
+def write_data_record(run: RunFolder, hashes: dict[str, str]) -> None:
+    """Write `data.json`."""
+    write_json(run.data, {"format": FORMAT, "files": hashes})
+
+
+def changed_files(run: RunFolder, hashes: dict[str, str]) -> list[str]:
+    """What is not as it was when the run began.
+
+    Args:
+        run: The run.
+        hashes: What its files hold now.
+
+    Returns:
+        Names as in `file_hashes`; none for a run from before there was `data.json`.
+
+    Raises:
+        InputError: `data.json` is broken.
+    """
+    if not run.data.exists():
+        return []
+    try:
+        values = json.loads(run.data.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']}")
+        before = dict(values["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{run.data}: cannot be read ({error}), but expected what `knowsam train` wrote; restore it, or delete it"
+            " to go on without the check."
+        ) from error
+    return [name for name, value in hashes.items() if before.get(name) != value]
