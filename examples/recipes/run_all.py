@@ -14,8 +14,8 @@ import csv
 import hashlib
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -46,8 +46,7 @@ ROWS = (("supervised", "none"), ("knowsam", "none"), ("knowsam", None))
 """Method and SAM of the table's rows; None: the one of `--sam`."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One row of the table: Dice over seeds, and how far above supervised training it is."""
 
     recipe: str
