@@ -7,7 +7,15 @@ import pytest
 import yaml
 
 from knowsam import config as config_module
-from knowsam.config import SHORT_BUDGET, Config, load_yaml, parse_overrides, resolve_config
+from knowsam.config import (
+    SHORT_BUDGET,
+    Config,
+    load_recipe,
+    load_yaml,
+    parse_overrides,
+    recipe_names,
+    resolve_config,
+)
 from knowsam.errors import InputError
 from knowsam.methods import METHODS
 from knowsam.methods.knowsam import KnowSAMOptions
@@ -354,3 +362,23 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str | No
 def test_an_empty_file_is_the_default_configuration(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("# nothing\n")
     assert resolve_config(load_yaml(tmp_path / "c.yaml")) == resolve_config()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_a_configuration(name: str) -> None:
+    config = resolve_config(load_recipe(name))
+    short = name.endswith("-short")
+    assert config.preset == ("short" if short else "paper")
+    assert (config.train.steps, config.train.batch) == ((300, (4, 4)) if short else (50_000, (12, 12)))
+    assert config.data.size == ((128, 128) if short else (256, 256))
+    assert config.data.labelled == "10%"
+
+
+def test_recipe_of_a_small_machine_keeps_the_task() -> None:
+    assert load_recipe("cardiac-short")["data"]["classes"] == load_recipe("cardiac")["data"]["classes"]
+
+
+@pytest.mark.parametrize("name", ["colon", "short", "colonoscopy-long"])
+def test_unknown_recipe(name: str) -> None:
+    with pytest.raises(InputError, match=f"recipe: '{name}' was found, but expected one of cardiac, cardiac-short"):
+        load_recipe(name)
