@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -78,13 +77,6 @@ class StudentInfo:
             values["version"],
             None if values.get("mask_values") is None else tuple(values["mask_values"]),
         )
-
-    def file_values(self, label: np.ndarray) -> np.ndarray:
-        """A label map of class indices with the values that are written to files, uint8 or uint16."""
-        if self.mask_values is None:
-            return label
-        dtype = np.uint8 if max(self.mask_values) <= 255 else np.uint16
-        return np.array(self.mask_values, dtype=dtype)[label]
 
 
 def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:
