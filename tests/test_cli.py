@@ -60,8 +60,8 @@ def test_check_train_predict_evaluate(tmp_path: Path, capsys: Capture) -> None:
     assert "done: 2 steps" in trained.out
     files = {path.name for path in out.iterdir()}
     assert files == {
-        "config.yaml", "environment.json", "split.json", "data.json", "metrics.jsonl", "checkpoint.pt", "student.safetensors",
-        "student_last.safetensors", "calibration.json", "report.html",
+        "config.yaml", "environment.json", "split.json", "data.json", "metrics.jsonl", "checkpoint.pt",
+        "student.safetensors", "student_last.safetensors", "calibration.json", "report.html",
     }  # fmt: skip
 
     predicted = knowsam(capsys, "predict", out, data, "--out", tmp_path / "preds")

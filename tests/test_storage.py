@@ -37,7 +37,7 @@ def test_a_name_that_is_not_utf8_is_escaped_in_every_kind_of_file(tmp_path: Path
 def test_a_file_in_the_way_of_a_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "afile").write_text("")
     for place in ("afile", "afile/deeper/still"):
-        with pytest.raises(InputError, match="a file was found .*, but expected a folder to write to"):
+        with pytest.raises(InputError, match=r"a file was found .*, but expected a folder to write to"):
             require_writable_folder(tmp_path / place)
         with pytest.raises(InputError, match="a file was found"):
             require_writable_file(tmp_path / place / "x.html", "x.html")
@@ -74,9 +74,12 @@ def test_what_can_be_written_passes_and_nothing_is_made(tmp_path: Path, monkeypa
 
 
 def test_an_error_while_writing_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space left") as error, whole_file(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
+    def fill(path: Path) -> None:
+        path.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as error, whole_file(tmp_path / "a.txt") as temporary:
+        fill(temporary)
     assert error.value.errno == errno.ENOSPC
     assert error.value.filename == str(tmp_path / "a.txt")
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,7 +32,7 @@ class Clock:
 
 def longest_silence(times: list[float], start: float, end: float) -> float:
     moments = [start, *times, end]
-    return max(later - earlier for earlier, later in zip(moments, moments[1:], strict=False))
+    return max(later - earlier for earlier, later in itertools.pairwise(moments))
 
 
 def test_a_line_is_due_well_before_the_minute_is_over() -> None:

@@ -31,7 +31,7 @@ def test_gpus_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device() == "cuda"
     for known in ("cpu", "cuda", "cuda:0", "cuda:1"):
         assert resolve_device(known) == known
-    with pytest.raises(InputError, match="'cuda:2' was found, .* expected cpu or cuda or cuda:0 or cuda:1"):
+    with pytest.raises(InputError, match=r"'cuda:2' was found, .* expected cpu or cuda or cuda:0 or cuda:1"):
         resolve_device("cuda:2")
     with pytest.raises(InputError, match="'mps' was found, which is not here"):
         resolve_device("mps")
