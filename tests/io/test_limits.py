@@ -109,3 +109,13 @@ def test_values_of_another_hdf5_file_are_not_read(tmp_path: Path) -> None:
     for path in (linked, virtual, outside):
         with pytest.raises(InputError, match="lies in another file"):
             read_image(path)
+
+
+def test_a_tiff_cut_behind_its_pixels_is_no_whole_picture(tmp_path: Path) -> None:
+    path = tmp_path / "cut.tif"
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, compression="tiff_deflate")
+    assert np.array_equal(read_image(path).array, pixels)
+    path.write_bytes(path.read_bytes()[:-5])  # the pixels are whole, the depth of the samples is not
+    with pytest.raises(InputError, match=r"cut\.tif: the value of TIFF tag 258 lies outside the file"):
+        read_image(path)

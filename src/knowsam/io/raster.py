@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 TIFF_SUFFIXES = (".tif", ".tiff")
 GREY_WHITE_IS_ZERO, PALETTE = 0, 3  # TIFF tag 262, photometric interpretation
 COLOUR_PHOTOMETRICS = (0, 1, 2, 3)  # the ones read here: grey both ways, RGB, palette; not CMYK, YCbCr, Lab
+LAYOUT_TAGS = frozenset((256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339))
+"""Tags that say how the bytes of a TIFF become pixels: size, depth, compression, strips, tiles, colours."""
 SEPARATE_PLANES = 2  # TIFF tag 284
 ORIENTATION = 0x0112  # of EXIF and TIFF
 TURNS = {
@@ -238,6 +240,7 @@ def _read_tiff(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages[0]
             _check_single(file, page, path)
+            _check_tags(file, page, path)
             _check_tiff_page(page, path, as_label)
             try:
                 array = page.asarray()
@@ -261,6 +264,21 @@ def _check_single(file: Any, page: Any, path: Path) -> None:
         raise InputError(
             f"{path}: a TIFF of {found}, a stack; expected one picture; save each plane as a file of its own, named"
             f" such as {path.stem}_z001.tif, or the stack as NIfTI."
+        )
+
+
+def _check_tags(file: Any, page: Any, path: Path) -> None:
+    """Refuse a picture whose layout is not all there: what a missing tag leaves out would be guessed."""
+    layout, handle = file.tiff, file.filehandle
+    handle.seek(page.offset)
+    count = struct.unpack(layout.tagnoformat, handle.read(layout.tagnosize))[0]
+    entries = handle.read(count * layout.tagsize)
+    starts = range(0, len(entries) - 1, layout.tagsize)
+    declared = {struct.unpack_from(layout.byteorder + "H", entries, start)[0] for start in starts}
+    lost = sorted(code for code in declared & LAYOUT_TAGS if code not in page.tags)
+    if lost:
+        raise InputError(
+            f"{path}: the value of TIFF tag {lost[0]} lies outside the file; it is cut or broken; copy or export it again."
         )
 
 
