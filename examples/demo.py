@@ -165,7 +165,7 @@ def write_data(out: Path, seed: int) -> tuple[int, int, int]:
 
 def case_dice(result: EvaluationResult) -> list[float]:
     """Mean over the classes, of every case."""
-    return [float(np.mean([score.dice for score in case.scores])) for case in result.cases]
+    return [float(np.mean([score["dice"] for score in case.scores])) for case in result.cases]
 
 
 def mean_dice(result: EvaluationResult) -> float:
@@ -175,7 +175,7 @@ def mean_dice(result: EvaluationResult) -> float:
 
 def class_values(result: EvaluationResult) -> list[float]:
     """Dice of each class, mean over cases, and over classes."""
-    return [*(entry.dice.mean for entry in result.summary.classes), mean_dice(result)]
+    return [*(entry["dice"].mean for entry in result.summary.classes), mean_dice(result)]
 
 
 def table(scores: dict[str, EvaluationResult], minutes: dict[str, float]) -> Table:

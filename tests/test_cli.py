@@ -60,7 +60,8 @@ def test_check_train_predict_evaluate(tmp_path: Path, capsys: Capture) -> None:
     assert "done: 2 steps" in trained.out
     files = {path.name for path in out.iterdir()}
     assert files == {
-        "config.yaml", "environment.json", "split.json", "data.json", "metrics.jsonl", "checkpoint.pt",
+        "config.yaml", "environment.json", "split.json", "data.json", "metrics.jsonl", "validation.jsonl",
+        "checkpoint.pt",
         "student.safetensors", "student_last.safetensors", "calibration.json", "report.html",
     }  # fmt: skip
 

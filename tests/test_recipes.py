@@ -10,8 +10,8 @@ from knowsam.config import recipe_names
 from knowsam.data.folder import scan_folder
 from knowsam.data.split import make_split
 from knowsam.errors import InputError
+from support.examples import EXAMPLES, load_example
 from support.folders import make_image, make_label, save_picture
-from test_examples import EXAMPLES, load_example
 
 
 def make_set(folder: Path, stems: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +21,9 @@ SHORT_BUDGET = 10_000
 
 PRETRAIN_STEPS = 240
 """Steps that networks need on labelled images alone before they can teach each other (docs/method.md)."""
+
+RECIPES = Path(__file__).with_name("recipes")
+"""Folder of the recipes, one file each."""
 
 RECIPE_SCALE = "short"
 """The recipe file that is no task: what a small machine changes in every other one."""
@@ -366,7 +368,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 def recipe_names() -> list[str]:
     """Return the names that `load_recipe` knows: a task at the paper's scale, and with `-short` for two cores."""
-    files = resources.files("knowsam").joinpath("recipes").iterdir()
+    files = RECIPES.iterdir()
     tasks = sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
     return [name + end for name in tasks if name != RECIPE_SCALE for end in ("", f"-{RECIPE_SCALE}")]
 
@@ -386,12 +388,9 @@ def load_recipe(name: str) -> dict[str, Any]:
     known = recipe_names()
     if name not in known:
         raise InputError(f"recipe: '{name}' was found, but expected one of {', '.join(known)}; correct it.")
-    folder = resources.files("knowsam").joinpath("recipes")
     task = name.removesuffix(f"-{RECIPE_SCALE}")
     files = [task] if name == task else [task, RECIPE_SCALE]
-    return merge_layers(
-        *(yaml.safe_load(folder.joinpath(f"{file}.yaml").read_text(encoding="utf-8")) for file in files)
-    )
+    return merge_layers(*(yaml.safe_load((RECIPES / f"{file}.yaml").read_text(encoding="utf-8")) for file in files))
 
 
 def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_tables_equal_those_written_by_hand(folder: CompareFolder) -> None:
 
 def test_footnotes_say_what_the_numbers_are(folder: CompareFolder) -> None:
     notes = "\n".join(footnotes(read_results(folder)))
-    assert "Test numbers: 2 cases of test.txt, each scored once" in notes
+    assert "Test numbers: 2 cases of test.txt, scored once" in notes
     assert "Left out because an HD95 is undefined: 1 pair." in notes
     assert "600 steps of 4+4 images at 96x96" in notes
     assert "supervised: its labelled images fill the unlabelled half of every batch too." in notes

@@ -62,7 +62,7 @@ def test_groups_csv(tmp_path: Path) -> None:
     assert (folder.cases["a_slice_2"].group, folder.cases["a_slice_2"].volume) == ("P1", "a")
     assert folder.cases["b"].group == "b"
     assert any("1 stems have no image (zzz)" in text for text in folder.warnings)
-    assert any("grouped by their names (b)" in text for text in folder.warnings)
+    assert any("grouped by name (b)" in text for text in folder.warnings)
 
 
 def test_bad_groups_csv(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_strangers_are_mentioned(tmp_path: Path) -> None:
     )
     folder = scan_folder(tmp_path)
     assert list(folder.cases) == ["a"]
-    assert any("1 files are of no known image format and left aside (notes.txt)" in text for text in folder.warnings)
+    assert any("1 file is of no known image format and left aside (notes.txt)" in text for text in folder.warnings)
     assert any("subfolders are not read (sub)" in text for text in folder.warnings)
 
 

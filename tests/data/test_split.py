@@ -77,7 +77,7 @@ def test_unlabelled_folder_takes_part_unless_its_group_is_held_out(tmp_path: Pat
     (tmp_path / "val.txt").write_text("case_0\n")
     folder = scan_folder(tmp_path)
     assert make_split(folder).unlabelled == ["extra_1"]
-    assert any("1 images are left out of training" in text for text in folder.notes)
+    assert any("1 image is left out of training" in text for text in folder.notes)
 
 
 def test_images_outside_val_list_train_without_a_training_list(tmp_path: Path) -> None:

@@ -421,7 +421,7 @@ def test_nothing_matches(folders):
     predictions, truth = folders
     save_png(predictions, "a", square())
     save_png(truth, "b", square())
-    with pytest.raises(InputError, match=r"none of its 1 predictions \(a\).*\(b\)"):
+    with pytest.raises(InputError, match=r"none of its 1 prediction \(a\).*\(b\)"):
         evaluate(predictions, truth)
 
 

@@ -201,7 +201,7 @@ def test_a_difference_is_excused_only_where_the_fusion_head_sees_a_tie(column: i
     if excused:
         result = verify(file, network, iter([image]), Path("model.onnx"))
         assert (result.ties, result.largest, result.pixels) == (1, 0.0, 1024)
-        assert "1 pixels at a student's tie left out" in str(result)
+        assert "1 pixel at a student's tie left out" in str(result)
     else:
         with pytest.raises(InputError, match="differ"):
             verify(file, network, iter([image]), Path("model.onnx"))

@@ -61,7 +61,9 @@ def print_evaluation(console: Console) -> None:
 
 
 def print_check(console: Console) -> None:
-    print_report(CheckReport(classes=[ClassCount(name, 255, 0.1234, 1234, 1234, 123) for name in NAMES]), console)
+    print_report(
+        CheckReport(classes=[ClassCount(name, 255, 0.1234, 1234, 1234, 123, "255") for name in NAMES]), console
+    )
 
 
 def print_uncertainty(console: Console) -> None:
