@@ -49,11 +49,11 @@ def settings_page() -> str:
     others = [name for name in methods if not issubclass(load_method(name).Options, settings.StudentOptions)]
     parts = [
         MADE + "# Settings",
-        "Every setting of a run is given as `key=value` on the command line (`train.lr=0.02`), in a YAML file"
-        " (`--config`), or from Python (`knowsam.train(..., settings={'train.lr': 0.02})`); the last one wins in the"
-        " order file, `key=value`, flags. Values are YAML; `null` (`None`) means: not set. `sam=NAME` is short for"
-        " `sam.name=NAME`. The `config.yaml` of a run holds them all. `knowsam settings METHOD` prints this page for"
-        " one method. Each line: name, default, range, meaning.",
+        "Settings are given as `key=value` on the command line (`train.lr=0.02`), in a YAML file (`--config`), or from"
+        " Python (`knowsam.train(..., settings={'train.lr': 0.02})`); flags win over `key=value`, which wins over the"
+        " file, which wins over `--recipe`. Values are YAML; `null` (`None`) means: not set. `sam=NAME` is short for"
+        " `sam.name=NAME`. A run's `config.yaml` holds them all; `knowsam settings METHOD` prints those of one method."
+        " Each line: name, default, range, meaning.",
     ]
     parts += [f"## {group.title}\n\n{listed(group)}" for group in sections]
     parts += [
@@ -61,7 +61,7 @@ def settings_page() -> str:
         f"Methods with one kept network (all but {', '.join(f'`{name}`' for name in others)}) share these:",
         listed(network),
         f"Below {settings.SHORT_BUDGET:,} steps (`preset: short`) every method has {changes_text(shared)}."
-        " What a preset changes for one method alone is said there.",
+        " What it changes for one method alone is said there.",
     ]
     for name, changes in methods.items():
         parts.append(f"### {name}")
@@ -107,9 +107,9 @@ def api_page() -> str:
     functions = [name for name in knowsam.__all__ if name != "InputError"]
     parts = [
         MADE + "# Python",
-        "`import knowsam` imports nothing heavy; each function below imports what it needs at its first call. What a"
-        " user may have got wrong raises `knowsam.InputError`, a `ValueError` of one sentence: which file, what was"
-        " found, what was expected, what to do. Settings are in [settings.md](settings.md).",
+        "`import knowsam` imports nothing heavy; each function imports what it needs when called. A user's mistake"
+        " raises `knowsam.InputError`, a `ValueError` of one sentence: which file, what was found, what was expected,"
+        " what to do. Settings: [settings.md](settings.md).",
     ]
     parts += [function_text(name, getattr(knowsam, name)) for name in functions]
     for name in PACKAGES:

@@ -126,7 +126,7 @@ class StudentOptions(BaseModel):
     network: str = "unet"
     """`unet`, `vnet`, a name given to `register_network`, or `monai:` and a class of `monai.networks.nets`."""
     network_arguments: dict[str, Any] = {}
-    """Further arguments of the network's class, e.g. `{channels: [16, 32, 64], strides: [2, 2]}` for `monai:UNet`."""
+    """Further arguments of the network's class, for `monai:UNet` e.g. `{channels: [16, 32, 64], strides: [2, 2]}`."""
     standardise: bool = False
     """Remove each image's own brightness and contrast before the network."""
 

@@ -27,7 +27,7 @@ class UncertaintyAwareMeanTeacherOptions(StudentOptions):
     passes: int = Field(8, ge=1)
     """T, the number of predictions of the teacher whose mean is taken."""
     ema_decay: float = Field(0.99, ge=0, le=1)
-    """Decay of the EMA teacher in the long run; before, the plain mean of all students so far."""
+    """Decay of the EMA teacher; at first it is the plain mean of all students so far."""
     consistency_weight: float = Field(0.1, ge=0)
     """Final weight of the consistency, reached along `exp(-5 (1 - t)^2)`."""
     ramp_end: float = Field(1.0, gt=0, le=1)
