@@ -138,7 +138,8 @@ class DataConfig(_Section):
     stray_share: float = Field(0.0, ge=0, le=1)
     """Largest share of a mask's pixels with values of no class; they take the nearest one. 0: an error."""
     normalise: Literal["auto", "range", "percentile"] = "auto"
-    """How intensities become [0, 1]; `auto`: 8-bit pictures by `range` (divided by 255), all else by `percentile`."""
+    """How intensities become [0, 1]: `range` divides by 255 (16 bit: 65535), `percentile` maps the 0.5th to 99.5th
+    percentile; `auto`: `range` for 8-bit pictures."""
     axis: Literal[0, 1, 2] | None = None
     """Axis along which volumes are cut: sagittal, coronal, axial; None: that of largest spacing in most of them."""
     val_fraction: float = Field(0.2, ge=0, lt=1)
