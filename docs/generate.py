@@ -58,15 +58,18 @@ def settings_page() -> str:
     parts += [f"## {group.title}\n\n{listed(group)}" for group in sections]
     parts += [
         "## Options of the methods",
-        f"Methods with one kept network (all but {', '.join(f'`{name}`' for name in others)}) share these:",
+        f"Each method is `src/knowsam/methods/NAME.py` and has a page in docs/methods/. All with one kept network (but"
+        f" {', '.join(f'`{name}`' for name in others)}) share these:",
         listed(network),
         f"Below {settings.SHORT_BUDGET:,} steps (`preset: short`) every method has {changes_text(shared)}."
         " What it changes for one method alone is said there.",
     ]
+    first_at: dict[str, str] = {}
     for name, changes in methods.items():
         parts.append(f"### {name}")
         if own := settings.own_options(name):
-            parts.append(listed(settings.SettingGroup(name, own)))
+            parts.append(listed(settings.SettingGroup(name, own), first_at))
+        first_at = {str(one): name for one in own} | first_at
         own_changes = {"short": without(changes["short"], shared), "paper": changes["paper"]}
         said = [f"`preset: {preset}`: {changes_text(values)}." for preset, values in own_changes.items() if values]
         parts += [" ".join(said)] if said else ["No option of its own."] if not own else []
@@ -79,11 +82,15 @@ def settings_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def listed(group: settings.SettingGroup) -> str:
-    """Settings with default, range and meaning, one a line."""
-    return "\n".join(
-        f"- `{one.name}`: `{settings.value_text(one.default)}` ({one.range}). {one.meaning}" for one in group.settings
-    )
+def listed(group: settings.SettingGroup, first_at: Mapping[str, str] | None = None) -> str:
+    """Settings with default, range and meaning, one a line; `first_at`: what an earlier method has already -> its name."""
+    others = first_at or {}
+    new = [one for one in group.settings if str(one) not in others]
+    lines = [f"- `{one.name}`: `{settings.value_text(one.default)}` ({one.range}). {one.meaning}" for one in new]
+    for other in dict.fromkeys(others.values()):
+        names = ", ".join(f"`{one.name}`" for one in group.settings if others.get(str(one)) == other)
+        lines += [f"- As `{other}`: {names}."] if names else []
+    return "\n".join(lines)
 
 
 def shared_changes(methods: Mapping[str, Mapping[str, Mapping[str, str]]], preset: str) -> dict[str, str]:
@@ -175,7 +182,8 @@ def defined_in(module: Any) -> Iterable[str]:
 def first_sentence(text: str | None) -> str:
     """The first sentence of a docstring, on one line."""
     paragraph = " ".join((text or "").strip().split("\n\n")[0].split())
-    return re.split(r"(?<=[.:]) (?=[A-Z])", paragraph)[0].rstrip(":")
+    first = re.split(r"(?<=[.:]) (?=[A-Z])", paragraph)[0].rstrip(":")
+    return re.sub(r" \([^()]*(docs/method\.md|20\d\d)[^()]*\)", "", first)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class KnowSAMOptions(BaseModel):
     residual_fusion: bool = False
     """Let the fusion head correct the students' mean instead of replacing it."""
     standardise: bool = False
-    """Remove each image's own brightness and contrast before the students."""
+    """Remove each image's own brightness and contrast before the network."""
 
     @model_validator(mode="after")
     def _cells_fit_the_grid(self) -> KnowSAMOptions:
