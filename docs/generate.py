@@ -75,8 +75,7 @@ def settings_page() -> str:
         parts += [" ".join(said)] if said else ["No option of its own."] if not own else []
     parts += [
         "## knowsam sam pretrain",
-        "Options of `knowsam sam pretrain` by these names; what is no option there is a field of `PretrainConfig`"
-        " (`knowsam.sam.pretrain.steps`).",
+        "Options of the command, or fields of `PretrainConfig` (`knowsam.sam.pretrain.steps`).",
         listed(pretrain),
     ]
     return "\n\n".join(parts) + "\n"
@@ -144,9 +143,15 @@ def function_text(name: str, function: Any) -> str:
 
 
 def entries(body: str) -> str:
-    """`name: text` entries of a section as a list, a single one as a sentence; other text as it is."""
+    """`name: text` entries of a section as a list, those of one text in one line; a single one as a sentence."""
     text = re.sub(r"\n\s+", " ", body)
-    return ENTRY.sub(r"- `\1`: " if "\n" in text else r"`\1`: ", text)
+    if "\n" not in text or not all(ENTRY.match(line) for line in text.splitlines()):
+        return ENTRY.sub(r"`\1`: ", text)
+    names: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, _, meaning = line.partition(": ")
+        names.setdefault(meaning, []).append(f"`{name}`")
+    return "\n".join(f"- {', '.join(same)}: {meaning}" for meaning, same in names.items())
 
 
 def described(package: Any) -> dict[str, str]:

@@ -536,7 +536,7 @@ def compare(
         labelled: Each with so many groups: numbers, shares, list files; None: all with masks.
         seeds: One run for each.
         size: As in `train`.
-        steps: Steps of each run.
+        steps: As in `train`.
         batch: As in `train`.
         group_by: As in `check`.
         config: As in `train`.
