@@ -58,7 +58,7 @@ def settings_page() -> str:
     parts += [f"## {group.title}\n\n{listed(group)}" for group in sections]
     parts += [
         "## Options of the methods",
-        f"Each method is `src/knowsam/methods/NAME.py` and has a page in docs/methods/. All with one kept network (but"
+        f"Each method is a file in `src/knowsam/methods/` and a page in docs/methods/. All with one kept network (but"
         f" {', '.join(f'`{name}`' for name in others)}) share these:",
         listed(network),
         f"Below {settings.SHORT_BUDGET:,} steps (`preset: short`) every method has {changes_text(shared)}."
@@ -82,7 +82,7 @@ def settings_page() -> str:
 
 
 def listed(group: settings.SettingGroup, first_at: Mapping[str, str] | None = None) -> str:
-    """Settings with default, range and meaning, one a line; `first_at`: what an earlier method has already -> its name."""
+    """Settings with default, range and meaning, one a line; `first_at`: what another method has, too -> its name."""
     others = first_at or {}
     new = [one for one in group.settings if str(one) not in others]
     lines = [f"- `{one.name}`: `{settings.value_text(one.default)}` ({one.range}). {one.meaning}" for one in new]

@@ -61,8 +61,8 @@ def check(
     Args:
         data: Folder with `images/` and `masks/` (or `labels/`).
         labelled: Groups that stay labelled: a number, a share (`0.1`, `"10%"`) or a list file; None: all with masks.
-        classes: Number of classes, or their names, background first; None: found in the masks.
-        label_values: Mask values in the order of the classes, where they are not 0, 1, 2, ...
+        classes: Number or names of the classes, background first; None: found in the masks.
+        label_values: Mask values in the order of the classes.
         ignore_value: Mask value of pixels nobody annotated.
         mask_threshold: Two classes: every mask value from this one on is the object.
         instances: Two classes: mask values number the objects.
@@ -71,7 +71,7 @@ def check(
         group_by: Without `groups.csv`, what is one group: `"name"` but for a slice number, or the `"prefix"` of
             `patient001_000`.
         write_groups: Also write a `groups.csv`: shared prefixes and copies together.
-        html: Also write a page with pictures to this file.
+        html: File for a page with pictures.
         progress: Called with the number of files; returns a function to call after each.
 
     Returns:
@@ -137,7 +137,7 @@ def train(
         method: Name of a method (default `"knowsam"`), or `"FILE.py:CLASS"`.
         sam: `"none"`, `"tiny"` (default), `"vit_b"`, `"vit_l"`, `"vit_h"`, a directory or an original `.pth` file.
         size: Height and width in the network, px, multiples of 16: `256`, `(192, 256)` or `"192x256"`.
-        steps: Optimiser steps of the whole run.
+        steps: Optimiser steps.
         batch: Labelled and unlabelled images per step: `(12, 12)` or `"12+12"`.
         labelled: As in `check`.
         group_by: As in `check`.
@@ -152,7 +152,7 @@ def train(
         or None, `finished` (False after Ctrl-C; `knowsam.resume` goes on).
 
     Raises:
-        InputError: For bad data or settings, or a folder that is in use or cannot be written; nothing was written then.
+        InputError: For bad data or settings, or a folder that is not empty or not writable; nothing was written.
 
     Example:
         ```python
@@ -417,7 +417,7 @@ def suggest(
         run: Run folder or `student.safetensors`.
         data: The run's data folder, another one, or a folder of images.
         n: How many images or groups, at least 1.
-        out: Folder for `suggest.csv`, `suggest.json`, a page and pictures; None writes nothing.
+        out: Folder for `suggest.csv`, `.json`, a page and pictures; None writes nothing.
         device: As in `predict`.
         progress: As in `check`.
 
@@ -549,7 +549,7 @@ def compare(
         `.tex`, `figure.png`.
 
     Raises:
-        InputError: For bad settings or data, or a folder with other content; nothing was trained then.
+        InputError: For bad settings or data, or a folder with other content; nothing was trained.
 
     Example:
         ```python

@@ -128,7 +128,7 @@ class DataConfig(_Section):
     classes: int | list[str] | None = None
     """Number or names of the classes, background first; None: found in the masks."""
     label_values: list[int] | None = None
-    """The mask's values in the order of the classes, where they are not 0, 1, 2, ..."""
+    """Mask values in the order of the classes."""
     ignore_value: int | None = None
     """Mask value of pixels nobody annotated."""
     mask_threshold: int | None = None
@@ -141,13 +141,13 @@ class DataConfig(_Section):
     """How intensities become [0, 1]: `range` divides by 255 (16 bit: 65535), `percentile` maps the 0.5th to 99.5th
     percentile; `auto`: `range` for 8-bit pictures."""
     axis: Literal[0, 1, 2] | None = None
-    """Axis along which volumes are cut: sagittal, coronal, axial; None: that of largest spacing in most of them."""
+    """Volumes are cut along it: sagittal, coronal, axial; None: that of largest spacing in most labelled ones."""
     val_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of the labelled groups kept for validation where there is no val.txt; 0: no validation."""
     cache_mb: float = Field(4096, ge=0)
-    """Memory for decoded images; what does not fit is decoded again at each use."""
+    """Memory for decoded images; others are decoded at each use."""
     workers: int = Field(0, ge=0)
-    """Loader processes; 0 is fastest as long as the images fit into the cache."""
+    """Loader processes; 0 is fastest while the images fit into the cache."""
 
     @property
     def label_spec(self) -> LabelSpec:
@@ -204,8 +204,8 @@ class TrainConfig(_Section):
     weight_decay: float = Field(1e-4, ge=0)
     """Weight decay of the students' optimiser; SAM has none."""
     flip: Literal["both", "horizontal", "vertical", "none"] = "both"
-    """Random mirroring: `horizontal` swaps left and right of a picture; `vertical` top and bottom, of axial slices left
-    and right."""
+    """Mirroring: `horizontal` swaps left and right of a picture; `vertical` top and bottom, of axial slices left and
+    right."""
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises from 0; 0: none."""
     ema: float = Field(0.0, ge=0, lt=1)
@@ -237,7 +237,7 @@ class Config(_Section):
     method: str = "knowsam"
     """Name of a method, of this package or an installed one, or `FILE.py:CLASS`."""
     preset: Literal["auto", "short", "paper"] = "auto"
-    """Defaults of the method's `paper`, or those for `short` runs; `auto`: `short` below 10,000 steps."""
+    """Which defaults: those of the method's `paper`, or those for `short` runs; `auto`: `short` below 10,000 steps."""
     data: DataConfig = DataConfig()
     sam: Annotated[SamSettings, BeforeValidator(_parse_sam)] = SamSettings()
     train: TrainConfig = TrainConfig()
