@@ -49,41 +49,47 @@ def settings_page() -> str:
     others = [name for name in methods if not issubclass(load_method(name).Options, settings.StudentOptions)]
     parts = [
         MADE + "# Settings",
-        "Every setting of a run is given as `key=value` on the command line (`train.lr=0.02`), in a YAML file"
-        " (`--config`), or from Python (`knowsam.train(..., settings={'train.lr': 0.02})`); the last one wins in the"
-        " order file, `key=value`, flags. Values are YAML; `null` (`None`) means: not set. `sam=NAME` is short for"
-        " `sam.name=NAME`. The `config.yaml` of a run holds them all. `knowsam settings METHOD` prints this page for"
-        " one method. Each line: name, default, range, meaning.",
+        "Settings are given as `key=value` on the command line (`train.lr=0.02`), in a YAML file (`--config`), or from"
+        " Python (`knowsam.train(..., settings={'train.lr': 0.02})`); flags win over `key=value`, which wins over the"
+        " file, which wins over `--recipe`. Values are YAML; `null` (`None`) means: not set. `sam=NAME` is short for"
+        " `sam.name=NAME`. A run's `config.yaml` holds them all; `knowsam settings METHOD` prints those of one method."
+        " Each line: name, default, range, meaning.",
     ]
     parts += [f"## {group.title}\n\n{listed(group)}" for group in sections]
     parts += [
         "## Options of the methods",
-        f"Methods with one kept network (all but {', '.join(f'`{name}`' for name in others)}) share these:",
+        f"Each method is a file in `src/knowsam/methods/` and a page in docs/methods/. All with one kept network (but"
+        f" {', '.join(f'`{name}`' for name in others)}) share these:",
         listed(network),
         f"Below {settings.SHORT_BUDGET:,} steps (`preset: short`) every method has {changes_text(shared)}."
-        " What a preset changes for one method alone is said there.",
+        " What it changes for one method alone is said there.",
     ]
+    first_at: dict[str, str] = {}
     for name, changes in methods.items():
         parts.append(f"### {name}")
         if own := settings.own_options(name):
-            parts.append(listed(settings.SettingGroup(name, own)))
+            parts.append(listed(settings.SettingGroup(name, own), first_at))
+        first_at = {str(one): name for one in own} | first_at
         own_changes = {"short": without(changes["short"], shared), "paper": changes["paper"]}
         said = [f"`preset: {preset}`: {changes_text(values)}." for preset, values in own_changes.items() if values]
         parts += [" ".join(said)] if said else ["No option of its own."] if not own else []
     parts += [
         "## knowsam sam pretrain",
-        "Options of `knowsam sam pretrain` by these names; what is no option there is a field of `PretrainConfig`"
-        " (`knowsam.sam.pretrain.steps`).",
+        "Options of the command, or fields of `PretrainConfig` (`knowsam.sam.pretrain.steps`).",
         listed(pretrain),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def listed(group: settings.SettingGroup) -> str:
-    """Settings with default, range and meaning, one a line."""
-    return "\n".join(
-        f"- `{one.name}`: `{settings.value_text(one.default)}` ({one.range}). {one.meaning}" for one in group.settings
-    )
+def listed(group: settings.SettingGroup, first_at: Mapping[str, str] | None = None) -> str:
+    """Settings with default, range and meaning, one a line; `first_at`: what another method has, too -> its name."""
+    others = first_at or {}
+    new = [one for one in group.settings if str(one) not in others]
+    lines = [f"- `{one.name}`: `{settings.value_text(one.default)}` ({one.range}). {one.meaning}" for one in new]
+    for other in dict.fromkeys(others.values()):
+        names = ", ".join(f"`{one.name}`" for one in group.settings if others.get(str(one)) == other)
+        lines += [f"- As `{other}`: {names}."] if names else []
+    return "\n".join(lines)
 
 
 def shared_changes(methods: Mapping[str, Mapping[str, Mapping[str, str]]], preset: str) -> dict[str, str]:
@@ -107,9 +113,9 @@ def api_page() -> str:
     functions = [name for name in knowsam.__all__ if name != "InputError"]
     parts = [
         MADE + "# Python",
-        "`import knowsam` imports nothing heavy; each function below imports what it needs at its first call. What a"
-        " user may have got wrong raises `knowsam.InputError`, a `ValueError` of one sentence: which file, what was"
-        " found, what was expected, what to do. Settings are in [settings.md](settings.md).",
+        "`import knowsam` imports nothing heavy; each function imports what it needs when called. A user's mistake"
+        " raises `knowsam.InputError`, a `ValueError` of one sentence: which file, what was found, what was expected,"
+        " what to do. Settings: [settings.md](settings.md).",
     ]
     parts += [function_text(name, getattr(knowsam, name)) for name in functions]
     for name in PACKAGES:
@@ -137,9 +143,15 @@ def function_text(name: str, function: Any) -> str:
 
 
 def entries(body: str) -> str:
-    """`name: text` entries of a section as a list, a single one as a sentence; other text as it is."""
+    """`name: text` entries of a section as a list, those of one text in one line; a single one as a sentence."""
     text = re.sub(r"\n\s+", " ", body)
-    return ENTRY.sub(r"- `\1`: " if "\n" in text else r"`\1`: ", text)
+    if "\n" not in text or not all(ENTRY.match(line) for line in text.splitlines()):
+        return ENTRY.sub(r"`\1`: ", text)
+    names: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, _, meaning = line.partition(": ")
+        names.setdefault(meaning, []).append(f"`{name}`")
+    return "\n".join(f"- {', '.join(same)}: {meaning}" for meaning, same in names.items())
 
 
 def described(package: Any) -> dict[str, str]:
@@ -175,7 +187,8 @@ def defined_in(module: Any) -> Iterable[str]:
 def first_sentence(text: str | None) -> str:
     """The first sentence of a docstring, on one line."""
     paragraph = " ".join((text or "").strip().split("\n\n")[0].split())
-    return re.split(r"(?<=[.:]) (?=[A-Z])", paragraph)[0].rstrip(":")
+    first = re.split(r"(?<=[.:]) (?=[A-Z])", paragraph)[0].rstrip(":")
+    return re.sub(r" \([^()]*(docs/method\.md|20\d\d)[^()]*\)", "", first)
 
 
 if __name__ == "__main__":

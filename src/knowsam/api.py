@@ -56,30 +56,29 @@ def check(
     html: str | Path | None = None,
     progress: ProgressStart | None = None,
 ) -> CheckReport:
-    """Look through a data folder before any training: what is there, and what would go wrong.
+    """Check a data folder before training: what is there, and what would go wrong.
 
     Args:
         data: Folder with `images/` and `masks/` (or `labels/`).
         labelled: Groups that stay labelled: a number, a share (`0.1`, `"10%"`) or a list file; None: all with masks.
-        classes: Number of classes, or their names, background first; None: found in the masks.
-        label_values: Mask values in the order of the classes, where they are not 0, 1, 2, ...
+        classes: Number or names of the classes, background first; None: found in the masks.
+        label_values: Mask values in the order of the classes.
         ignore_value: Mask value of pixels nobody annotated.
         mask_threshold: Two classes: every mask value from this one on is the object.
         instances: Two classes: mask values number the objects.
-        stray_share: Largest share of a mask's pixels whose values are no class and take the nearest one.
+        stray_share: Largest share of a mask's pixels with values of no class; they take the nearest one.
         val_fraction: Share of the labelled groups kept for validation where there is no `val.txt`.
-        group_by: What images of one patient share in their names: `"name"` but for a slice number, or `"prefix"`
-            (`patient001_000`), where there is no `groups.csv`.
-        write_groups: Also write the `groups.csv` that the check believes in: shared prefixes, copies together.
-        html: Also write a page with pictures to this file.
-        progress: Called with the number of files; returns what to call after each.
+        group_by: Without `groups.csv`, what is one group: `"name"` but for a slice number, or the `"prefix"` of
+            `patient001_000`.
+        write_groups: Also write a `groups.csv`: shared prefixes and copies together.
+        html: File for a page with pictures.
+        progress: Called with the number of files; returns a function to call after each.
 
     Returns:
         The report. `print(report)` shows it; `ok`, `errors`, `warnings`, `notes`, `counts`, `classes`, `to_json()`.
 
     Raises:
-        InputError: If an argument makes no sense, or `html` cannot be written. What is wrong with the data is in the
-            report and never raises.
+        InputError: If an argument makes no sense, or `html` cannot be written; never for the data.
 
     Example:
         ```python
@@ -130,30 +129,30 @@ def train(
     settings: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Train a run. What is not given has its default (`knowsam settings`, docs/settings.md).
+    """Train a run. Defaults: docs/settings.md.
 
     Args:
-        data: Folder with `images/` and `masks/` (or `labels/`).
+        data: As in `check`.
         out: New or empty folder for the run.
         method: Name of a method (default `"knowsam"`), or `"FILE.py:CLASS"`.
         sam: `"none"`, `"tiny"` (default), `"vit_b"`, `"vit_l"`, `"vit_h"`, a directory or an original `.pth` file.
-        size: Network size in pixels, multiples of 16: `256`, `(192, 256)` or `"192x256"` (height, width).
-        steps: Optimiser steps of the whole run.
+        size: Height and width in the network, px, multiples of 16: `256`, `(192, 256)` or `"192x256"`.
+        steps: Optimiser steps.
         batch: Labelled and unlabelled images per step: `(12, 12)` or `"12+12"`.
-        labelled: Groups that stay labelled: a number, a share (`0.1`, `"10%"`) or a list file; None: all with masks.
+        labelled: As in `check`.
         group_by: As in `check`.
         seed: Seed of everything random, from 0.
-        recipe: Settings of a task that comes with the package, e.g. `"colonoscopy"` (examples/recipes/).
+        recipe: Settings for a kind of task, e.g. `"colonoscopy"` (examples/recipes/).
         config: YAML file of settings; wins over the recipe.
-        settings: Any other setting, nested or with dotted names; they win over the file, the arguments over all.
+        settings: Other settings, nested or with dotted names; they win over the file, arguments over all.
         quiet: No progress bar, no text.
 
     Returns:
         The run: `folder` (its files; `folder.path`, `folder.student`), `steps` done, `best` validation Dice in [0, 1]
-        or None, `finished` (False after Ctrl-C: what was done is saved, `knowsam.resume` goes on).
+        or None, `finished` (False after Ctrl-C; `knowsam.resume` goes on).
 
     Raises:
-        InputError: For bad data, an unknown or bad setting, or an occupied or closed folder; nothing was written then.
+        InputError: For bad data or settings, or a folder that is not empty or not writable; nothing was written.
 
     Example:
         ```python
@@ -187,17 +186,17 @@ def resume(
     data: str | Path | None = None,
     accept_changes: bool = False,
 ) -> Run:
-    """Continue a run from its last checkpoint, to the same weights as if it had never stopped.
+    """Continue a run from its last checkpoint, on a CPU to the same weights as without the stop.
 
     Args:
         run: The run's folder.
-        steps: New total number of steps, to train longer; the schedules then stretch over the new total.
+        steps: New total of steps, to train longer; the schedules stretch over it.
         quiet: No progress bar, no text.
-        data: Where its data folder is now, if that was moved.
-        accept_changes: Go on although images or masks are not those the run began with.
+        data: Its data folder, if that was moved.
+        accept_changes: Go on although images or masks have changed.
 
     Returns:
-        The run, as `knowsam.train` does.
+        As `train`.
 
     Raises:
         InputError: If there is no run or nothing to continue, or the data or checkpoint have changed.
@@ -234,23 +233,23 @@ def predict(
     Args:
         run: Run folder, `student.safetensors` or exported `.onnx`.
         images: An image, a volume, a folder of them, or a data folder.
-        out: Folder to write to; masks hold class indices and are named like their images.
+        out: Folder for the masks, named like their images, with the values of the training masks (docs/masks.md).
         overlay: Also draw the masks over the images.
         probabilities: Also write the soft maps, float in [0, 1].
-        uncertainty: Also write entropy and disagreement, in [0, 1], and estimate the Dice of each case (`cases.csv`).
-        only: Predict only these images: their names, or a text file with one a line.
-        recursive: Also predict the images of subfolders, into subfolders of the same names.
+        uncertainty: Also write entropy and disagreement, in [0, 1], and each case's estimated Dice (`cases.csv`).
+        only: Predict only these: names, or a text file with one a line.
+        recursive: Take subfolders too, into subfolders of the same names.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None: a GPU where there is one.
-        amp: `"no"`, or `"bf16"`, which is faster where the processor has it.
+        amp: `"no"`, or `"bf16"`, faster where the processor has it.
         mask_format: Of the masks of DICOM volumes: `"dicom"` (default, DICOM-SEG) or `"nifti"`.
         progress: As in `check`.
 
     Returns:
-        `files` (with `image`, `label`, `error` each), `failed` and `notes` (sentences), and with `uncertainty`
-        `cases`, worst first (`case`, `dice`), and `basis.sentence()`, what these estimates rest on.
+        `files` (`image`, `label`, `error` of each), `failed` and `notes` (sentences); with `uncertainty` `cases`, worst
+        first (`case`, `dice`), and `basis.sentence()`, what the estimates rest on.
 
     Raises:
-        InputError: If there is no network, image or device, or `out` is closed or holds the images themselves.
+        InputError: If there is no network, image or device, or `out` cannot be written or holds the images.
 
     Example:
         ```python
@@ -284,24 +283,23 @@ def predict(
 def load(run: str | Path, device: str | None = None, amp: str = "no") -> Predictor:
     """Open a trained network for arrays: `model(array)` is a mask of class indices.
 
-    A picture is `(H, W)`, `(H, W, 1)` or `(H, W, 3)`; any other 3-D array is a volume `(X, Y, Z)`. A volume whose last
-    axis is shorter than 5 needs `model(array, volume=True)`. Volumes are cut into slices along the axis the network was
-    trained with, else the last; `model(array, axis=0)` cuts along another. Values are those of a file:
-    uint8 pictures 0 to 255, all else any integers or floats, scaled by their own percentiles (`data.normalise`). Sizes
-    are free.
+    A picture is `(H, W)`, `(H, W, 1)` or `(H, W, 3)`; any other 3-D array is a volume `(X, Y, Z)`, of any size. A
+    volume whose last axis is shorter than 5 needs `model(array, volume=True)`. Volumes are cut along the axis of
+    training, else the last, or with `model(array, axis=0)` along that one. Values are those of a file: uint8 pictures 0
+    to 255; all else any numbers, scaled by percentiles (`data.normalise`).
 
     Args:
-        run: Run folder, `student.safetensors` or exported `.onnx`.
-        device: As in `predict`. An ONNX file runs on the CPU.
-        amp: `"no"`, or `"bf16"`, which is faster where the processor has it.
+        run: As in `predict`.
+        device: As in `predict`; an ONNX file runs on the CPU.
+        amp: As in `predict`.
 
     Returns:
         The model. `model(array)`: uint8 (uint16 of more than 256 classes), the array's spatial shape.
-        `model.predict(array, probabilities=True, uncertainty=True)`: a record with `label`, `probabilities` `(K,
-        *shape)` in [0, 1], `uncertainty.entropy` and `.disagreement` in [0, 1]. `model.class_names`, `model.classes`.
+        `model.predict(array, probabilities=True, uncertainty=True)`: `label`, `probabilities` `(K, *shape)`,
+        `uncertainty.entropy` and `.disagreement`, all three in [0, 1]. `model.class_names`, `model.classes`.
 
     Raises:
-        InputError: If there is no such network; from the model, if the array is no image.
+        InputError: If there is no such network, or the array is no image.
 
     Example:
         ```python
@@ -331,17 +329,17 @@ def evaluate(
     """Score predicted masks: Dice, Jaccard, HD95 and ASD per case and class, at native size.
 
     Args:
-        predictions: Folder of predicted masks, or one file; paired with the truth by name.
-        truth: Folder of true masks, or one file.
+        predictions: Folder of predicted masks, or a file; paired with the truth by name.
+        truth: Folder of true masks, or a file.
         out: Folder for `scores.csv` and `scores.json`; None writes nothing.
-        classes: Number of classes, or their names, background first; None: as many as the files have.
+        classes: As in `check`.
         label_values: As in `check`.
         ignore_value: As in `check`.
         mask_threshold: As in `check`.
         instances: As in `check`.
         stray_share: As in `check`.
-        predictions_hold: `"indices"` of classes, or `"values"` as in the truth; None: values where all of them occur
-            there, else indices; `notes` says which.
+        predictions_hold: Class `"indices"`, or `"values"` as in the truth; None: values where they fit, else indices;
+            `notes` says which.
 
     Returns:
         The scores. `print(scores)` shows a table; `cases`, `summary.mean["dice"]` in [0, 1], `unit` of the distances
@@ -376,9 +374,9 @@ def evaluate(
 
 
 def calibrate(run: str | Path, data: str | Path | None = None, device: str | None = None) -> CalibrationStatus:
-    """Learn from a run's validation cases how good its predictions are, and write `calibration.json` into the run.
+    """Learn from a run's validation cases how good its predictions are; writes its `calibration.json`.
 
-    Training does it at its end; do it for a run that was interrupted, or whose validation masks have changed.
+    Training ends with it; repeat it for an interrupted run or changed validation masks.
 
     Args:
         run: The run's folder.
@@ -386,11 +384,11 @@ def calibrate(run: str | Path, data: str | Path | None = None, device: str | Non
         device: As in `predict`.
 
     Returns:
-        What estimates of Dice rest on from now on: `calibration` (None where there are too few cases), `assessment`,
-        and `sentence()`, both in words.
+        What estimates of Dice rest on: `calibration` (None: too few cases), `assessment`, and `sentence()`, both in
+        words.
 
     Raises:
-        InputError: If there is no run, no data or no validation case, or the classes are not those of the network.
+        InputError: If there is no run, data or validation case, or the classes are not the network's.
 
     Example:
         ```python
@@ -413,19 +411,19 @@ def suggest(
     device: str | None = None,
     progress: ProgressStart | None = None,
 ) -> list[Suggestion]:
-    """Say which unlabelled images to label next: those the network is unsure of and that are unlike the labelled.
+    """Say which images to label next: those the network is unsure of and that are unlike the labelled ones.
 
     Args:
         run: Run folder or `student.safetensors`.
         data: The run's data folder, another one, or a folder of images.
         n: How many images or groups, at least 1.
-        out: Folder for `suggest.csv`, `suggest.json`, a page and pictures; None writes nothing.
+        out: Folder for `suggest.csv`, `.json`, a page and pictures; None writes nothing.
         device: As in `predict`.
         progress: As in `check`.
 
     Returns:
-        At most n, most useful first: `candidate.group` (its name), `candidate.cases` (its files), `candidate.dice`
-        (estimated, in [0, 1]), `reason` in words.
+        At most n, most useful first: `candidate.group` (name), `.cases` (files), `.dice` (estimated, in [0, 1]);
+        `reason` in words.
 
     Raises:
         InputError: If there is nothing to choose from, or a file is broken.
@@ -452,13 +450,13 @@ def suggest(
 
 
 def export(run: str | Path, to: str | Path, network: str | None = None, images: str | Path | None = None) -> Exported:
-    """Write the network as one file that predicts without knowsam, verified, with a model card beside it.
+    """Write the network as one verified file that predicts without knowsam, and a model card.
 
     Args:
         run: Run folder or `student.safetensors`.
         to: File to write: `.onnx` (needs the extra `export`), or `.pt2` for a `torch.export` program.
         network: `"fused"`, `"unet"` or `"vnet"`, as far as the student has them; None: what `predict` uses.
-        images: Verify on these images too: a file or a folder. Random images are always used.
+        images: Verify on this file or folder too, beside random images.
 
     Returns:
         `path`, `card`, `network`, `parameters` (their number), `verification`.
@@ -486,7 +484,7 @@ def report(
     *,
     progress: ProgressStart | None = None,
 ) -> WrittenReport:
-    """Write one self-contained page about a run: scores, curves, cases, data, settings, what to do next.
+    """Write one page about a run: scores, curves, cases, data, settings, what to do next.
 
     Args:
         run: The run's folder, finished or not.
@@ -495,7 +493,7 @@ def report(
         progress: As in `check`.
 
     Returns:
-        `path`, and `left_out`: why the page goes without cases, one sentence, or None.
+        `path`, and `left_out`: why the page has no cases, or None.
 
     Raises:
         InputError: If there is no run or no measurement, or the baseline cannot be compared with.
@@ -528,30 +526,30 @@ def compare(
 ) -> Results:
     """Train methods with and without SAM over seeds, score each run once, and write one table.
 
-    Every run has a process of its own, which imports the script again: call it under `if __name__ == "__main__":`.
+    Every run is a new process, which imports the script again: call it under `if __name__ == "__main__":`.
 
     Args:
         data: The data folder.
-        out: New folder, or that of an earlier call with the same settings: what is done is not done again.
+        out: New folder, or that of an earlier call with the same settings, which goes on.
         methods: Names of methods, or `"FILE.py:CLASS"`.
         sam: Each method with each of these: `"none"`, `"tiny"`, `"vit_b"`, ..., paths.
-        labelled: Each with so many groups labelled: numbers, shares, list files; None: all with masks.
+        labelled: Each with so many groups: numbers, shares, list files; None: all with masks.
         seeds: One run for each.
-        size: Network size in pixels of all runs, as in `train`.
-        steps: Steps of each run.
-        batch: Labelled and unlabelled images per step, as in `train`.
+        size: As in `train`.
+        steps: As in `train`.
+        batch: As in `train`.
         group_by: As in `check`.
         config: As in `train`.
-        settings: Settings of all runs, as in `train`; those of one method alone under its name:
+        settings: As in `train`; those of one method under its name:
             `{"train.clip": 1.0, "knowsam.options.ugda_start": 0.3}`.
         quiet: As in `train`.
 
     Returns:
-        Everything measured: `rows` of the table, `failed` (run -> why), `interrupted`, `to_json()`. The tables are in
-        `out`: `table.md`, `.csv`, `.json`, `.tex`, `figure.png`.
+        `rows` of the table, `failed` (run -> why), `interrupted`, `to_json()`. In `out`: `table.md`, `.csv`, `.json`,
+        `.tex`, `figure.png`.
 
     Raises:
-        InputError: For bad settings or data, or a folder that holds something else; nothing was trained then.
+        InputError: For bad settings or data, or a folder with other content; nothing was trained.
 
     Example:
         ```python

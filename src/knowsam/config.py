@@ -120,9 +120,9 @@ class DataConfig(_Section):
     path: str = ""
     """The folder."""
     labelled: int | float | str | None = None
-    """Keep the first N groups, this share of them, or the groups of this list file labelled; None keeps all masks."""
+    """Groups that stay labelled: the first N, a share, or those of a list file; None: all with masks."""
     group_by: Literal["name", "prefix"] = "name"
-    """What a group is without groups.csv: a name but for its slice number, or its prefix (`p01` of `p01_003`)."""
+    """Without groups.csv, what is one group: a name but for its slice number, or its prefix (`p01` of `p01_003`)."""
     size: Annotated[tuple[int, int], BeforeValidator(_parse_size), AfterValidator(_check_size)] = (256, 256)
     """Height and width the networks work at, in pixels, multiples of 16."""
     channels: Literal[1, 3] | None = None
@@ -130,25 +130,26 @@ class DataConfig(_Section):
     classes: int | list[str] | None = None
     """Number or names of the classes, background first; None: found in the masks."""
     label_values: list[int] | None = None
-    """The mask's values in the order of the classes, where they are not 0, 1, 2, ..."""
+    """Mask values in the order of the classes."""
     ignore_value: int | None = None
     """Mask value of pixels nobody annotated."""
     mask_threshold: int | None = None
-    """Two classes: every mask value from this one on is the object; None: values are classes (docs/masks.md)."""
+    """Two classes: every mask value from this one on is the object (docs/masks.md)."""
     instances: bool = False
-    """Two classes: mask values number the objects, and all objects are one class."""
+    """Two classes: mask values number the objects."""
     stray_share: float = Field(0.0, ge=0, le=1)
-    """Largest share of a mask's pixels whose values are no class and take the nearest one; 0: that is an error."""
+    """Largest share of a mask's pixels with values of no class; they take the nearest one. 0: an error."""
     normalise: Literal["auto", "range", "percentile"] = "auto"
-    """How intensities become [0, 1], see `Preprocessing`."""
+    """How intensities become [0, 1]: `range` divides by 255 (16 bit: 65535), `percentile` maps the 0.5th to 99.5th
+    percentile; `auto`: `range` for 8-bit pictures."""
     axis: Literal[0, 1, 2] | None = None
-    """Axis along which volumes are cut: sagittal, coronal, axial; None: that of largest spacing in most of them."""
+    """Volumes are cut along it: sagittal, coronal, axial; None: that of largest spacing in most labelled ones."""
     val_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of the labelled groups kept for validation where there is no val.txt; 0: no validation."""
     cache_mb: float = Field(4096, ge=0)
-    """Memory for decoded images; what does not fit is decoded again at each use."""
+    """Memory for decoded images; others are decoded at each use."""
     workers: int = Field(0, ge=0)
-    """Loader processes; 0 is fastest as long as the images fit into the cache."""
+    """Loader processes; 0 is fastest while the images fit into the cache."""
 
     @property
     def label_spec(self) -> LabelSpec:
@@ -174,9 +175,9 @@ class SamSettings(_Section):
     kd_weight: float = Field(1.0, ge=0)
     """Weight of the distillation loss."""
     kd_ramp: bool = False
-    """Let that weight rise along `exp(-5 (1 - t)^2)` instead of being constant from step 0."""
+    """Let that weight rise along `exp(-5 (1 - t)^2)`; false: constant."""
     prompt_spoil: float = Field(0.0, ge=0, le=1)
-    """Share of the labelled images on which SAM is prompted with the corrupted truth instead of the students' mask."""
+    """Share of the labelled images whose prompt is the corrupted truth instead of the students' mask."""
     kd_resolution: Literal["image", "sam"] = "image"
     """Where students and SAM are compared: SAM's answer enlarged to the image, or the students averaged to its size."""
     normalise: Literal["sam", "unit"] = "sam"
@@ -193,30 +194,30 @@ class TrainConfig(_Section):
     batch: Annotated[tuple[int, int], BeforeValidator(_parse_batch), AfterValidator(_check_batch)] = (12, 12)
     """Labelled + unlabelled images per step, over all processes."""
     seed: int = Field(0, ge=0)
-    """Seed of everything random: initial weights, the draw of the validation groups, batches, augmentation."""
+    """Seed of initial weights, validation groups, batches, augmentation."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
     """Optimiser of the students; SAM always has Adam."""
     lr: float = Field(0.01, gt=0)
     """Learning rate of the students at step 0; it falls linearly to 0."""
     pretrain: float = Field(0.0, ge=0, le=1)
-    """Share of the run that sees labelled images alone, B_l + B_u per step, before the unlabelled ones join."""
+    """Share of the run, at its start, that sees labelled images alone, B_l + B_u per step."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of `sgd`; `adamw` has none."""
     weight_decay: float = Field(1e-4, ge=0)
     """Weight decay of the students' optimiser; SAM has none."""
     flip: Literal["both", "horizontal", "vertical", "none"] = "both"
-    """Random mirroring: `horizontal` swaps left and right of a picture; `vertical` top and bottom, of axial slices left
-    and right."""
+    """Mirroring: `horizontal` swaps left and right of a picture; `vertical` top and bottom, of axial slices left and
+    right."""
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises from 0; 0: none."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Validate and keep a running average of the student's weights with this decay; 0 keeps the weights themselves."""
+    """Decay of the running average of the student's weights that is validated and kept; 0: the weights themselves."""
     clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient; None does not clip."""
     amp: Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(_parse_amp)] = "auto"
     """Mixed precision; `auto`: on a GPU only."""
     validate_every: int | None = Field(None, ge=1)
-    """Steps between validations; the student with the best one is kept. None: a tenth of the run, at most 200."""
+    """Steps between validations; the best student is kept. None: a tenth of the run, at most 200."""
     checkpoint_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; None: at each validation."""
     log_every: int = Field(10, ge=1)
@@ -224,7 +225,7 @@ class TrainConfig(_Section):
     report: bool = True
     """Write `report.html` when the run has finished."""
     tensorboard: bool = False
-    """Also write what is measured to `tensorboard/` in the run's folder; needs the extra `tensorboard`."""
+    """Also write to `tensorboard/` in the run's folder; needs the extra `tensorboard`."""
 
     @property
     def validation_steps(self) -> int:
@@ -238,8 +239,7 @@ class Config(_Section):
     method: str = "knowsam"
     """Name of a method, of this package or an installed one, or `FILE.py:CLASS`."""
     preset: Literal["auto", "short", "paper"] = "auto"
-    """Which defaults hold: `paper`, those of the method's paper; `short`, those for few steps; `auto`: `short` below
-    10,000 steps."""
+    """Which defaults: those of the method's `paper`, or those for `short` runs; `auto`: `short` below 10,000 steps."""
     data: DataConfig = DataConfig()
     sam: Annotated[SamSettings, BeforeValidator(_parse_sam)] = SamSettings()
     train: TrainConfig = TrainConfig()

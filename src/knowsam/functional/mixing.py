@@ -96,7 +96,7 @@ def cycled(tensor: Tensor, count: int) -> Tensor:
 
 
 def halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second half of a batch, of equal size: of an odd number the middle item is in both.
+    """First and second half of a batch; of an odd number both have the middle item.
 
     Args:
         tensor: `(B, ...)`, B >= 1.

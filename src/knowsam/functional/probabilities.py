@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def most_probable_class(scores: Tensor) -> Tensor:
-    """Class of the largest score of each pixel, the first of equals: `scores.argmax(dim=1)`, faster on a CPU.
+    """`scores.argmax(dim=1)`, the first of equals, faster on a CPU.
 
     Where each class is a map of its own in memory, torch's CPU argmax strides through all of them pixel by pixel;
     comparing whole maps takes an eighth (K = 2) to a third (K = 8) of its time.

@@ -21,7 +21,7 @@ def gaussian_rampup(t: float) -> float:
 
 
 def uncertainty_threshold(t: float, classes: int) -> float:
-    """Entropy below which an EMA teacher's prediction is used: few pixels at first, nearly all in the end (UA-MT).
+    """Entropy below which an EMA teacher's prediction is used, rising over the run (UA-MT).
 
     `(3/4 + 1/4 exp(-5 (1 - t)^2)) log K`: from three quarters of the largest entropy there is to all of it (Yu et
     al., 2019).

@@ -22,7 +22,7 @@ UNCERTAIN_BELOW = 0.8
 
 @dataclass(frozen=True)
 class CaseSums:
-    """What one case says of its own prediction, without its truth; `a + b` is that of both together.
+    """Sums over one case's prediction, without its truth; `a + b` is that of both together.
 
     Views are the prediction that is used and, where there are several, the students behind it.
 

@@ -34,7 +34,7 @@ class MethodContext:
 
 
 class Method(nn.Module):
-    """The promises of a semi-supervised method; the contract tests hold every entry of `METHODS` to them.
+    """The promises of a semi-supervised method, held by contract tests.
 
     A method is one module that holds everything that learns, so that one wrapper serves several processes. Methods do
     not inherit from each other: one method is one file, readable from top to bottom.
@@ -119,14 +119,14 @@ class Method(nn.Module):
 
 
 class StudentOptions(BaseModel):
-    """The settings that all methods with one kept network share; each method's `Options` adds its own."""
+    """The settings that methods with one kept network share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     network: str = "unet"
     """`unet`, `vnet`, a name given to `register_network`, or `monai:` and a class of `monai.networks.nets`."""
     network_arguments: dict[str, Any] = {}
-    """Further arguments of the network's class, e.g. `{channels: [16, 32, 64], strides: [2, 2]}` for `monai:UNet`."""
+    """Further arguments of the network's class, for `monai:UNet` e.g. `{channels: [16, 32, 64], strides: [2, 2]}`."""
     standardise: bool = False
     """Remove each image's own brightness and contrast before the network."""
 
@@ -151,7 +151,7 @@ class StudentOptions(BaseModel):
 
 
 class StudentMethod(Method):
-    """A method whose kept student is the one network that `StudentOptions` names: `self.network`."""
+    """A method that keeps the one network of its `StudentOptions`: `self.network`."""
 
     def __init__(self, options: StudentOptions, context: MethodContext) -> None:
         super().__init__(options, context)

@@ -31,10 +31,9 @@ class BidirectionalCopyPasteOptions(StudentOptions):
     unlabelled_weight: float = Field(0.5, ge=0)
     """alpha: weight of the region that has a pseudo-label."""
     ema_decay: float = Field(0.99, ge=0, le=1)
-    """Decay of the EMA teacher in the long run; before, the plain mean of all students so far."""
+    """Decay of the EMA teacher; at first it is the plain mean of all students so far."""
     largest_component: bool = True
-    """Keep the largest connected piece of each class of a pseudo-label, slice by slice; switch it off where a class
-    is many things in one image, such as nuclei."""
+    """Keep the largest connected piece of each class of a pseudo-label, slice by slice; off for nuclei and the like."""
 
 
 class BidirectionalCopyPaste(StudentMethod):

@@ -23,9 +23,9 @@ class CrossPseudoSupervisionOptions(StudentOptions):
     """Settings of `cps`; the defaults are the paper's."""
 
     pseudo_weight: float = Field(1.5, ge=0)
-    """Weight of the cross pseudo supervision; the paper has 1.5 for one of its data sets and 6 for the other."""
+    """Weight of the cross pseudo supervision; the paper has 1.5 for one data set, 6 for the other."""
     ramp: bool = False
-    """Reach that weight along `exp(-5 (1 - t)^2)` instead of having it from step 0."""
+    """Let that weight rise along `exp(-5 (1 - t)^2)`; false: constant."""
 
 
 class CrossPseudoSupervision(StudentMethod):

@@ -44,7 +44,7 @@ class KnowSAMOptions(BaseModel):
     entropy_weight: float = Field(0.9, ge=0)
     """Weight of the students' entropy."""
     entropy_ramp: bool = False
-    """Let the entropy weight follow the consistency ramp instead of being constant from step 0."""
+    """Let the entropy weight follow the consistency ramp; false: constant."""
     consistency_weight: float = Field(1.0, ge=0)
     """Final weight of consistency and of the fused pseudo-label, reached along `exp(-5 (1 - t)^2)`."""
     ramp_end: float = Field(1.0, gt=0, le=1)
@@ -52,9 +52,9 @@ class KnowSAMOptions(BaseModel):
     ugda_start: float = Field(0.24, ge=0, le=1)
     """Share of the run after which cells are exchanged; 1 switches UGDA off."""
     ugda_teacher: Literal["sam", "fused", "mean"] = "sam"
-    """Whose answer is the pseudo-label of an unlabelled image: SAM's, the fused map's, or the mean of both."""
+    """Whose answer is the pseudo-label: SAM's, the fused map's, or the mean of both."""
     ugda_confidence: float = Field(0.0, ge=0, lt=1)
-    """Pseudo-labels less probable than this are ignored; 0, the paper's, keeps them all."""
+    """Pseudo-labels less probable than this are ignored; 0 keeps all."""
     ugda_cells: int = Field(5, ge=1)
     """Number of exchanged cells per image."""
     ugda_grid: int = Field(4, ge=1)
@@ -62,11 +62,11 @@ class KnowSAMOptions(BaseModel):
     ugda_select: Literal["uncertain", "confident"] = "uncertain"
     """Which cells are replaced: those of highest or of lowest entropy."""
     vnet_normalisation: Literal["none", "batch"] = "none"
-    """Normalisation in the V-Net; the paper's has none."""
+    """Normalisation in the V-Net."""
     residual_fusion: bool = False
-    """Let the fusion head correct the students' mean instead of replacing it; the paper's replaces it."""
+    """Let the fusion head correct the students' mean instead of replacing it."""
     standardise: bool = False
-    """Remove each image's own brightness and contrast before the students."""
+    """Remove each image's own brightness and contrast before the network."""
 
     @model_validator(mode="after")
     def _cells_fit_the_grid(self) -> KnowSAMOptions:

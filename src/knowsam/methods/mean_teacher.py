@@ -24,7 +24,7 @@ class MeanTeacherOptions(StudentOptions):
     """Settings of `mean_teacher`; the defaults are those of the field."""
 
     ema_decay: float = Field(0.99, ge=0, le=1)
-    """Decay of the EMA teacher in the long run; before, the plain mean of all students so far."""
+    """Decay of the EMA teacher; at first it is the plain mean of all students so far."""
     consistency_weight: float = Field(0.1, ge=0)
     """Final weight of the consistency, reached along `exp(-5 (1 - t)^2)`."""
     ramp_end: float = Field(1.0, gt=0, le=1)

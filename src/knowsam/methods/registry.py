@@ -52,7 +52,7 @@ def load_method(name: str) -> type[Method]:
 
 
 def known_method(name: str) -> type[Method] | None:
-    """Load the class of a method to read a run with, without running any file of the user's.
+    """Load the class of a method for reading a run, without running a file of the user's.
 
     Returns:
         None for a method in such a file, and for a name that is unknown here, such as one that was registered in
@@ -65,7 +65,7 @@ def known_method(name: str) -> type[Method] | None:
 
 
 def register_method(name: str, method: type[Method]) -> None:
-    """Make a method of one's own known to `train` and `compare` under `name`, in this process.
+    """Make a method of one's own known to `train` and `compare`, in this process.
 
     Raises:
         InputError: If it is no method, or the name reads as a file.

@@ -25,13 +25,13 @@ class UncertaintyAwareMeanTeacherOptions(StudentOptions):
     """Settings of `ua_mt`; the defaults are the paper's."""
 
     passes: int = Field(8, ge=1)
-    """T, the number of predictions of the teacher whose mean is taken."""
+    """T, the number of the teacher's predictions that are averaged; the threshold rises over the whole run."""
     ema_decay: float = Field(0.99, ge=0, le=1)
-    """Decay of the EMA teacher in the long run; before, the plain mean of all students so far."""
+    """Decay of the EMA teacher; at first it is the plain mean of all students so far."""
     consistency_weight: float = Field(0.1, ge=0)
     """Final weight of the consistency, reached along `exp(-5 (1 - t)^2)`."""
     ramp_end: float = Field(1.0, gt=0, le=1)
-    """Share of the run after which the ramp is complete; the threshold keeps to the whole run."""
+    """Share of the run after which the ramp is complete."""
     noise: float = Field(0.1, ge=0)
     """Standard deviation of the noise on the teacher's images, whose range is [0, 1]."""
     noise_limit: float = Field(0.2, ge=0)

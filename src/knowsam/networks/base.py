@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class SegmentationNetwork(nn.Module):
-    """A network from images `(B, C, H, W)` to logits `(B, K, H, W)`, and what the package asks of it by name.
+    """A network from images `(B, C, H, W)` to logits `(B, K, H, W)`, and its predictions by name.
 
     Training, prediction, export and `suggest` know no network's insides: they ask these methods. A network whose
     answer is another one overrides them.

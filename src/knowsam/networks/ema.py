@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def ema_copy(model: nn.Module) -> nn.Module:
-    """The EMA teacher of a network: an equal network without gradients, to be moved by `update_ema` alone.
+    """The EMA teacher of a network: a copy without gradients, moved by `update_ema` alone.
 
     In training mode its batch normalisation uses the batch's own statistics like the student's, but its passes do not
     move its running ones: those are the average of the student's.
@@ -63,7 +63,7 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def ema_decay(step: int, decay: float) -> float:
-    """Decay for a step: small at first so that the average forgets the random start, `decay` in the long run.
+    """Decay for a step: small at first, to forget the random start; `decay` in the long run.
 
     Args:
         step: Index of the step, from 0.

@@ -11,7 +11,7 @@ VARIANCE_EPSILON = 1e-10
 
 
 def standardise_image(image: Tensor) -> Tensor:
-    """Subtract each image's own mean and divide by its own standard deviation, over channels and pixels.
+    """Give each image mean 0 and standard deviation 1 over channels and pixels.
 
     Makes a network indifferent to brightness, contrast and the unit of its input; the ratio of the channels
     (colour) stays. A constant image becomes 0.

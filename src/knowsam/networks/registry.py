@@ -23,7 +23,7 @@ NETWORKS: Registry[Callable[..., nn.Module]] = Registry(
 
 
 def register_network(name: str, factory: Callable[..., nn.Module]) -> None:
-    """Make a network of one's own known under `name`: `options.network=NAME`, `build_network(NAME, ...)`.
+    """Make a network of one's own known: `options.network=NAME`, `build_network(NAME, ...)`.
 
     A student file holds the name, not the code: whoever predicts must register the same class first, or install a
     package that names it in the entry points `knowsam.networks`.

@@ -36,11 +36,11 @@ class PretrainConfig:
         warmup: Share of the run over which it rises.
         weight_decay: Of weight matrices; vectors and positions have none.
         ema: Decay of the running average that is kept.
-        outline_until: Share of the run until which the encoder is also asked for all outlines.
+        outline_until: Share of the run with the loss of all outlines.
         amp: `"bf16"` or `"no"`.
         seed: Of initial weights and scenes.
-        check_every: Steps between measurements on held-out scenes, and between checkpoints.
-        start: Weights to begin with: `"tiny"`, or a directory that an earlier pretraining wrote; empty: random ones.
+        check_every: Steps between measurements on held-out scenes and checkpoints.
+        start: First weights: `"tiny"`, or a directory of an earlier pretraining; empty: random.
     """
 
     steps: int = 4500
