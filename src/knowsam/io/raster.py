@@ -278,7 +278,7 @@ def _check_tags(file: Any, page: Any, path: Path) -> None:
     lost = sorted(code for code in declared & LAYOUT_TAGS if code not in page.tags)
     if lost:
         raise InputError(
-            f"{path}: the value of TIFF tag {lost[0]} lies outside the file; it is cut or broken; copy or export it again."
+            f"{path}: the value of TIFF tag {lost[0]} lies outside the file; it is cut or broken; copy it again."
         )
 
 
