@@ -1,7 +1,7 @@
-"""Annotate one or two scans, get the others: KnowSAM against supervised training on real brain MRI.
+"""Annotate one scan, get the others: KnowSAM against supervised training on real brain MRI.
 
-The data lie beside this file (`data/hippocampus`, 43 small volumes), so nothing is downloaded. Of 23 volumes two have a
-mask, which two depends on the seed; 20 others, which neither method sees while it trains, are predicted and scored once
+The data lie beside this file (`data/hippocampus`, 43 small volumes), so nothing is downloaded. Of 23 volumes one has a
+mask, which one depends on the seed; 20 others, which neither method sees while it trains, are predicted and scored once
 at the end. Both methods get the same masks, steps and batch, and their default settings.
 
     python examples/demo.py demo-run
@@ -33,16 +33,17 @@ from knowsam.inference.predictor import Predictor
 from knowsam.io import read_image, read_label
 from knowsam.presentation.orientation import view_of
 from knowsam.presentation.pictures import contact_sheet, overlay, write_png
+from knowsam.presentation.text import count_text
 from knowsam.types import MedicalImage
 
 DATA = Path(__file__).resolve().parent / "data" / "hippocampus"
-STEPS = 600
+STEPS = 300
 """Training steps of each method."""
 SIZE = "48"
 """Height and width the networks work at, in pixels; a slice has about 35 x 50."""
 BATCH = "4+4"
 """Labelled + unlabelled slices per step; the supervised baseline gets as many in all, all of them labelled."""
-LABELLED = 2
+LABELLED = 1
 CLASSES = ["background", "anterior", "posterior"]
 METHODS = {"supervised": ("none", "supervised"), "knowsam": ("tiny", "KnowSAM")}
 """Method -> its SAM, its name in the table."""
@@ -71,11 +72,13 @@ def run_demo(out: Path, steps: int = STEPS, size: str = SIZE, seed: int = 0) -> 
     started = time.perf_counter()
     console = Console(highlight=False, soft_wrap=True)
     start_over(out)
-    console.print(f"\n[bold]Annotate {LABELLED} scans, get the others[/bold]: the hippocampus in brain MRI")
+    console.print(
+        f"\n[bold]Annotate {count_text(LABELLED, 'scan')}, get the others[/bold]: the hippocampus in brain MRI"
+    )
     announce(console, 0)
     labelled, unlabelled, scored = write_data(out, seed)
     console.print(
-        f"{labelled + unlabelled} volumes to train on, {labelled} of them with a mask; {scored} others to be scored."
+        f"{labelled + unlabelled} volumes to train on, {labelled} with a mask; {scored} others to be scored."
         f" Each method trains {steps} steps of {BATCH} slices."
     )
 
@@ -238,7 +241,7 @@ def write_report(
         for method, values in dice.items()
     )
     (out / "report.md").write_text(
-        f"""# Annotate {LABELLED} scans, get the others
+        f"""# Annotate {count_text(LABELLED, "scan")}, get the others
 
 ![image, truth, supervised, KnowSAM](overlays.png)
 

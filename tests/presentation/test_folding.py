@@ -85,7 +85,7 @@ def print_suggested(console: Console) -> None:
     ("print_to", "numbers"),
     [
         (print_evaluation, ["0.500", "±0.250", "0.250", "±0.125", "50.00", "±25.00", "±2.50"]),
-        (print_check, ["255", "12.3 %", "1234", "123"]),
+        (print_check, ["12.3 %", "1234", "123"]),
         (print_uncertainty, ["0.31", "0.67", "0.11 to", "0.62"]),
         (print_suggested, ["12"]),
     ],
