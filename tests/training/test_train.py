@@ -142,7 +142,7 @@ def test_unlabelled_images_are_augmented_as_the_method_asks(
 ) -> None:
     for name in ("weak", "strong"):
         mark = {"weak": 0.25, "strong": 0.75}[name]
-        monkeypatch.setattr(engine, f"{name}_augmentation", lambda size, mark=mark: Marked(mark))
+        monkeypatch.setattr(engine, f"{name}_augmentation", lambda size, flip, mark=mark: Marked(mark))
     config = run_config(data, {"method": method, "train": {"pretrain": 0.0}})
     run = engine.Trainer(config, RunFolder(tmp_path / "run"), quiet=True)
     batch = run.augment(run.batches[0])
