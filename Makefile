@@ -1,4 +1,4 @@
-# make demo    train on a real brain MRI, predict, score, draw (needs Python 3.11, make, git, a package index)
+# make demo    train on real brain MRI, predict, score, draw (needs Python 3.11, make, git, a package index)
 # make test    lint, types, all tests; make test-fast without those that take seconds or start processes
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    train on a real brain MRI, predict, score, draw; then look into $(DEMO)/"
+	@echo "make demo    train on real brain MRI, predict, score, draw; then look into $(DEMO)/"
 	@echo "make test    lint, types, all tests: minutes;  make test-fast  the same without the slow ones"
 	@echo "make lint    lint and types alone;  make format  puts the code in order"
 	@echo "make clean   remove .venv, $(DEMO) and all caches"
@@ -26,11 +26,11 @@ install: .venv/.installed
 	@echo "Installing into .venv; this happens once and takes some minutes."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install -qq --constraint constraints.txt torch==2.13.0
-	@$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev,demo,export]'
+	@$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev,export]'
 	@touch $@
 
 demo: .venv/.installed
-	@$(BIN)/python examples/mri_demo.py $(DEMO)
+	@$(BIN)/python examples/demo.py $(DEMO)
 
 lint: .venv/.installed
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && echo "ruff: clean"

@@ -138,3 +138,22 @@ def test_a_pretraining_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         columns = np.asarray(picture)[sam_pretraining.SIDE // 2 :, :]
     assert columns.std() > 20  # something is drawn
     assert (tmp_path / "out" / "curve.png").stat().st_size > 5000
+
+
+def test_doctor_finds_what_is_put_in_and_counts_alarms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import doctor
+
+    data = make_folder(tmp_path, n_images=12, n_masks=1, size=(128, 128))
+    for i in range(12):
+        dark = ndimage.gaussian_filter(default_rng(i).random((128, 128)), 3)
+        picture = np.where(dark > np.quantile(dark, 0.9), 230, 20) + default_rng(i).integers(0, 8, (128, 128))
+        Image.fromarray(picture.astype(np.uint8)).save(data / "images" / f"case_{i}.png")
+    found = doctor.measure_set(data, 3, default_rng(0))
+    assert found["alarms"] == {"images": 12, **dict.fromkeys(doctor.KINDS, 0)}
+    assert found["planted"] == {
+        "inverted": "3 of 3",
+        "alone": "3 of 3",
+        **dict.fromkeys(doctor.COPIES, "3 of 3"),
+        "besides": 0,
+    }

@@ -60,8 +60,8 @@ def test_check_train_predict_evaluate(tmp_path: Path, capsys: Capture) -> None:
     assert "done: 2 steps" in trained.out
     files = {path.name for path in out.iterdir()}
     assert files == {
-        "config.yaml", "environment.json", "split.json", "metrics.jsonl", "checkpoint.pt", "student.safetensors",
-        "student_last.safetensors", "calibration.json", "report.html",
+        "config.yaml", "environment.json", "split.json", "data.json", "metrics.jsonl", "checkpoint.pt",
+        "student.safetensors", "student_last.safetensors", "calibration.json", "report.html",
     }  # fmt: skip
 
     predicted = knowsam(capsys, "predict", out, data, "--out", tmp_path / "preds")
@@ -386,7 +386,7 @@ def test_checkpoint_of_another_class_count(tmp_path: Path, capsys: Capture) -> N
     assert train_small(capsys, data, out).code == 0
     for path in (data / "masks").iterdir():
         save_picture(path, make_label(classes=2))
-    ended = knowsam(capsys, "train", "--resume", out, "--steps", "4", "--quiet")
+    ended = knowsam(capsys, "train", "--resume", out, "--steps", "4", "--quiet", "--accept-changes")
     assert ended.code == 2
     sentence = one_sentence(ended.err)
     assert "checkpoint.pt" in sentence

@@ -7,7 +7,15 @@ import pytest
 import yaml
 
 from knowsam import config as config_module
-from knowsam.config import SHORT_BUDGET, Config, load_yaml, parse_overrides, resolve_config
+from knowsam.config import (
+    SHORT_BUDGET,
+    Config,
+    load_recipe,
+    load_yaml,
+    parse_overrides,
+    recipe_names,
+    resolve_config,
+)
 from knowsam.errors import InputError
 from knowsam.methods import METHODS
 from knowsam.methods.knowsam import KnowSAMOptions
@@ -87,14 +95,15 @@ SHORT_SAM = {"lr": 0.001, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5
 
 
 @pytest.mark.parametrize("method", PAPER_OPTIONS)
-@pytest.mark.parametrize(("steps", "pretrain"), [(100, 0.6), (800, 0.3), (20_000, 0.3)])
-def test_the_values_of_every_method_and_preset(method: str, steps: int, pretrain: float) -> None:
+@pytest.mark.parametrize(("steps", "pretrain", "every"), [(100, 0.6, 10), (800, 0.3, 80), (20_000, 0.3, 200)])
+def test_the_values_of_every_method_and_preset(method: str, steps: int, pretrain: float, every: int) -> None:
     """As they were when they were measured: a run of today is a run of then."""
 
     def resolved(preset: str) -> dict[str, Any]:
         return resolve_config({"method": method, "preset": preset, "train": {"steps": steps}}).model_dump()
 
     plain = Config(method=method).model_dump()
+    plain["train"]["validate_every"] = every
     paper = plain | {"preset": "paper", "options": PAPER_OPTIONS[method]}
     paper["train"] = plain["train"] | {"steps": steps, "pretrain": 0.25 if method == "bcp" else 0.0}
     assert resolved("paper") == paper
@@ -105,6 +114,19 @@ def test_the_values_of_every_method_and_preset(method: str, steps: int, pretrain
     if method == "knowsam":
         short["options"]["ugda_start"] = pretrain
     assert resolved("short") == short
+
+
+@pytest.mark.parametrize(
+    ("steps", "every"), [(1, 1), (4, 1), (5, 1), (19, 1), (20, 2), (600, 60), (2000, 200), (30_000, 200)]
+)
+def test_a_run_is_validated_every_tenth_of_it_and_the_number_is_written_down(steps: int, every: int) -> None:
+    config = resolve_config({"train": {"steps": steps}})
+    assert config.train.validate_every == every
+    assert steps // every >= min(5, steps)
+    assert resolve_config({"train": {"steps": steps, "validate_every": 7}}).train.validate_every == 7
+    # What was written down stays, also for a run that trains longer.
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 10 * steps})})
+    assert longer.train.validation_steps == every
 
 
 def test_every_method_has_its_values_here() -> None:
@@ -340,3 +362,23 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str | No
 def test_an_empty_file_is_the_default_configuration(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("# nothing\n")
     assert resolve_config(load_yaml(tmp_path / "c.yaml")) == resolve_config()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_a_configuration(name: str) -> None:
+    config = resolve_config(load_recipe(name))
+    short = name.endswith("-short")
+    assert config.preset == ("short" if short else "paper")
+    assert (config.train.steps, config.train.batch) == ((300, (4, 4)) if short else (50_000, (12, 12)))
+    assert config.data.size == ((128, 128) if short else (256, 256))
+    assert config.data.labelled == "10%"
+
+
+def test_recipe_of_a_small_machine_keeps_the_task() -> None:
+    assert load_recipe("cardiac-short")["data"]["classes"] == load_recipe("cardiac")["data"]["classes"]
+
+
+@pytest.mark.parametrize("name", ["colon", "short", "colonoscopy-long"])
+def test_unknown_recipe(name: str) -> None:
+    with pytest.raises(InputError, match=f"recipe: '{name}' was found, but expected one of cardiac, cardiac-short"):
+        load_recipe(name)

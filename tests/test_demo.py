@@ -2,58 +2,68 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from knowsam.evaluation.metrics import dice_score
+from knowsam.io import read_label
 from support.examples import load_example
-
-pytest.importorskip("nilearn", reason="the demo's data come with the extra `demo`")
 
 
 @pytest.mark.slow
 def test_demo_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import nibabel as nib
-    from PIL import Image
-
-    from knowsam.evaluation.metrics import dice_score
-
-    demo, out = load_example("mri_demo"), tmp_path / "demo-run"
+    demo, out = load_example("demo"), tmp_path / "demo-run"
     for _ in range(2):
-        dice = demo.run_demo(out, steps=2, size="32x32", slices=14)
-    assert list(dice) == list(demo.NAMES.values())
-    assert json.loads((out / "summary.json").read_text())["dice"] == dice
-    report = (out / "report.md").read_text()
-    assert all(name in report for name in dice)
+        scores = demo.run_demo(out, steps=2, size="32")
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["dice"]["knowsam"][-1] == pytest.approx(demo.mean_dice(scores["knowsam"]))
     printed = capsys.readouterr().out
     assert "overlays.png" in printed
-
-    assert len(list((out / "data" / "images").iterdir())) == 14
-    annotated = {path.name for path in (out / "data" / "masks").iterdir()}
-    assert len(annotated) == 6
-    truth = {path.name: np.asarray(Image.open(path)) for path in (out / "truth").iterdir()}
-    assert set(np.unique(np.stack(list(truth.values())))) == {0, 1, 2}
+    assert (out / "overlays.png").exists()
+    assert (out / "runs" / "knowsam" / "report.html").exists()
+    for stage in demo.STAGES:
+        assert stage in printed
+    report = (out / "report.md").read_text()
+    assert f"{demo.mean_dice(scores['supervised']):.3f}" in report
 
     # The numbers of the table are those of the written predictions: the same path a user would take.
-    rest = sorted(truth.keys() - annotated)
-    for method, name in (("supervised", "student"), ("knowsam", "fused")):
-        predicted = np.stack([np.asarray(Image.open(out / "predictions" / method / slice_)) for slice_ in rest])
-        expected = np.stack([truth[slice_] for slice_ in rest])
-        for index, tissue in enumerate(demo.CLASSES[1:], start=1):
-            found = dice_score(predicted == index, expected == index)
-            assert found == pytest.approx(dice[demo.NAMES[name]][tissue])
+    for method in demo.METHODS:
+        by_hand = []
+        for path in sorted((out / "truth").iterdir()):
+            truth, predicted = read_label(path).array, read_label(out / "predictions" / method / path.name).array
+            by_hand.append([dice_score(predicted == index, truth == index) for index in (1, 2)])
+        assert len(by_hand) == 20
+        assert np.mean(by_hand) == pytest.approx(summary["dice"][method][-1])
 
-    volume = nib.load(out / "knowsam_volume.nii.gz")
-    assert volume.shape == (160, 192, 14)
-    np.testing.assert_array_equal(
-        np.rot90(np.asarray(volume.dataobj)[:, :, 3]), Image.open(out / "predictions" / "knowsam" / "axial_003.png")
-    )
+
+def test_no_scored_volume_is_trained_on(tmp_path: Path) -> None:
+    demo = load_example("demo")
+    drawn = set()
+    for seed in range(4):
+        out = tmp_path / str(seed)
+        assert demo.write_data(out, seed) == (demo.LABELLED, 23 - demo.LABELLED, 20)
+        training, masks, scored = ({path.name for path in (out / part).iterdir()} for part in (
+            "data/images", "data/masks", "truth"))  # fmt: skip
+        assert not training & scored
+        assert masks < training
+        drawn.add(frozenset(masks))
+    assert len(drawn) > 1
+
+
+def test_the_parts_name_every_file() -> None:
+    folder = load_example("demo").DATA
+    with (folder / "parts.csv").open(newline="") as file:
+        named = {row["file"] for row in csv.DictReader(file)}
+    for part in ("images", "labels"):
+        assert {path.name for path in (folder / part).iterdir()} == named
 
 
 def test_demo_leaves_foreign_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("ten years of work")
     with pytest.raises(SystemExit, match="files of something else"):
-        load_example("mri_demo").run_demo(tmp_path)
+        load_example("demo").run_demo(tmp_path)
     assert (tmp_path / "thesis.tex").exists()

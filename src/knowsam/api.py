@@ -125,6 +125,7 @@ def train(
     labelled: Labelled | None = None,
     group_by: str | None = None,
     seed: int | None = None,
+    recipe: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     quiet: bool = False,
@@ -142,8 +143,9 @@ def train(
         labelled: Groups that stay labelled: a number, a share (`0.1`, `"10%"`) or a list file; None: all with masks.
         group_by: As in `check`.
         seed: Seed of everything random, from 0.
-        config: YAML file of settings.
-        settings: Any other setting, nested or with dotted names; they win over the file, the arguments over both.
+        recipe: Settings of a task that comes with the package, e.g. `"colonoscopy"` (examples/recipes/).
+        config: YAML file of settings; wins over the recipe.
+        settings: Any other setting, nested or with dotted names; they win over the file, the arguments over all.
         quiet: No progress bar, no text.
 
     Returns:
@@ -161,7 +163,7 @@ def train(
         print(run.best)
         ```
     """
-    from knowsam.config import resolve_config
+    from knowsam.config import load_recipe, merge_layers, resolve_config
     from knowsam.storage import require_writable_folder
 
     require_writable_folder(out)
@@ -169,7 +171,8 @@ def train(
     given = _given(
         method=method, sam=sam, size=size, steps=steps, batch=batch, labelled=labelled, group_by=group_by, seed=seed
     )
-    resolved = resolve_config(_settings(config, settings, {"data.path": str(data)}, given))
+    of_recipe = {} if recipe is None else load_recipe(recipe)
+    resolved = resolve_config(merge_layers(of_recipe, _settings(config, settings, {"data.path": str(data)}, given)))
 
     from knowsam.training import run as training
 

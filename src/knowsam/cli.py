@@ -131,6 +131,10 @@ def train(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="With --resume: go on although images or masks have changed.")
     ] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A task: colonoscopy, thyroid, skin, cardiac, histology; or NAME-short."),
+    ] = None,
     config: Config = None,
     method: Annotated[str | None, typer.Option(help="A method's name, e.g. knowsam, or FILE.py:CLASS.")] = None,
     sam: Annotated[str | None, typer.Option(help="none, tiny, vit_b, vit_l, vit_h, a directory or .pth file.")] = None,
@@ -144,6 +148,7 @@ def train(
 ) -> None:
     """Train a run, or continue one with --resume."""
     options: dict[str, Any] = {
+        "recipe": recipe,
         "config": config,
         "method": method,
         "sam": sam,

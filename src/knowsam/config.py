@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,9 @@ SHORT_BUDGET = 10_000
 
 PRETRAIN_STEPS = 240
 """Steps that networks need on labelled images alone before they can teach each other (docs/method.md)."""
+
+RECIPE_SCALE = "short"
+"""The recipe file that is no task: what a small machine changes in every other one."""
 
 
 VALIDATE_AT_LEAST_EVERY = 200
@@ -358,6 +362,36 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: {type(values).__name__} was found, but expected `key: value` lines; correct it.")
     return values
+
+
+def recipe_names() -> list[str]:
+    """Return the names that `load_recipe` knows: a task at the paper's scale, and with `-short` for two cores."""
+    files = resources.files("knowsam").joinpath("recipes").iterdir()
+    tasks = sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    return [name + end for name in tasks if name != RECIPE_SCALE for end in ("", f"-{RECIPE_SCALE}")]
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """Read the settings of a task that comes with the package.
+
+    Args:
+        name: A task at the paper's scale (`colonoscopy`), or with `-short` behind it for two processor cores.
+
+    Returns:
+        Nested settings, a layer for `resolve_config` below the user's own; no data folder is in them.
+
+    Raises:
+        InputError: For a name that is not known.
+    """
+    known = recipe_names()
+    if name not in known:
+        raise InputError(f"recipe: '{name}' was found, but expected one of {', '.join(known)}; correct it.")
+    folder = resources.files("knowsam").joinpath("recipes")
+    task = name.removesuffix(f"-{RECIPE_SCALE}")
+    files = [task] if name == task else [task, RECIPE_SCALE]
+    return merge_layers(
+        *(yaml.safe_load(folder.joinpath(f"{file}.yaml").read_text(encoding="utf-8")) for file in files)
+    )
 
 
 def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:

@@ -105,6 +105,10 @@ def pretrain_settings() -> SettingGroup:
     return SettingGroup("knowsam sam pretrain", tuple(settings))
 
 
+NO_PRESET = ("method", "preset", "train.steps", "train.validate_every")
+"""What differs between resolved configurations without a preset's doing; the last follows the number of steps."""
+
+
 def preset_changes_of(method: str) -> dict[str, dict[str, str]]:
     """Preset -> setting -> the value it has instead of the default, of a method."""
     defaults = flat(Config().model_dump(mode="json"))
@@ -115,7 +119,7 @@ def preset_changes_of(method: str) -> dict[str, dict[str, str]]:
         return {
             key: _plain(value)
             for key, value in values.items()
-            if key not in ("method", "preset", "train.steps") and _plain(value) != defaults.get(key)
+            if key not in NO_PRESET and _plain(value) != defaults.get(key)
         }
 
     changes = {}

@@ -86,6 +86,13 @@ def test_label_round_trip(image: MedicalImage, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_label_is_written_with_the_values_of_its_classes(image: MedicalImage, tmp_path: Path) -> None:
+    label = make_label(image.spatial_shape, classes=3)
+    written = read_label(write_label(tmp_path / "predicted", label, image, values=(0, 300, 7))).array
+    numbered = image.path.suffix == ".dcm"  # DICOM numbers segments without gaps
+    np.testing.assert_array_equal(written, label if numbered else np.array([0, 300, 7])[label])
+
+
 def test_probabilities_keep_values_and_order(image: MedicalImage, tmp_path: Path) -> None:
     probs = np.random.default_rng(0).random((3, *image.spatial_shape), dtype=np.float32)
     written = write_probabilities(tmp_path / "soft", probs, image)

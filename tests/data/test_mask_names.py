@@ -48,9 +48,21 @@ def test_all_masks_pair_by_one_rule_and_it_is_said(tmp_path: Path, images: list[
         (["a", "b"], ["a_mask", "c_mask"]),
         (["a_1", "a_2"], ["a_3", "a_4"]),
         (["p1"], ["p1_2"]),
+        (["smith_1", "smith_2"], ["jones_1", "jones_2"]),
+        (["image_1"], ["image_2_mask"]),
+        (["p1_left", "p2_left"], ["p1", "p2"]),
         (["t1_1", "t2_1"], ["seg_1"]),
     ],
-    ids=["two rules", "no image", "numbers", "a number at the end", "two images"],
+    ids=[
+        "two rules",
+        "no image",
+        "numbers",
+        "a number at the end",
+        "patients",
+        "another number",
+        "a side",
+        "two images",
+    ],
 )
 def test_what_is_not_certain_is_no_rule(images: list[str], masks: list[str]) -> None:
     assert shared_rule(images, masks) is None

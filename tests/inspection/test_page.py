@@ -113,7 +113,7 @@ def test_volumes_and_large_folders(tmp_path: Path) -> None:
 def test_broken_folder_still_has_a_page(tmp_path: Path) -> None:
     shown = Page(page(check_folder(tmp_path / "nowhere")))
     assert "does not exist" in shown.text
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match="a folder was found"):
         write_page(CheckReport(), tmp_path)
 
 

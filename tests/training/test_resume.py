@@ -188,7 +188,7 @@ def test_a_checkpoint_of_another_class_count_is_refused(data: Path, tmp_path: Pa
     for i in range(4):
         save_picture(data / "masks" / f"case_{i}.png", make_label(classes=2))
     with pytest.raises(InputError, match=r"checkpoint\.pt: a checkpoint of 3 classes was found, but expected 2"):
-        resume(folder.path, steps=4, quiet=True)
+        resume(folder.path, steps=4, quiet=True, accept_changes=True)
 
 
 def test_a_broken_checkpoint_is_told(data: Path, tmp_path: Path) -> None:

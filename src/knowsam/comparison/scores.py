@@ -14,6 +14,7 @@ from knowsam.data.lists import grouped, natural_key, natural_sorted
 from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.evaluation.metrics import METRICS, ClassScore, ScoreStatus
+from knowsam.presentation.text import count_clause
 from knowsam.runs.folder import RunFolder
 
 Part = Literal["test", "validation"]
@@ -101,7 +102,12 @@ def score_run(run: RunFolder) -> ScoredRun:
         assert volume.truth is not None
         results.append(score_arrays(volume.name, [volume.label], [volume.truth], coding.classes, volume.spacing_mm))
     unscored = [stem for stem in split.test if folder.cases[stem].label is None] if part == "test" else []
-    notes = [f"{len(unscored)} images of the test list have no mask and were not scored."] if unscored else []
+    notes = []
+    if unscored:
+        said = count_clause(
+            len(unscored), "image", "of the test list has no mask and was", "of the test list have no mask and were"
+        )
+        notes.append(f"{said} not scored.")
     held = held_classes(pixels)
     results = [leave_out_absent(one, held) for one in results]
     notes += absent_class_notes(results, coding.names, held)

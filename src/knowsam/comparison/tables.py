@@ -156,13 +156,14 @@ def footnotes(results: Results) -> list[str]:
 def _scored_on(results: Results) -> str:
     if results.part == "test":
         return (
-            f"Test numbers: {results.cases} cases of test.txt, each scored once, at native size, with the network that"
-            " was best on validation."
+            f"Test numbers: {count_text(results.cases, 'case')} of test.txt, scored once, at native size, with the"
+            " network that was best on validation."
         )
     drawn = " They are drawn anew for each seed." if results.drawn_by_seed else ""
     return (
         "VALIDATION NUMBERS, no test numbers: there is no test.txt with masks, so these are scores of the"
-        f" {results.cases} cases on which the best checkpoint of each run was chosen, and flatter every row.{drawn}"
+        f" {count_text(results.cases, 'case')} on which the best checkpoint of each run was chosen, and flatter every"
+        f" row.{drawn}"
     )
 
 

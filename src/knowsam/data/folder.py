@@ -28,7 +28,7 @@ from knowsam.data.prefixes import GroupBy, prefix_of, volume_of
 from knowsam.data.series import FoundSeries, mask_stem, scan_series, segmentation_warnings
 from knowsam.errors import InputError
 from knowsam.io import IMAGE_SUFFIXES, file_suffix
-from knowsam.presentation.text import first_few
+from knowsam.presentation.text import count_clause, first_few
 
 LISTS = ("train", "val", "test")
 LAYOUT_ADVICE = (
@@ -210,7 +210,8 @@ def _scan_ssl4mis(root: Path) -> DataFolder:
         if val is not None or test is not None:
             held = {cases[stem].group for stem in (val or []) + (test or [])}
             train = [stem for stem in train if cases[stem].group not in held]
-        notes.append(f"No train_slices.list: {len(train)} files of data/slices are used for training.")
+        used = count_clause(len(train), "file", "of data/slices is", "of data/slices are")
+        notes.append(f"No train_slices.list: {used} used for training.")
     folder = DataFolder(root, cases, train, val, test, notes, warnings, groups_stated=True)
     # Here a group is only guessed from the file name, unless groups.csv states it.
     _check_lists(folder, leak_is_error=bool(table))
@@ -224,8 +225,9 @@ def _unknown_layout(root: Path) -> InputError:
         return InputError(f"{root}: the folder is empty; {LAYOUT_ADVICE}.")
     pictures = [name for name in names if file_suffix(name)]
     if pictures:
+        lying = count_clause(len(pictures), "image", "lies", "lie")
         return InputError(
-            f"{root}: {len(pictures)} images lie directly in the folder ({first_few(pictures, 2)}); "
+            f"{root}: {lying} directly in the folder ({first_few(pictures, 2)}); "
             f"{LAYOUT_ADVICE}; move them to images/ and their masks to masks/."
         )
     return InputError(f"{root}: no images/ folder found (found: {first_few(names, 5)}); {LAYOUT_ADVICE}.")
@@ -262,7 +264,7 @@ def _list_files(
         files[stem] = path
     if found.others:
         warnings.append(
-            f"{folder}: {len(found.others)} files are of no known image format and left aside "
+            f"{folder}: {count_clause(len(found.others), 'file', 'is', 'are')} of no known image format and left aside "
             f"({first_few(found.others)})."
         )
     if found.subfolders and not subfolders_expected:
@@ -351,10 +353,8 @@ def _note_participation(folder: DataFolder) -> None:
     if folder.train is not None:
         outside = [s for s in folder.cases if s not in listed and not folder.in_unlabelled_folder(s)]
         if outside:
-            folder.notes.append(
-                f"{len(outside)} images are in no list and take no part ({first_few(outside)});"
-                " unlabelled/ always does."
-            )
+            taking = count_clause(len(outside), "image", "is in no list and takes", "are in no list and take")
+            folder.notes.append(f"{taking} no part ({first_few(outside)}); unlabelled/ always does.")
     held = {folder.cases[s].group for s in (folder.val or []) + (folder.test or [])}
     shadowed = [
         stem
@@ -363,11 +363,10 @@ def _note_participation(folder: DataFolder) -> None:
     ]
     if shadowed:
         folder.notes.append(
-            f"{len(shadowed)} images are left out of training, since their group is in the validation or "
-            f"test list ({first_few(shadowed)})."
+            f"{count_clause(len(shadowed), 'image', 'is', 'are')} left out of training, since the group is in the "
+            f"validation or test list ({first_few(shadowed)})."
         )
     maskless = [stem for stem in folder.val or [] if folder.cases[stem].label is None]
     if maskless:
-        folder.warnings.append(
-            f"{len(maskless)} images of the validation list have no mask and cannot be scored ({first_few(maskless)})."
-        )
+        lacking = count_clause(len(maskless), "image", "of the validation list has", "of the validation list have")
+        folder.warnings.append(f"{lacking} no mask and cannot be scored ({first_few(maskless)}).")

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from knowsam.errors import InputError
 from knowsam.io import file_stem
-from knowsam.presentation.text import first_few
+from knowsam.presentation.text import count_clause, first_few
 
 Item = TypeVar("Item")
 
@@ -56,9 +56,8 @@ def read_groups(path: Path, known: Collection[str], warnings: list[str]) -> dict
         warnings.append(f"{path}: {len(without_image)} stems have no image ({first_few(without_image)}).")
     without = [stem for stem in known if stem not in table]
     if without:
-        warnings.append(
-            f"{path}: {len(without)} images are not in it and are grouped by their names ({first_few(without)})."
-        )
+        said = count_clause(len(without), "image", "is", "are")
+        warnings.append(f"{path}: {said} not in it and grouped by name ({first_few(without)}).")
     return table
 
 

@@ -2,7 +2,8 @@
 
 Equal names are certain. A *rule of names* is taken by itself if no mask has the name of an image, every mask has its
 image by the one rule, and no two masks have the same: `a_mask` for `a`, `mask_a` for `a`, `a.png` for `a` (a file
-`a.png.png`), `a` for `a_0000`, `mask_a` for `img_a`. In any other case a rule only serves a hint.
+`a.png.png`), `a` for `a_0000`, `mask_a` for `img_a` (but `smith_1` is no mask of `jones_1`). In any other case a rule
+only serves a hint.
 """
 
 from __future__ import annotations
@@ -13,6 +14,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 TOKEN = re.compile(r"[^_\-. ]+")
+OF_MASKS = (
+    "mask masks seg segm segmentation segmented label labels labelled lbl gt truth groundtruth manual anno annot "
+    "annotation contour lesion roi target expert"
+)
+OF_IMAGES = "image images img imgs im input raw orig original photo picture pic scan training"
+MASK_WORDS, IMAGE_WORDS = frozenset(OF_MASKS.split()), frozenset(OF_IMAGES.split())
+"""Small letters; where a part stands for another, one of these must say that it is a mask's or an image's."""
+
 FIRST_CHANNEL = "_0000"
 """What nnU-Net adds to the name of an image of one channel."""
 
@@ -89,7 +98,7 @@ class _Index:
         self.gaps: dict[tuple[str, int, str], list[tuple[str, str]]] = defaultdict(list)
         for image in images:
             for rest, part, end in _without_a_part(image):
-                if end != -1 or part == FIRST_CHANNEL or re.search(r"[^\W\d_]", part):
+                if part == FIRST_CHANNEL or _has_word(part, IMAGE_WORDS):
                     self.shorter[rest].append((NameRule(part, "", end), image))
             for before, number, token, after in _gaps(image):
                 self.gaps[before, number, after].append((token, image))
@@ -102,7 +111,7 @@ class _Index:
         yield from self.shorter.get(mask, ())
         for before, number, token, after in _gaps(mask):
             for other, image in self.gaps.get((before, number, after), ()):
-                if other != token:
+                if other != token and (_has_word(token, MASK_WORDS) or _has_word(other, IMAGE_WORDS)):
                     yield NameRule(other, token, number), image
 
 
@@ -126,6 +135,10 @@ def _gaps(name: str) -> Iterable[tuple[str, int, str, str]]:
             before, after = name[: found.start()], name[end:]
             if re.search(r"\w", before + after):
                 yield before, number, name[found.start() : end], after
+
+
+def _has_word(token: str, words: Collection[str]) -> bool:
+    return any(word in words for word in re.findall(r"[^\W\d_]+", token.lower()))
 
 
 def _plain(name: str) -> str:

@@ -151,8 +151,9 @@ def _match(predictions: Path, truth: Path) -> tuple[list[_Pair], list[str], list
     common = natural_sorted(truth_files.keys() & prediction_files.keys())
     if not common:
         raise InputError(
-            f"{predictions}: none of its {len(prediction_files)} predictions ({first_few(prediction_files, 2)}) "
-            f"has the name of one of the {len(truth_files)} files in {truth} ({first_few(truth_files, 2)}); "
+            f"{predictions}: none of its {count_text(len(prediction_files), 'prediction')} "
+            f"({first_few(prediction_files, 2)}) has the name of one of {count_text(len(truth_files), 'file')} "
+            f"in {truth} ({first_few(truth_files, 2)}); "
             "expected equal names without suffix; rename one side."
         )
     return (

@@ -242,10 +242,11 @@ def predict_files(
         try:
             written = write_label(
                 target,
-                predictor.info.file_values(prediction.label),
+                prediction.label,
                 image,
                 predictor.info.class_names,
                 mask_format,
+                predictor.info.mask_values,
             )
         except InputError as error:
             yield PredictedFile(path, None, str(error), folder=folder)

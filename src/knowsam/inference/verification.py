@@ -17,6 +17,7 @@ from knowsam.inference.files import list_inputs
 from knowsam.inference.predictor import SLICES_PER_PASS
 from knowsam.io import read_image
 from knowsam.networks import SegmentationNetwork
+from knowsam.presentation.text import count_text
 
 TOLERANCE = 1e-4
 """Largest difference of a probability: 100 times what two libraries' float32 convolutions were seen to differ by."""
@@ -43,10 +44,10 @@ class Verification:
     ties: int = 0
 
     def __str__(self) -> str:
-        ties = f", {self.ties} pixels at a student's tie left out" if self.ties else ""
+        ties = f", {count_text(self.ties, 'pixel')} at a student's tie left out" if self.ties else ""
         return (
             f"largest difference from torch {self.largest:.1e} (tolerance {TOLERANCE:.0e})"
-            f" on {self.images} images{ties}"
+            f" on {count_text(self.images, 'image')}{ties}"
         )
 
 

@@ -21,6 +21,12 @@ FRAME_VALUE = 0.08
 FRAME_STEP = 0.05
 """Largest difference between neighbouring cells of a frame."""
 
+ONE_PIECE = 0.8
+"""Share of what a frame leaves that must hang together; a logo or a scale may lie in the frame."""
+
+SMALLEST_PICTURE = 0.25
+"""Least share of the thumbnail that a frame leaves."""
+
 FRAME_EDGE = 2
 """Cells at the edge of a frame that are part of it: they show a mixture, and the picture fades there."""
 
@@ -184,8 +190,21 @@ def frame(thumbnails: np.ndarray) -> np.ndarray:
     inner[(slice(1, -1),) * axes] = True
     neighbours = np.zeros((3,) * (1 + axes), bool)
     neighbours[1] = ndimage.generate_binary_structure(axes, 1)
-    outside = ndimage.binary_propagation(even & ~inner, structure=neighbours, mask=even)
+    outside = np.asarray(ndimage.binary_propagation(even & ~inner, structure=neighbours, mask=even))
+    for one in outside:
+        if not _is_one_piece(~one):
+            one[:] = False
     return np.asarray(ndimage.binary_dilation(outside, structure=neighbours, iterations=FRAME_EDGE))
+
+
+def _is_one_piece(shown: np.ndarray) -> bool:
+    """False for what consists of pieces, or is small: things on a dark ground, which is no frame."""
+    from scipy import ndimage
+
+    if shown.all():
+        return True
+    largest = int(np.bincount(ndimage.label(shown)[0].ravel())[1:].max(initial=0))
+    return largest >= ONE_PIECE * int(shown.sum()) and largest >= SMALLEST_PICTURE * shown.size
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ TYPICAL_HISTOGRAM = 0.5
 """Median correlation with the set's histogram from which there is a typical one."""
 
 TYPICAL_PLACES = 0.3
-"""Median correlation with the set's mean thumbnail from which the images show the same things in the same places."""
+"""Median correlation with the others' mean thumbnail from which the images show the same things in the same places."""
 
 OPPOSITE_PLACES = 0.15
 """Share of the median correlation with the mean thumbnail that a negative's must lie below 0."""
@@ -83,7 +83,8 @@ def find_negatives(thumbnails: np.ndarray, chroma: np.ndarray | None = None) -> 
         return Negatives(none)
     values = _stretched(thumbnails)
     histogram, has_typical = _reversed_histogram(values)
-    places = _correlation(values, np.mean(values, axis=0))
+    # Of a small set, each image would be like a mean that it is part of.
+    places = _correlation(values, (number * np.mean(values, axis=0) - values) / (number - 1))
     usual = float(np.median(places))
     in_places = usual >= TYPICAL_PLACES
     brightness = histogram - places if in_places else np.zeros(number, np.float32)
@@ -132,8 +133,9 @@ def _opposite_hue(chroma: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     return total / chroma.shape[1] >= FAINTEST * strength, share <= OPPOSITE_COLOUR
 
 
-def _correlation(rows: np.ndarray, one: np.ndarray) -> np.ndarray:
-    """`(N,)` Pearson correlation of each row with one vector."""
+def _correlation(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """`(N,)` Pearson correlation of each row with the same row of the others, or with one vector."""
     rows = rows - rows.mean(axis=1, keepdims=True)
-    one = one - one.mean()
-    return rows @ one / np.maximum(np.linalg.norm(rows, axis=1) * np.linalg.norm(one), 1e-9)
+    others = others - others.mean(axis=-1, keepdims=True)
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(others, axis=-1)
+    return (rows * others).sum(axis=1) / np.maximum(lengths, 1e-9)

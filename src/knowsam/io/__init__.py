@@ -163,6 +163,7 @@ def write_label(
     like: MedicalImage,
     class_names: Sequence[str] | None = None,
     as_format: MaskFormat | None = None,
+    values: Sequence[int] | None = None,
 ) -> Path:
     """Write a label map in the format and geometry of the image it belongs to.
 
@@ -173,6 +174,8 @@ def write_label(
             HDF5, DICOM -> DICOM segmentation.
         class_names: Background first; only DICOM stores them.
         as_format: Another format than the image's own: `"nifti"` for a DICOM volume.
+        values: What stands in the file for label 0, 1, ..., at most 65535; None: the label itself. DICOM numbers its
+            segments without gaps and names them: there the label always stands for itself.
 
     Returns:
         The file written; it appears whole or not at all.
@@ -188,8 +191,10 @@ def write_label(
         raise InputError(
             f"{like.path}: the label has values {label.min()}..{label.max()}, expected 0..65535 to write it."
         )
-    narrow = label.astype(np.uint8 if not label.size or int(label.max()) <= 255 else np.uint16)
     reader = _writer(like, as_format)
+    if values is not None and reader is not DICOM:
+        label = np.array(values)[label]
+    narrow = label.astype(np.uint8 if not label.size or int(label.max()) <= 255 else np.uint16)
     if reader is DICOM:
         return dicom.write_label(Path(path_without_suffix), narrow, like, class_names)
     return reader.write_label(Path(path_without_suffix), narrow, like)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -121,7 +122,7 @@ def load_calibration(student: Path) -> CalibrationStatus:
         InputError: If `calibration.json` is no calibration.
     """
     path = student.with_name("calibration.json")
-    advice = f"run `knowsam calibrate {student.parent}`."
+    advice = f"run `knowsam calibrate {shlex.quote(str(student.parent))}`."
     if not path.exists():
         return CalibrationStatus(None, None, f"there is no {path}; where the run and its data are, {advice}")
     try:

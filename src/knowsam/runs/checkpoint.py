@@ -13,8 +13,9 @@ from knowsam.storage import whole_file
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write the state of a run atomically: a kill at any moment leaves the last checkpoint whole."""
-    with whole_file(path) as temporary:
-        torch.save(state, temporary)
+    # Into an open file: given a path, torch hides the cause of a failed write, such as a full disk.
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class RunFolder:
         if self.config.exists():
             raise InputError(
                 f"{self.path}: another run was found, but expected a new or empty folder; choose another --out,"
-                f" or continue that run with `knowsam train --resume {self.path}`."
+                f" or continue that run with `knowsam train --resume {shlex.quote(str(self.path))}`."
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(

@@ -52,8 +52,8 @@ class TrainingDisplay:
         split = data.split
         unlabelled = 0 if data.unlabelled is None else len(data.unlabelled)
         self.console.print(
-            f"{config.data.path}: {len(data.labelled)} labelled and {unlabelled} unlabelled images,"
-            f" {len(data.validation)} validation volumes ({len(split.val)} files), classes"
+            f"{config.data.path}: {len(data.labelled)} labelled and {count_text(unlabelled, 'unlabelled image')},"
+            f" {count_text(len(data.validation), 'validation volume')} ({count_text(len(split.val), 'file')}), classes"
             f" {', '.join(data.coding.names)}"
         )
         used = len(split.labelled) + len(split.val)
@@ -131,7 +131,7 @@ class TrainingDisplay:
         for number, one in enumerate(scored, start=1):
             yield one
             if number < volumes and self.line_due():
-                self.console.print(f"step {step}: validating, {number} of {volumes} volumes")
+                self.console.print(f"step {step}: validating, {number} of {count_text(volumes, 'volume')}")
 
     def validated(self, step: int, scores: ValidationScores) -> None:
         """One line per validation."""
@@ -153,14 +153,15 @@ class TrainingDisplay:
             unlabelled: Whether there are images without a mask.
         """
         total = config.train.steps
+        quoted = shlex.quote(str(folder.path))
         if step < total:
             self.console.print(
-                f"stopped after step {step} of {total}; continue with: knowsam train --resume {folder.path}"
-                f"\nwhat it learned so far: knowsam report {folder.path}"
+                f"stopped after step {step} of {total}; continue with: knowsam train --resume {quoted}"
+                f"\nwhat it learned so far: knowsam report {quoted}"
             )
             return
         score = "" if best is None else f", best validation Dice {best:.3f}"
-        self.console.print(f"done: {step} steps{score}")
+        self.console.print(f"done: {count_text(step, 'step')}{score}")
         if report is not None:
             self.console.print(f"report:   {report}", markup=False)
         self.console.print(f"network:  {folder.student}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from knowsam.evaluation.scoring import ScoredVolume
@@ -30,5 +31,5 @@ def report_at_end(
             written = write_report(folder.path, progress=progress, scored=scored)
     except Exception as error:  # drawing is done by libraries that raise what they like
         reason = str(error) or type(error).__name__
-        return f"not written ({reason}); the run itself is whole, try: knowsam report {folder.path}"
+        return f"not written ({reason}); the run itself is whole, try: knowsam report {shlex.quote(str(folder.path))}"
     return str(written.path) if written.left_out is None else f"{written.path}, without cases: {written.left_out}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from knowsam.config import Config
@@ -64,7 +65,7 @@ def resume(
     if not Path(now).is_dir():
         raise InputError(
             f"{now}: no folder was found, but expected the data of {folder.path}; say where they are now with"
-            f" `knowsam train --resume {folder.path} --data DATA`."
+            f" `knowsam train --resume {shlex.quote(str(folder.path))} --data DATA`."
         )
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": now})})
     uses_unlabelled = load_method(config.method).uses_unlabelled
@@ -74,7 +75,7 @@ def resume(
         raise InputError(
             f"{now}: {first_few(changed)} {'is' if len(changed) == 1 else 'are'} not what {folder.path} began with, but"
             " expected the same files; restore them, or go on with what is there now:"
-            f" `knowsam train --resume {folder.path} --accept-changes`."
+            f" `knowsam train --resume {shlex.quote(str(folder.path))} --accept-changes`."
         )
     trainer = Trainer(config, folder, resume=True, quiet=quiet)
     if trainer.accelerator.is_main_process:

@@ -1,0 +1,94 @@
+"""Files are written whole, as UTF-8, and it is known beforehand whether they could be."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from knowsam.errors import InputError
+from knowsam.storage import (
+    require_writable_file,
+    require_writable_folder,
+    whole_file,
+    write_csv,
+    write_json,
+    write_text,
+)
+
+LATIN = os.fsdecode(b"caf\xe9_01")
+"""A file name that is not UTF-8, as Python has it."""
+
+
+def test_a_name_that_is_not_utf8_is_escaped_in_every_kind_of_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.html", f"<b>{LATIN} é</b>")
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == "<b>caf\\udce9_01 é</b>"
+    write_csv(tmp_path / "a.csv", ["case"], [{"case": LATIN}])
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [["case"], ["caf\\udce9_01"]]
+    write_json(tmp_path / "a.json", {"case": LATIN})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"case": LATIN}
+
+
+def test_a_file_in_the_way_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("")
+    for place in ("afile", "afile/deeper/still"):
+        with pytest.raises(InputError, match=r"a file was found .*, but expected a folder to write to"):
+            require_writable_folder(tmp_path / place)
+        with pytest.raises(InputError, match="a file was found"):
+            require_writable_file(tmp_path / place / "x.html", "x.html")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="but expected a folder"):
+        require_writable_folder(tmp_path / "gone")
+
+
+def test_a_closed_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def access(path: Path, mode: int) -> bool:
+        asked.append(Path(path))
+        assert mode == os.W_OK | os.X_OK
+        return False
+
+    monkeypatch.setattr(os, "access", access)
+    with pytest.raises(InputError, match=f"no permission to write into {tmp_path} was found"):
+        require_writable_folder(tmp_path / "new" / "run")
+    assert asked == [tmp_path]
+
+
+def test_what_can_be_written_passes_and_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old.html").write_text("old")
+    require_writable_folder(tmp_path)
+    require_writable_folder(tmp_path / "new" / "run")
+    require_writable_file(tmp_path / "old.html", "x.html")
+    monkeypatch.chdir(tmp_path)
+    require_writable_folder("relative/run")
+    require_writable_file("page.html", "x.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["old.html"]
+    with pytest.raises(InputError, match=r"a folder was found.*add check\.html\."):
+        require_writable_file(tmp_path, "check.html")
+
+
+def test_an_error_while_writing_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    def fill(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as error, whole_file(tmp_path / "a.txt") as temporary:
+        fill(temporary)
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(tmp_path / "a.txt")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError) as gone, whole_file(tmp_path / "no" / "a.txt") as temporary:
+        temporary.write_text("text")
+    assert gone.value.filename == str(tmp_path / "no" / "a.txt")
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error, whole_file(tmp_path / "a.txt"):
+        (tmp_path / "source.txt").read_text()
+    assert error.value.filename == str(tmp_path / "source.txt")
