@@ -107,6 +107,7 @@ def test_masks_are_those_of_predict_without_torch_and_knowsam(exported: Exported
         np.testing.assert_array_equal(first.affine, second.affine)
 
 
+@pytest.mark.slow
 def test_masks_have_the_values_of_the_training_masks(tmp_path: Path) -> None:
     student = make_student(tmp_path / "student.safetensors", mask_values=(0, 4, 300))
     written = export(student, tmp_path / "model.onnx").path
