@@ -382,6 +382,7 @@ def test_occupied_run_folder(tmp_path: Path, run: Path, capsys: Capture) -> None
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_class_count(tmp_path: Path, capsys: Capture) -> None:
     data, out = make_folder(tmp_path / "data", n_masks=6), tmp_path / "run"
     assert train_small(capsys, data, out).code == 0

@@ -12,6 +12,7 @@ from support.examples import load_example
 from support.folders import make_folder, make_image, save_picture
 
 
+@pytest.mark.slow
 def test_train_from_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = make_folder(tmp_path / "data")
     settings = ("train.steps=2", "train.batch=1+1", "data.size=32", "sam=none")

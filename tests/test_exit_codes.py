@@ -208,6 +208,7 @@ def test_a_terminal_of_another_encoding_gets_escapes(encoding: str, tmp_path: Pa
 # --- runs whose data moved or changed --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_its_data_are_now(tmp_path: Path, capsys: Capture) -> None:
     data, run = make_folder(tmp_path / "data", n_masks=6), tmp_path / "run"
     assert train_small(capsys, data, run).code == 0
@@ -234,6 +235,7 @@ def test_other_data_under_the_same_names_are_refused(tmp_path: Path, capsys: Cap
     assert "case_1 of the run's split is not there" in one_sentence(ended.err)
 
 
+@pytest.mark.slow
 def test_a_changed_mask_is_noticed_and_can_be_accepted(tmp_path: Path) -> None:
     data, run = make_folder(tmp_path / "data", n_images=8, n_masks=6), tmp_path / "run"
     arguments: dict[str, Any] = {"size": 32, "batch": (2, 2), "method": "mean_teacher", "sam": "none", "quiet": True}
@@ -258,6 +260,7 @@ def test_a_changed_mask_is_noticed_and_can_be_accepted(tmp_path: Path) -> None:
     assert package.resume(run, 5, quiet=True).steps == 5
 
 
+@pytest.mark.slow
 def test_a_run_from_before_there_was_a_record_goes_on(tmp_path: Path, capsys: Capture) -> None:
     data, run = make_folder(tmp_path / "data", n_masks=6), tmp_path / "run"
     assert train_small(capsys, data, run).code == 0

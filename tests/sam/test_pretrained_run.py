@@ -129,6 +129,7 @@ def test_a_base_that_cannot_be_used_leaves_nothing_behind(fault: str, data: Path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_was_loaded_is_said_at_the_start_and_a_relative_path_holds_from_any_directory(
     data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
