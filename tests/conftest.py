@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from knowsam.networks.registry import NETWORKS
 from support.exports import COTRAINED, ExportedFile, ShallowStudents, make_student
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start: equal sums need equal threads
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import h5py
@@ -86,3 +87,17 @@ def test_real_sample(shared_data: Path) -> None:
     assert image.is_volume
     assert image.spatial_shape == label.array.shape
     assert set(np.unique(label.array)) <= {0, 1, 2, 3}
+
+
+def test_a_broken_table_of_parts_is_refused_before_hdf5_follows_it(tmp_path: Path) -> None:
+    path, label = tmp_path / "a.h5", make_label((20, 24))
+    with h5py.File(path, "w") as file:
+        stored = file.create_dataset("label", data=label, chunks=(8, 8), compression="gzip")
+        part = stored.id.get_chunk_info(5)
+    np.testing.assert_array_equal(read_label(path).array, label)
+    entry = struct.pack("<IIQQQ", part.size, 0, *part.chunk_offset, 0)
+    raw = path.read_bytes()
+    assert raw.count(entry) == 1
+    path.write_bytes(raw.replace(entry, struct.pack("<IIQQQ", 0, 0, 0, 0, 0)))
+    with pytest.raises(InputError, match=r"a\.h5: the table of parts of dataset `label` is broken"):
+        read_label(path)

@@ -104,6 +104,8 @@ def _read(path: Path, name: str) -> np.ndarray:
                     "numbers of shape (H, W), (H, W, 3) or (D, H, W)."
                 )
             check_size(found.shape, path)
+            if not _chunks_are_sound(found, path.stat().st_size):
+                raise InputError(f"{path}: the table of parts of dataset `{name}` is broken; export or copy it again.")
             array = np.asarray(found[()])
     except InputError:
         raise
@@ -118,6 +120,18 @@ def _is_elsewhere(file: Any, found: Any, name: str) -> bool:
 
     linked = file.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_EXTERNAL
     return linked or found.is_virtual or found.external is not None
+
+
+def _chunks_are_sound(found: Any, file_size: int) -> bool:
+    """Whether every stored part is there once and inside the file; HDF5 believes its table and may end the process."""
+    if found.chunks is None:
+        return True
+    parts: list[Any] = []
+    found.id.chunk_iter(parts.append)
+    places = {part.chunk_offset for part in parts}
+    return len(places) == len(parts) and all(
+        part.size > 0 and part.byte_offset + part.size <= file_size for part in parts
+    )
 
 
 def _write(path_without_suffix: Path, name: str, array: np.ndarray) -> Path:
