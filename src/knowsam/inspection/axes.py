@@ -10,7 +10,7 @@ import numpy as np
 from knowsam.data.axes import axes_sentence, majority_axis
 from knowsam.inspection.examine import CaseFacts
 from knowsam.inspection.findings import CheckReport
-from knowsam.presentation.text import count_text
+from knowsam.presentation.text import count_clause
 
 MIRRORED, DIRECT = 0.5, 0.2
 """Two classes are each other's mirror image where their overlap is at least the first number once one is mirrored, and
@@ -43,13 +43,13 @@ def judge_axes(report: CheckReport) -> None:
         )
     doubtful = [one for one in report.examined if one.doubt]
     if doubtful:
-        has = (
-            "has a header that contradicts itself" if len(doubtful) == 1 else "have headers that contradict themselves"
+        said = count_clause(
+            len(doubtful), "image", "has a header that contradicts itself", "have headers that contradict themselves"
         )
         report.add(
             "warning",
             "header",
-            f"{count_text(len(doubtful), 'image')} {has}.",
+            f"{said}.",
             "Find out which part is right; distances in mm depend on it.",
             [one.case.stem for one in doubtful],
             [f"{one.case.image.name} {one.doubt}." for one in doubtful],
@@ -59,7 +59,7 @@ def judge_axes(report: CheckReport) -> None:
         report.add(
             "warning",
             "exif",
-            f"{count_text(len(either), 'image')} {'carries' if len(either) == 1 else 'carry'} an orientation tag and"
+            f"{count_clause(len(either), 'image', 'carries', 'carry')} an orientation tag and"
             " the mask none, and both fit either way: the mask is taken to be drawn on the stored pixels.",
             "If it was drawn in a viewer, which turns such images, save the image turned and without the tag.",
             either,

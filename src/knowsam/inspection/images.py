@@ -13,7 +13,7 @@ from knowsam.inspection.examine import CaseFacts
 from knowsam.inspection.findings import CheckReport, spacing_summary
 from knowsam.inspection.inverted import find_negatives
 from knowsam.io import file_suffix
-from knowsam.presentation.text import count_text, size_summary
+from knowsam.presentation.text import count_clause, count_text, size_summary
 
 SMALLEST_SIDE = 16
 """px; the students halve an image four times, so anything smaller is a thumbnail or a mistake."""
@@ -92,7 +92,7 @@ def judge_contrast(report: CheckReport) -> None:
             report.add(
                 "warning",
                 "inverted",
-                f"{count_text(len(stems), 'image')} {'looks' if len(stems) == 1 else 'look'} inverted, dark where the "
+                f"{count_clause(len(stems), 'image', 'looks', 'look')} inverted, dark where the "
                 f"others are bright{other}.",
                 "Look at them; invert those that are negatives (255 - value), keep what is meant.",
                 stems,
@@ -260,7 +260,7 @@ def _judge_mixtures(report: CheckReport, read: list[CaseFacts]) -> None:
         report.add(
             "warning",
             "uneven-volumes",
-            f"{count_text(len(uneven), 'volume')} {'has' if len(uneven) == 1 else 'have'} slices of different sizes,"
+            f"{count_clause(len(uneven), 'volume', 'has', 'have')} slices of different sizes,"
             " which `evaluate` cannot stack.",
             "If they are no slices of one scan, give each a volume of its own in groups.csv (stem,group,volume).",
             [one.case.stem for one in read if one.case.volume in uneven],

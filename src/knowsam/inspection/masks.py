@@ -11,7 +11,7 @@ from knowsam.data.mask_values import MaskFacts
 from knowsam.errors import InputError
 from knowsam.inspection.examine import CaseFacts
 from knowsam.inspection.findings import CheckReport, ClassCount, ValueCount
-from knowsam.presentation.text import count_text, share_text
+from knowsam.presentation.text import count_clause, count_text, share_text
 from knowsam.types import IGNORE
 
 RARE_GROUPS = 3
@@ -46,7 +46,7 @@ def judge_labels(report: CheckReport, spec: LabelSpec) -> None:
         report.add(
             "warning",
             "displaced",
-            f"{count_text(len(displaced), 'mask')} {'lies' if len(displaced) == 1 else 'lie'} elsewhere than "
+            f"{count_clause(len(displaced), 'mask', 'lies', 'lie')} elsewhere than "
             "the image by their affines; they are paired voxel by voxel all the same.",
             "Resample the masks onto their images, or correct the headers.",
             displaced,
@@ -243,7 +243,7 @@ def _judge_empty(report: CheckReport, coding: LabelCoding, readable: list[CaseFa
         report.add(
             "note",
             "empty-masks",
-            f"{count_text(len(empty), 'mask')} {'shows' if len(empty) == 1 else 'show'} background only: read as "
+            f"{count_clause(len(empty), 'mask', 'shows', 'show')} background only: read as "
             "'nothing to see here', not as 'not annotated yet'.",
             "Remove those that nobody has annotated: an image without a mask is unlabelled.",
             empty,
