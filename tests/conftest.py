@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from knowsam.networks.registry import NETWORKS
+from support.cli import make_trained_run
 from support.exports import COTRAINED, ExportedFile, ShallowStudents, make_student
 
 torch.set_num_threads(1)
@@ -38,6 +39,12 @@ def golden() -> Path:
 def shared_data() -> Path:
     """Folder of real images."""
     return _folder(SHARED / "data")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run: six images beside it in `data`, masks for case_0 to case_3, of which some validate."""
+    return make_trained_run(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="session")

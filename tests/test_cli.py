@@ -20,25 +20,11 @@ import tifffile
 import torch
 from PIL import Image
 
-from support.cli import knowsam, make_trained_run, train_small
+from support.cli import knowsam, one_sentence, train_small
 from support.comparisons import in_this_process
 from support.folders import make_folder, make_image, make_label, make_nifti_folder, save_nifti, save_picture
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_trained_run(tmp_path_factory.mktemp("trained"))
-
-
-def one_sentence(err: str) -> str:
-    """The single line on stderr, without the word `error:`."""
-    lines = err.strip().splitlines()
-    assert len(lines) == 1, err
-    assert lines[0].startswith("error: ")
-    assert lines[0].endswith((".", "?"))
-    return lines[0].removeprefix("error: ")
 
 
 # --- the main path -------------------------------------------------------------------------------------------------
@@ -678,3 +664,15 @@ def test_check_imports_no_network(tmp_path: Path) -> None:
     modules = modules_after("check", make_folder(tmp_path / "data"), "--quiet")
     assert "numpy" in modules
     assert not modules & {"torch", "matplotlib", "jinja2", "transformers"}
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_note_on_what_was_passed_over_is_printed_once(
+    words: tuple[str, ...], run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    save_picture(tmp_path / "new" / "a.png", make_image((32, 32)))
+    save_picture(tmp_path / "new" / "day1" / "b.png", make_image((32, 32)))
+    ended = knowsam(capsys, "predict", run, tmp_path / "new", "--out", tmp_path / "preds", *words)
+    assert ended.code == 0
+    assert ended.err.count("note: 1 subfolder with 1 image is not predicted (day1)") == 1
+    assert "note:" not in ended.out

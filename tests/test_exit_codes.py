@@ -14,23 +14,12 @@ import pytest
 
 import knowsam as package
 from knowsam import storage
-from support.cli import knowsam, make_trained_run, train_small
+from support.cli import knowsam, one_sentence, train_small
 from support.folders import make_folder, make_image, make_label, save_picture
 
 Capture = pytest.CaptureFixture[str]
 LATIN = os.fsdecode(b"caf\xe9_01")
 """A file name that is not UTF-8, as Python has it."""
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_trained_run(tmp_path_factory.mktemp("trained"))
-
-
-def one_sentence(err: str) -> str:
-    lines = err.strip().splitlines()
-    assert len(lines) == 1, err
-    return lines[0].removeprefix("error: ")
 
 
 # --- where output cannot be written ----------------------------------------------------------------------------------

@@ -236,9 +236,6 @@ def predict(
             print(f"all cases: {done.cases_file}")
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if not as_json and not quiet:
-        for note in done.notes:
-            print(f"note: {note}")
     for error in done.failed:
         _say_error(error)
     if done.failed:

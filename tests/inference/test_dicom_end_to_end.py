@@ -79,13 +79,6 @@ def test_train_predict_and_evaluate_without_a_word_of_the_patient(
     assert len((runs / "preds" / "series.csv").read_text().splitlines()) == 6
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from support.cli import make_trained_run
-
-    return make_trained_run(tmp_path_factory.mktemp("run"))
-
-
 def test_predictions_are_segmentations_or_nifti_by_choice(run: Path, tmp_path: Path) -> None:
     data = make_dicom_folder(tmp_path / "data", patients=2)
     predictor = Predictor(run, "cpu")

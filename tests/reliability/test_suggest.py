@@ -15,7 +15,7 @@ from PIL import Image
 from knowsam.errors import InputError
 from knowsam.networks.registry import build_network
 from knowsam.reliability.suggest import Candidate, choose_candidates, deepest_features, describe, find_candidates
-from support.cli import knowsam, make_trained_run
+from support.cli import knowsam
 from support.folders import make_folder, make_image, make_label, save_picture
 
 Capture = pytest.CaptureFixture[str]
@@ -87,12 +87,6 @@ def test_the_reason_says_what_is_unsure(disputed: float, entropy: float, said: s
     words = describe(candidate, 0.0, None, False)
     assert words.startswith("estimated Dice 0.50; ")
     assert said in words
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six images, masks for case_0 to case_3 of which some validate."""
-    return make_trained_run(tmp_path_factory.mktemp("trained"))
 
 
 def test_candidates_of_the_runs_own_data(run: Path) -> None:

@@ -52,3 +52,12 @@ def make_trained_run(root: Path) -> Path:
     values = {"method": "supervised", "sam": "none", "data": {"path": str(data), "size": 32}}
     train(resolve_config(values, {"train": {"steps": 2, "batch": "2+2", "report": False}}), root / "run", quiet=True)
     return root / "run"
+
+
+def one_sentence(err: str) -> str:
+    """The single line on stderr, without the word `error:`."""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert lines[0].endswith((".", "?"))
+    return lines[0].removeprefix("error: ")
