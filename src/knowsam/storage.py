@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,12 @@ def require_writable_file(path: str | Path, example: str) -> None:
     if path.is_dir():
         raise InputError(f"{path}: a folder was found, but expected the name of a file to write; add {example}.")
     require_writable_folder(path.parent)
+
+
+def checksum(path: Path, digest: str | Callable[[], Any] = "sha256") -> str:
+    """Return the hash of a file, read in pieces, in hexadecimal digits; `digest` as in `hashlib.file_digest`."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, digest).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,6 @@ the validation data. It belongs to the very weights it was measured with and say
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shlex
@@ -26,7 +25,7 @@ from knowsam.runs.cases import open_cases
 from knowsam.runs.device import resolve_device
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import StudentInfo, load_student
-from knowsam.storage import without_nan, write_json
+from knowsam.storage import checksum, without_nan, write_json
 
 CALIBRATION_FORMAT = 1
 
@@ -149,12 +148,6 @@ def is_calibrated(student: Path) -> bool:
     """Whether the calibration beside a student file was measured with that very student."""
     path = student.with_name("calibration.json")
     return path.exists() and json.loads(path.read_text(encoding="utf-8"))["student_sha256"] == checksum(student)
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _to_json(student: Path, info: StudentInfo, cases: Sequence[CalibrationCase]) -> dict[str, Any]:

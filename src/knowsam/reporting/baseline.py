@@ -10,6 +10,7 @@ import yaml
 from knowsam.config import Config
 from knowsam.errors import InputError
 from knowsam.methods import known_method
+from knowsam.presentation.text import size_text
 from knowsam.runs.record import RunRecord, Validation, read_run
 
 
@@ -101,7 +102,7 @@ def _compare(run: RunRecord, other: RunRecord, best: Validation) -> Baseline:
         config = one.config
         return {
             "labelled images": f"{len(one.split.labelled):,}",
-            "size": "x".join(map(str, config.data.size)),
+            "size": size_text(config.data.size),
             "steps": str(config.train.steps),
             "batch": "+".join(map(str, config.train.batch)),
             "seed": str(config.train.seed),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from hashlib import blake2b, file_digest
+from hashlib import blake2b
 from pathlib import Path
 
 from knowsam.data.folder import DataFolder
@@ -11,7 +11,7 @@ from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.runs.cases import cases_of
 from knowsam.runs.folder import RunFolder
-from knowsam.storage import write_json
+from knowsam.storage import checksum, write_json
 
 FORMAT = 1
 DIGEST_BYTES = 16
@@ -42,8 +42,7 @@ def file_hashes(folder: DataFolder, split: Split, unlabelled: bool) -> dict[str,
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, lambda: blake2b(digest_size=DIGEST_BYTES)).hexdigest()
+    return checksum(path, lambda: blake2b(digest_size=DIGEST_BYTES))
 
 
 def write_data_record(run: RunFolder, hashes: dict[str, str]) -> None:

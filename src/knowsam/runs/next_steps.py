@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from knowsam.config import Config, DataConfig, TrainConfig, default_validate_every
+from knowsam.presentation.text import size_text
 
 # Settings that decide on which images a run is validated, and when: two runs are comparable only if these are equal.
 KEPT_FOR_BASELINE = (
@@ -83,7 +84,7 @@ def baseline_command(run: Path, config: Config) -> NextCommand:
     data, train = config.data, config.train
     beside = (run.parent if run.name else Path("..")) / f"{run.resolve().name}-supervised"
     words = ["knowsam", "train", data.path, "--out", str(beside)]
-    words += ["--method", "supervised", "--size", "x".join(map(str, data.size)), "--steps", str(train.steps)]
+    words += ["--method", "supervised", "--size", size_text(data.size), "--steps", str(train.steps)]
     words += ["--batch", "+".join(map(str, train.batch)), "--seed", str(train.seed), "sam=none"]
     if data.labelled is not None:
         words += ["--labelled", str(data.labelled)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from knowsam.errors import InputError
+from knowsam.storage import checksum
 
 SHOWN_DIGITS = 12
 """Digits of a sha256 in messages; the run's files have all 64."""
@@ -89,10 +90,7 @@ def report_of(
 
 def weights_sha256(files: Sequence[Path]) -> str:
     """Return the sha256 of a weight file as `sha256sum` prints it; of several files, that of their names and sums."""
-    sums = {}
-    for path in files:
-        with path.open("rb") as file:
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    sums = {path.name: checksum(path) for path in files}
     if len(sums) == 1:
         return next(iter(sums.values()))
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
