@@ -57,7 +57,14 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
     # 30 % of the run, more where that is too few steps to learn anything, never more than 60 %.
     pretrain = min(0.6, max(0.3, PRETRAIN_STEPS / steps))
     return {
-        "train": {"optimiser": "adamw", "lr": 2e-3, "ema": 0.99, "pretrain": pretrain},
+        "train": {
+            "optimiser": "adamw",
+            "lr": 2e-3,
+            "ema": 0.99,
+            "pretrain": pretrain,
+            "flip": "auto",
+            "class_prior": True,
+        },
         "sam": {"lr": 1e-3, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5},
         "options": dict(method.short_options(pretrain)),
     }
@@ -205,9 +212,11 @@ class TrainConfig(_Section):
     """Momentum of `sgd`; `adamw` has none."""
     weight_decay: float = Field(1e-4, ge=0)
     """Weight decay of the students' optimiser; SAM has none."""
-    flip: Literal["both", "horizontal", "vertical", "none"] = "both"
+    flip: Literal["auto", "both", "horizontal", "vertical", "none"] = "both"
     """Mirroring: `horizontal` swaps left and right of a picture; `vertical` top and bottom, of axial slices left and
-    right."""
+    right; `auto`: both, but for those that turn round an order of classes which the labels always keep."""
+    class_prior: bool = False
+    """Networks begin at the share of each class in the labels (bias of the U-Net's and the V-Net's last layer)."""
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises from 0; 0: none."""
     ema: float = Field(0.0, ge=0, lt=1)

@@ -79,8 +79,9 @@ def judge_mirrored(report: CheckReport) -> None:
                 "warning",
                 "mirrored-classes",
                 f"{names[first]} and {names[second]} (mask values {first} and {second}) mirror each other: training"
-                f" flips images ({flip}), after which they cannot be told apart.",
-                f"If only their side tells them apart, set train.flip={keeps}.",
+                f" may flip images ({flip}), after which they cannot be told apart.",
+                f"If only their side tells them apart, set train.flip={keeps}; auto, the default of short runs, sees"
+                " to it where they always lie in the same order.",
             )
 
 

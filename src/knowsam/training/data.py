@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
 
 from knowsam.config import Config
+from knowsam.data.augment import Flip
 from knowsam.data.dataset import ScoringVolume, SliceStore, StepDataset, scoring_volumes
 from knowsam.data.folder import DataFolder, scan_folder
 from knowsam.data.labels import LabelCoding
 from knowsam.data.leaks import leak_warnings
+from knowsam.data.mirroring import allowed_flips
 from knowsam.data.preprocess import Preprocessing, preprocessing_of
 from knowsam.data.split import Split, make_split, parse_labelled
 from knowsam.io import read_image
@@ -34,6 +39,8 @@ class RunData:
         labelled: Store of labelled slices.
         unlabelled: Store of unlabelled slices, None if there are none.
         validation: Validation volumes, at native size.
+        class_shares: `(K,)` share of each class of the labelled pixels; None where `train.class_prior` is off.
+        flip: How training mirrors images: `train.flip`, or what `auto` came to.
         notes: Sentences for the user: what was inferred, what is unusual.
     """
 
@@ -42,6 +49,8 @@ class RunData:
     labelled: SliceStore
     unlabelled: SliceStore | None
     validation: list[ScoringVolume]
+    class_shares: Tensor | None
+    flip: Flip
     notes: list[str]
 
     def record(self, folder: RunFolder) -> None:
@@ -101,6 +110,9 @@ def load_data(
     advance = None if progress is None else progress(len(labelled) + len(unlabelled) + len(validation))
     labelled_store = SliceStore(labelled, preprocessing, cases.coding, data.cache_mb)
     labelled_store.fill(advance)
+    flip, flip_notes = choose_flip(config.train.flip, labelled_store, cases.coding)
+    notes += flip_notes
+    shares = class_shares(labelled_store, cases.coding.classes) if config.train.class_prior else None
     unlabelled_store = None
     if unlabelled:
         unlabelled_store = SliceStore(unlabelled, preprocessing, None, data.cache_mb)
@@ -110,7 +122,30 @@ def load_data(
     volumes = list(scoring_volumes(validation, preprocessing, cases.coding, advance))
     if not volumes:
         notes.append("No validation case: the last weights are kept, and no score is computed while training.")
-    return RunData(cases, preprocessing, labelled_store, unlabelled_store, volumes, notes)
+    return RunData(cases, preprocessing, labelled_store, unlabelled_store, volumes, shares, flip, notes)
+
+
+def choose_flip(asked: Flip | Literal["auto"], labelled: SliceStore, coding: LabelCoding) -> tuple[Flip, list[str]]:
+    """What `train.flip` means for these labels, and sentences about the flips that `auto` leaves out."""
+    if asked != "auto":
+        return asked, []
+    maps = (labelled[index][1] for index in range(len(labelled)))
+    flip, left_out = allowed_flips((label.numpy() for label in maps if label is not None), coding.classes)
+    return flip, [
+        f"Images are not mirrored ({name}): {coding.names[first]} and {coding.names[second]} always lie in the same"
+        " order in the labels; train.flip=both mirrors them all the same."
+        for name, (first, second) in left_out.items()
+    ]
+
+
+def class_shares(labelled: SliceStore, classes: int) -> Tensor:
+    """Share of each class of all labelled pixels at network size, `(K,)` float32; `IGNORE` counts nowhere."""
+    counts = torch.zeros(classes, dtype=torch.float64)
+    for index in range(len(labelled)):
+        label = labelled[index][1]
+        assert label is not None
+        counts += torch.bincount(label[label >= 0], minlength=classes)
+    return (counts / counts.sum().clamp(min=1)).float()
 
 
 def read_run_data(config: Config, folder: RunFolder, resume: bool, display: TrainingDisplay) -> RunData:

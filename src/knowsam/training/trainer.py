@@ -24,6 +24,7 @@ from knowsam.functional.schedules import linear_decay
 from knowsam.inference.forward import predict_all
 from knowsam.methods import Method
 from knowsam.networks import ema_decay, update_ema
+from knowsam.networks.class_prior import start_at_class_prior
 from knowsam.reliability.of_run import calibrate_run, is_calibrated, write_calibration
 from knowsam.runs.checkpoint import save_checkpoint
 from knowsam.runs.folder import RunFolder
@@ -99,6 +100,8 @@ class Trainer:
         method = build_method(config, self.data.preprocessing.channels, self.data.coding.classes)
         self.sam_base = None if method.sam is None else method.sam.teacher.base
         method = method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.data.class_shares is not None:
+            start_at_class_prior(method, self.data.class_shares)
         self.groups = method.parameter_groups()
         if self.sam_base is not None:
             sam_weights = [weight for group in self.groups if group.name == "sam" for weight in group.parameters]
@@ -108,8 +111,8 @@ class Trainer:
         self._wrapped: nn.Module = self.accelerator.prepare(method)
         self._prepared = {name: self.accelerator.prepare(optimiser) for name, optimiser in self.optimisers.items()}
         self.averaged = copy.deepcopy(method.student()).requires_grad_(False) if config.train.ema else None
-        self._weak = weak_augmentation(config.data.size, config.train.flip).to(device)
-        strong = strong_augmentation(config.data.size, config.train.flip).to(device)
+        self._weak = weak_augmentation(config.data.size, self.data.flip).to(device)
+        strong = strong_augmentation(config.data.size, self.data.flip).to(device)
         self._unlabelled_view = self._weak if method.unlabelled_view == "weak" else strong
 
     def fit(self) -> Run:
