@@ -49,6 +49,15 @@ def test_every_cell_is_done_once_and_never_again(data: Path) -> None:
     assert again.asked == []
 
 
+def test_what_may_flatter_every_score_is_asked_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_folder(tmp_path / "data", n_images=8, n_masks=6)
+    for path in [*(data / "images").iterdir(), *(data / "masks").iterdir()]:
+        number = int(path.stem[-1])
+        path.rename(path.with_name(f"p{number // 2}_{number}{path.suffix}"))
+    compare(data, tmp_path / "out", ["supervised", "knowsam"], labelled=[2], settings=SETTINGS, runner=FakeRunner())
+    assert " ".join(capsys.readouterr().err.split()).count("give --group-by prefix") == 1
+
+
 def test_added_seeds_and_methods_are_the_only_ones_done(data: Path) -> None:
     do(data, FakeRunner(), methods=["supervised"])
     runner = FakeRunner()

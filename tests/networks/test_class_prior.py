@@ -36,9 +36,9 @@ def test_a_v_net_begins_where_the_labels_are(seed: int) -> None:
     image, label = torch.rand(4, 1, 48, 48), torch.zeros(4, 48, 48, dtype=torch.long)
     label[:, 20:28, 20:30] = 1
     label[:, 30:34, 20:26] = 2
-    random = float(segmentation_loss(network(image), label))
+    random = segmentation_loss(network(image), label).item()
     start_at_class_prior(network, torch.bincount(label.flatten(), minlength=3) / label.numel())
-    assert float(segmentation_loss(network(image), label)) < random - 0.2
+    assert segmentation_loss(network(image), label).item() < random - 0.2
 
 
 def test_a_class_without_pixels_begins_at_the_floor_and_side_heads_too() -> None:

@@ -115,6 +115,19 @@ def test_candidates_of_hidden_masks(run: Path, tmp_path: Path) -> None:
     assert [case.stem for case in find_candidates(tmp_path / "run", data)[0]] == ["case_1", "case_2"]
 
 
+def test_groups_are_those_of_the_run(run: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for number, stem in enumerate(["p1_000", "p1_001", "p2_000", "p2_001"]):
+        save_picture(data / "images" / f"{stem}.png", make_image(seed=number))
+    save_picture(data / "masks" / "p1_000.png", make_label())
+    student = tmp_path / "run"
+    student.mkdir()
+    config = (run / "config.yaml").read_text()
+    for group_by, candidates in (("name", ["p1_001", "p2_000", "p2_001"]), ("prefix", ["p2_000", "p2_001"])):
+        (student / "config.yaml").write_text(config.replace("group_by: name", f"group_by: {group_by}"))
+        assert [case.stem for case in find_candidates(student, data)[0]] == candidates
+
+
 def test_candidates_of_other_folders(run: Path, tmp_path: Path) -> None:
     data = make_folder(tmp_path / "data", n_images=5, n_masks=1, groups=["a", "a", "b", "b", "c"])
     free, labelled = find_candidates(run, data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,11 @@ class GridDisplay:
         self._bar: Progress | None = None
         self._task: Any = None
         self._beat, self._current = Heartbeat(clock), ""
+
+    def notes(self, sentences: Iterable[str]) -> None:
+        """What is unusual about the data, said once for all cells."""
+        for sentence in sentences:
+            self.console.print(f"[yellow]note:[/yellow] {sentence}")
 
     def start(self, cells: int, done: int) -> None:
         """Say how many runs there are."""

@@ -17,6 +17,7 @@ from knowsam.comparison.outcome import OUTCOME_FILE, Outcome
 from knowsam.comparison.results import Results, read_results
 from knowsam.comparison.scores import cases_to_score
 from knowsam.data.folder import DataFolder
+from knowsam.data.leaks import leak_warnings
 from knowsam.data.split import Split
 from knowsam.errors import InputError
 
@@ -105,7 +106,9 @@ def compare(
             grid = join_grids(folder, asked)
             _check_splits(folder, grid, scanned, splits)
             folder.write(grid)
-            interrupted = _do_cells(folder, asked, entries, GridDisplay(quiet), runner)
+            display = GridDisplay(quiet)
+            display.notes(dict.fromkeys(note for split in splits.values() for note in leak_warnings(scanned, split)))
+            interrupted = _do_cells(folder, asked, entries, display, runner)
             return read_results(folder, interrupted)
     except BlockingIOError as error:
         raise InputError(

@@ -209,7 +209,10 @@ def find_candidates(run: Path, data: Path) -> tuple[list[Case], list[Case]]:
         return [
             Case(case_stem(path), path, None, volumes[case_stem(path)], volumes[case_stem(path)]) for path in files
         ], []
-    folder, split = scan_folder(data), _split_of(run, data)
+    split, config = _split_of(run, data), RunFolder(run).config
+    # Groups are what they were for the run: patients that were told by their prefix are chosen whole.
+    group_by = RunFolder(run).read_config().data.group_by if config.exists() else "name"
+    folder = scan_folder(data, group_by=group_by)
     if split is None:
         labelled = [case for case in folder.cases.values() if case.label is not None]
         free = [case for case in folder.cases.values() if case.label is None]
