@@ -13,6 +13,7 @@ from knowsam.config import (
     load_recipe,
     load_yaml,
     parse_overrides,
+    read_resolved,
     recipe_names,
     resolve_config,
 )
@@ -317,6 +318,20 @@ def test_a_resolved_configuration_does_not_change_its_preset_with_the_budget() -
     config = resolve_config({"train": {"steps": 5}})
     longer = resolve_config(config.model_dump(), {"train": {"steps": 10 * SHORT_BUDGET}})
     assert longer == config.model_copy(update={"train": config.train.model_copy(update={"steps": 10 * SHORT_BUDGET})})
+
+
+@pytest.mark.parametrize("method", ["supervised", "knowsam"])
+def test_a_setting_that_an_older_run_did_not_know_changes_nothing_in_it(method: str) -> None:
+    resolved = resolve_config({"method": method, "train": {"steps": 300, "lr": 0.004}, "data": {"path": "a"}})
+    assert read_resolved(resolved.model_dump(mode="json")) == resolved
+    older = resolved.model_dump(mode="json")
+    del older["train"]["class_prior"]
+    older["options"].pop("ugda_teacher", None)
+    read = read_resolved(older)
+    assert not read.train.class_prior
+    assert read.options.get("ugda_teacher", "sam") == "sam"
+    assert read.train.flip == "auto"
+    assert read.train.lr == 0.004
 
 
 def test_overrides_are_read_as_yaml() -> None:

@@ -297,16 +297,18 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
 def read_resolved(values: Mapping[str, Any]) -> Config:
     """A configuration as `resolve_config` once gave it, read back.
 
+    A setting that did not exist then has the value of its model, which changes nothing, not that of a preset.
+
     Whoever only reads a run need not know its method: one of a user's own may be registered in another process, and its
     file is not run for this.
 
     Raises:
         InputError: For an unknown key or a bad value.
     """
-    from knowsam.methods import METHODS
+    from knowsam.methods import METHODS, load_method
 
-    if METHODS.is_known(str(values.get("method"))):
-        return resolve_config(values)
+    if METHODS.is_known(name := str(values.get("method"))):
+        return resolve_config(Config(options=load_method(name).Options().model_dump(mode="json")).model_dump(), values)
     config, problems = _read(Config, values, "", _known_keys(Config))
     if config is None:
         raise InputError("configuration: " + " ".join(problems))
