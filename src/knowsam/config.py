@@ -216,7 +216,7 @@ class TrainConfig(_Section):
     """Mirroring: `horizontal` swaps left and right of a picture; `vertical` top and bottom, of axial slices left and
     right; `auto`: both, but for those that turn round an order of classes which the labels always keep."""
     class_prior: bool = False
-    """Networks begin at the share of each class in the labels (bias of the U-Net's and the V-Net's last layer)."""
+    """A V-Net begins at the share of each class in the labels (bias of its last layer)."""
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises from 0; 0: none."""
     ema: float = Field(0.0, ge=0, lt=1)

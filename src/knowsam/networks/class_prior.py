@@ -1,12 +1,11 @@
-"""Networks that begin at the share of each class, as the classifier of Lin et al. (2017, section 4.1) does."""
+"""V-Nets that begin at the share of each class, as the classifier of Lin et al. (2017, section 4.1) does."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from knowsam.networks.encoder_decoder import EncoderDecoder
-from knowsam.networks.side_heads import SideHeads
+from knowsam.networks.vnet import VNet
 
 SMALLEST_SHARE = 0.01
 """Rarer classes begin here: the pi of Lin et al."""
@@ -14,10 +13,10 @@ SMALLEST_SHARE = 0.01
 
 @torch.no_grad()
 def start_at_class_prior(module: nn.Module, shares: Tensor) -> None:
-    """Add the logarithm of each class's share to the last bias of every U-Net, V-Net and side head inside.
+    """Add the logarithm of each class's share to the last bias of every V-Net inside.
 
-    From random weights such a head needs about a hundred steps for nothing but to say "background" where nearly all is
-    background, the V-Net, whose head has 16 weights a class, the longest. Networks of other libraries stay as they are.
+    Its head has 16 weights a class. With some random weights it needs a hundred steps for nothing but to say
+    "background" where nearly all is background; the U-Net's, of 144, does not, and stays as it is, like all others.
 
     Args:
         module: Changed in place.
@@ -25,8 +24,6 @@ def start_at_class_prior(module: nn.Module, shares: Tensor) -> None:
     """
     prior = shares.clamp(min=SMALLEST_SHARE).log()
     for part in module.modules():
-        heads = [head[-1] for head in part.heads] if isinstance(part, SideHeads) else []
-        if isinstance(part, EncoderDecoder):
-            heads.append(part.head)
-        for head in heads:
-            head.bias.add_(prior.to(head.bias))
+        if isinstance(part, VNet):
+            assert part.head.bias is not None
+            part.head.bias.add_(prior.to(part.head.bias))

@@ -39,6 +39,7 @@ class VNet(EncoderDecoder):
     """
 
     stride: int = 16
+    head: nn.Conv2d
 
     def __init__(
         self,
