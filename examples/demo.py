@@ -37,7 +37,7 @@ from knowsam.presentation.text import count_text
 from knowsam.types import MedicalImage
 
 DATA = Path(__file__).resolve().parent / "data" / "hippocampus"
-STEPS = 300
+STEPS = 800
 """Training steps of each method."""
 SIZE = "48"
 """Height and width the networks work at, in pixels; a slice has about 35 x 50."""

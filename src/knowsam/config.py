@@ -65,7 +65,7 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
             "flip": "auto",
             "class_prior": True,
         },
-        "sam": {"lr": 1e-3, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5},
+        "sam": {"lr": 1e-3, "kd_ramp": True, "prompt_spoil": 0.5},
         "options": dict(method.short_options(pretrain)),
     }
 
