@@ -77,6 +77,8 @@ class FileHeader:
 def has_mark(path: Path) -> bool:
     """Tell whether a file is DICOM by the four letters behind its preamble."""
     try:
+        if not path.is_file():  # a FIFO would wait for ever
+            return False
         with path.open("rb") as file:
             return file.read(MARK_AT + len(MARK))[MARK_AT:] == MARK
     except OSError:
