@@ -16,8 +16,10 @@ The libraries behind the formats are imported inside the functions, so that impo
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -245,10 +247,17 @@ def write_map(path_without_suffix: str | Path, values: np.ndarray, like: Medical
     return _reader(like.path).write_map(Path(path_without_suffix), values.astype(np.float32), like)
 
 
+@cache
+def _quiet_libraries() -> None:
+    """What libraries think of a file is an error here, or does not matter; they would print it without its name."""
+    warnings.filterwarnings("ignore", module=r"(PIL|nibabel)(\.|$)")
+
+
 @contextmanager
 def _whatever_libraries_raise(path: Path) -> Iterator[None]:
     """One sentence for a broken file, by whatever error it makes the library behind its format stumble."""
     check_regular(path)
+    _quiet_libraries()
     try:
         yield
     except InputError:

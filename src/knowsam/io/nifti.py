@@ -15,6 +15,11 @@ it has it again.
 from __future__ import annotations
 
 import gzip
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -139,7 +144,8 @@ def largest_spacing_axis(spacing_mm: tuple[float, ...], shape: tuple[int, ...]) 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     try:
         with _open(path) as stream:
-            header, affine, raw, scaled = _read_stream(stream, path)
+            with _SAID.listening() as said:
+                header, affine, raw, scaled = _read_stream(stream, path)
             _check_rest(stream, path, raw.nbytes)
     except InputError:
         raise
@@ -147,11 +153,43 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         raise unreadable(path, KIND, error) from error
     keep_integers = raw.dtype.kind in "ui" and not scaled
     # Native byte order: torch takes no other.
-    array = raw.astype(raw.dtype.newbyteorder("=") if keep_integers else np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is infinite, which is refused
+        array = raw.astype(raw.dtype.newbyteorder("=") if keep_integers else np.float32, copy=False)
     shape = tuple(header.get_data_shape())
     array = array.reshape(shape[: _spatial_axes(shape)])
     geometry = geometry_of(header, affine, array.shape)
+    if not geometry.doubt and (codes := [text for text in said if "form_code" in text]):
+        geometry = replace(geometry, doubt=f"has a broken header ({codes[0]})")
     return geometry.as_read(array), geometry
+
+
+class _Said(logging.Filter):
+    """What nibabel says of a header while this thread reads it, kept from the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.local = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said: list[str] | None = getattr(self.local, "said", None)
+        if said is not None:
+            said.append(record.getMessage())
+        return said is None
+
+    @contextmanager
+    def listening(self) -> Iterator[list[str]]:
+        from nibabel.imageglobals import logger
+
+        logger.addFilter(self)
+        said: list[str] = []
+        self.local.said = said
+        try:
+            yield said
+        finally:
+            self.local.said = None
+
+
+_SAID = _Said()
 
 
 def _open(path: Path) -> Any:
