@@ -118,8 +118,8 @@ def read_dataset(path: Path, name: str) -> tuple[np.ndarray, None]:
                     f"{path}: dataset `{name}` has shape {found.shape} and dtype {found.dtype}; expected "
                     "numbers of shape (H, W), (H, W, 3) or (D, H, W)."
                 )
-            check_size(found.shape, path)
             _check_parts(found, name, path)
+            check_size(found.shape, path)
             allow_memory(2 * found.nbytes)
             array = np.asarray(found[()])
     except InputError:

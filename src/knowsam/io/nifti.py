@@ -218,10 +218,10 @@ def _read_stream(stream: Any, path: Path) -> tuple[Any, np.ndarray, np.ndarray, 
         )
     if min(shape) < 0:
         raise ValueError(f"a shape of {shape}")
-    check_size(shape[:axes], path)
     packed = DEFLATE if isinstance(stream, gzip.GzipFile) else 1
     needed = header.get_data_offset() + prod(map(int, shape)) * dtype.itemsize
     check_promise(shape[:axes], needed / packed, path.stat().st_size, path)
+    check_size(shape[:axes], path)
     proxy = ArrayProxy(stream, header.copy(), mmap=False)  # a mapped file that is cut meanwhile would end the process
     scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
     raw = np.asarray(proxy) if scaled else np.asarray(proxy.get_unscaled())

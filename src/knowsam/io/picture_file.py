@@ -33,10 +33,9 @@ _pillow_limit = threading.Lock()
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[ImageFile]:
-    """Open a picture with Pillow, under the limit of this package in place of Pillow's own.
+    """Open a picture with Pillow, without its limit of size: that of this package is looked at in `check_content`.
 
     Raises:
-        InputError: It is too large.
         OSError: It is missing or no picture.
     """
     from PIL import Image
@@ -48,7 +47,6 @@ def open_picture(path: Path) -> Iterator[ImageFile]:
         finally:
             Image.MAX_IMAGE_PIXELS = before
     with image:
-        check_size((image.height, image.width), path)
         yield image
 
 
@@ -61,7 +59,7 @@ def check_content(image: ImageFile, path: Path) -> None:
     """Hold an opened picture against its file: the size that it promises, and the checksums of PNG.
 
     Raises:
-        InputError: It promises more than its bytes can hold, a checksum is wrong, or its end is missing.
+        InputError: It promises more than its bytes can hold, is too large, a checksum is wrong, or its end is missing.
     """
     size, stored = (image.height, image.width), path.stat().st_size
     if image.format == "PNG":
@@ -75,6 +73,7 @@ def check_content(image: ImageFile, path: Path) -> None:
     elif image.format in PIXELS_PER_BYTE:
         plain = image.tile and image.tile[0][0] == "raw"  # BMP without compression, of 1 bit or more
         check_promise(size, image.height * image.width / (8 if plain else PIXELS_PER_BYTE[image.format]), stored, path)
+    check_size(size, path)
 
 
 def png_depth(path: Path) -> int:

@@ -98,7 +98,6 @@ def _check_tags(file: Any, page: Any, path: Path) -> None:
 
 
 def _check_tiff_page(page: Any, path: Path, as_label: bool) -> None:
-    check_size((page.imagelength, page.imagewidth), path)
     if (strips := len(page.dataoffsets)) != prod(page.chunked):
         raise InputError(
             f"{path}: {strips} parts of the picture were found, but its header promises {prod(page.chunked)}; the TIFF"
@@ -125,6 +124,7 @@ def _check_parts(page: Any, path: Path) -> None:
     bits = prod((page.imagelength, page.imagewidth, page.samplesperpixel, _bits(page)))
     most = EXPANSION.get(int(page.compression), MOST_EXPANSION)
     check_promise((page.imagelength, page.imagewidth), bits / 8 / most, sum(page.databytecounts), path)
+    check_size((page.imagelength, page.imagewidth), path)
     if page.is_tiled:  # a tile may be much larger than what is seen of it
         check_size((page.tilelength, page.tilewidth), path)
 
