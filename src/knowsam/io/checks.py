@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def unreadable(path: Path, kind: str, error: Exception) -> InputError:
         return InputError(f"{path}: this is a folder; expected a {kind}.")
     if isinstance(error, MemoryError):
         return InputError(f"{path}: memory ran out while it was read; expected enough for it; cut it into tiles.")
-    if isinstance(error, OSError) and error.errno is not None:  # of the system; libraries give no number
+    # An error of the system has a number; a place that a broken file makes a library go to is an invalid argument.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         return InputError(
             f"{path}: could not be read ({error.strerror}), but expected a {kind}; mend that and repeat the command."
         )
