@@ -124,8 +124,8 @@ def _model_class(folder: Path) -> Any:
         ) from error
     if kind not in kinds:
         raise InputError(
-            f"{path}: a model of type {quoted(kind)} was found, but expected one of {', '.join(kinds)}; give the folder of"
-            " a SamModel or SamHQModel."
+            f"{path}: a model of type {quoted(kind)} was found, but expected one of {', '.join(kinds)}; give the"
+            " folder of a SamModel or SamHQModel."
         )
     return kinds[kind]
 
