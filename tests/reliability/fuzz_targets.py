@@ -15,7 +15,121 @@ SHAPE = (20, 24)
 
 def all_targets(folder: Path) -> list[Target]:
     """Every kind of file, valid ones written below `folder`."""
-    return reader_targets(folder)
+    return [*reader_targets(folder), *run_targets(folder / "finished"), *sam_targets(folder / "sam")]
+
+
+def run_targets(folder: Path) -> list[Target]:
+    """The files of a finished run, of its data folder and of a command line."""
+    from support.cli import make_trained_run
+
+    run = make_trained_run(folder)
+    data = folder / "data"
+    (data / "groups.csv").write_text("".join(f"{row}\n" for row in ("stem,group,volume", "case_0,a,", "case_1,b,v")))
+    (data / "train.txt").write_text("case_0\ncase_2\n# no case\ncase_3\n")
+    command = folder / "command.txt"
+    command.write_text("train.lr=0.02\nsam=none\ndata.size=32x48\ntrain.steps=10\noptions.x=[1, 2]\n")
+    read = {
+        run / "config.yaml": _read_run,
+        run / "metrics.jsonl": _read_run,
+        run / "validation.jsonl": _read_run,
+        run / "environment.json": _read_run,
+        run / "split.json": _read_run,
+        run / "data.json": _changed_files,
+        run / "calibration.json": _calibration,
+        run / "student.safetensors": _student,
+        run / "checkpoint.pt": _checkpoint,
+        data / "groups.csv": _scan,
+        data / "train.txt": _scan,
+        command: _overrides,
+    }
+    return [
+        Target(f"run:{path.name}", [path], probe, text=path.suffix not in (".pt", ".safetensors"))
+        for path, probe in read.items()
+        if path.exists()
+    ]
+
+
+def _read_run(path: Path) -> str:
+    from knowsam.runs.record import read_run
+
+    return repr(read_run(path.parent).config)
+
+
+def _changed_files(path: Path) -> list[str]:
+    from knowsam.runs.data_record import changed_files
+    from knowsam.runs.folder import RunFolder
+
+    return changed_files(RunFolder(path.parent), {"image case_0": "0"})
+
+
+def _calibration(path: Path) -> str:
+    from knowsam.reliability.of_run import is_calibrated, load_calibration
+
+    student = path.with_name("student.safetensors")
+    is_calibrated(student)
+    return load_calibration(student).sentence()
+
+
+def _student(path: Path) -> Any:
+    import torch
+
+    from knowsam.runs.student_file import load_student
+
+    network, info = load_student(path)
+    with torch.no_grad():
+        return info.step, network(torch.zeros(1, info.preprocessing.channels, 32, 32)).shape
+
+
+def _checkpoint(path: Path) -> list[str]:
+    from knowsam.runs.checkpoint import load_checkpoint
+
+    return sorted(map(str, load_checkpoint(path)))
+
+
+def _scan(path: Path) -> str:
+    from knowsam.data.folder import scan_folder
+    from knowsam.data.split import make_split
+
+    return repr(make_split(scan_folder(path.parent)))
+
+
+def _overrides(path: Path) -> str:
+    """Each line as an argument of the command line; the file's name is none of its sentences' business."""
+    from knowsam.config import parse_overrides, resolve_config
+    from knowsam.errors import InputError
+
+    try:
+        return repr(resolve_config(parse_overrides(path.read_text("utf-8", "replace").splitlines())))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def sam_targets(folder: Path) -> list[Target]:
+    """A teacher's configuration, weights and list of weights, and an original checkpoint."""
+    from support.original_sam import save_original
+    from support.small_sam import small_sam
+
+    small_sam().save_pretrained(folder / "whole")
+    small_sam().save_pretrained(folder / "parts", max_shard_size="50KB")
+    original = save_original(folder / "original.pth")
+    return [
+        Target("sam:config.json", [folder / "whole" / "config.json"], _load_sam, text=True),
+        Target("sam:weights", [folder / "whole" / "model.safetensors"], _load_sam),
+        Target("sam:index", [folder / "parts" / "model.safetensors.index.json"], _load_sam, text=True),
+        Target("sam:original", [original], _load_original),
+    ]
+
+
+def _load_sam(path: Path) -> str:
+    from knowsam.sam.loading.hub import load_folder
+
+    return load_folder(path.parent, "mine")[1].source
+
+
+def _load_original(path: Path) -> str:
+    from knowsam.sam.loading.original import load_original
+
+    return load_original(path, "mine")[1].source
 
 
 def reader_targets(folder: Path) -> list[Target]:
