@@ -222,7 +222,10 @@ def run(
 ) -> Report:
     """Read mutated files until `stop(number)`; the child that does it is started anew when a file ends it."""
     report, number = Report(), 0
+    contents = {path: path.read_bytes() for target in targets for path in target.seeds}
     while not stop(number):
+        for path, content in contents.items():  # one that ended a child is still as it was changed
+            path.write_bytes(content)
         out, into = os.pipe()
         child = os.fork()
         if child == 0:
@@ -245,6 +248,8 @@ def run(
             number = last["number"] + 1
             last["finding"] = f"{last['target']}: the process ended with signal {os.WTERMSIG(status)}"
             _note(report, last, folder, keep)
+    for path, content in contents.items():
+        path.write_bytes(content)
     return report
 
 

@@ -153,11 +153,12 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         raise unreadable(path, KIND, error) from error
     keep_integers = raw.dtype.kind in "ui" and not scaled
     # Native byte order: torch takes no other.
-    with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is infinite, which is refused
-        array = raw.astype(raw.dtype.newbyteorder("=") if keep_integers else np.float32, copy=False)
     shape = tuple(header.get_data_shape())
-    array = array.reshape(shape[: _spatial_axes(shape)])
-    geometry = geometry_of(header, affine, array.shape)
+    # Too large for float32 is infinite, which is refused; an affine of such numbers says nothing.
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = raw.astype(raw.dtype.newbyteorder("=") if keep_integers else np.float32, copy=False)
+        array = array.reshape(shape[: _spatial_axes(shape)])
+        geometry = geometry_of(header, affine, array.shape)
     if not geometry.doubt and (codes := [text for text in said if "form_code" in text]):
         geometry = replace(geometry, doubt=f"has a broken header ({codes[0]})")
     return geometry.as_read(array), geometry

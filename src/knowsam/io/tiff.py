@@ -43,7 +43,7 @@ def read_tiff(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
         with tifffile.TiffFile(path, _multifile=False) as file:
             page: Any = file.pages[0]
             _check_tags(file, page, path)
-            _check_single(file, page, path)
+            _check_single(file, _count_pages(file, path), page, path)
             _check_tiff_page(page, path, as_label)
             _check_parts(page, path)
             try:
@@ -60,11 +60,29 @@ def read_tiff(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
         raise unreadable(path, KIND, error) from error
 
 
-def _check_single(file: Any, page: Any, path: Path) -> None:
+def _count_pages(file: Any, path: Path) -> int:
+    """How many pages there are, by the chain of their offsets, which tifffile follows in circles."""
+    layout, handle, seen = file.tiff, file.filehandle, set()
+    following = file.pages[0].offset
+    while following:
+        if following in seen or following + layout.tagnosize > handle.size:
+            raise InputError(
+                f"{path}: broken or truncated: its chain of pages leads back or behind its end; export or copy it again."
+            )
+        seen.add(following)
+        handle.seek(following)
+        count = struct.unpack(layout.tagnoformat, handle.read(layout.tagnosize))[0]
+        handle.seek(following + layout.tagnosize + count * layout.tagsize)
+        after = handle.read(layout.offsetsize)
+        following = struct.unpack(layout.offsetformat, after)[0] if len(after) == layout.offsetsize else 0
+    return len(seen)
+
+
+def _check_single(file: Any, pages: int, page: Any, path: Path) -> None:
     """Refuse a stack: several pages, or the planes that ImageJ and others store behind a single one."""
-    planes = sum(series.size for series in file.series) // page.size if page.size else 1
-    if len(file.pages) != 1 or planes > 1:
-        found = f"{len(file.pages)} pages" if len(file.pages) != 1 else f"{planes} planes in one page"
+    planes = sum(series.size for series in file.series) // page.size if page.size and pages == 1 else 1
+    if pages != 1 or planes > 1:
+        found = f"{pages} pages" if pages != 1 else f"{planes} planes in one page"
         raise InputError(
             f"{path}: a TIFF of {found}, a stack; expected one picture; save each plane as a file of its own, named"
             f" such as {path.stem}_z001.tif, or the stack as NIfTI."
