@@ -7,11 +7,13 @@ process.
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import warnings
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from io import BufferedReader, FileIO
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -114,6 +116,15 @@ def import_pydicom(path: Path) -> Any:
     return pydicom
 
 
+class _Clipped(BufferedReader):
+    """A file that is asked for no more than it holds: memory is taken for what is asked for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > PIECE:
+            size = min(size, os.fstat(self.fileno()).st_size)
+        return super().read(size)
+
+
 def open_dicom(path: Path, **options: Any) -> Any:
     """Read a DICOM file; no message quotes what is in it.
 
@@ -129,7 +140,8 @@ def open_dicom(path: Path, **options: Any) -> Any:
         # Some old exports have neither preamble nor mark.
         marked = has_mark(path)
         _check_deflated(path)
-        dataset = pydicom.dcmread(path, force=not marked, **options)
+        with _Clipped(FileIO(path)) as file:
+            dataset = pydicom.dcmread(file, force=not marked, **options)
         if not marked and "SOPClassUID" not in dataset:
             raise InputError(f"{path}: no DICOM file, whatever its name says; export it again, or remove it.")
     except InputError:

@@ -67,7 +67,7 @@ def _count_pages(file: Any, path: Path) -> int:
     while following:
         if following in seen or following + layout.tagnosize > handle.size:
             raise InputError(
-                f"{path}: broken or truncated: its chain of pages leads back or behind its end; export or copy it again."
+                f"{path}: broken or truncated: its chain of pages leads back or behind its end; export it again."
             )
         seen.add(following)
         handle.seek(following)
