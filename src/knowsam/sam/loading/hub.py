@@ -13,7 +13,7 @@ from torch import nn
 
 from knowsam.errors import InputError
 from knowsam.presentation.text import quoted, shortened
-from knowsam.sam.loading.report import LoadReport, report_of, require_finite, require_known_keys, weights_sha256
+from knowsam.sam.loading.report import LoadReport, report_of, require_known_keys, weights_sha256
 
 HUB_NAMES = {
     "vit_b": "facebook/sam-vit-base",
@@ -81,7 +81,6 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
         str(key): f"{list(found)} instead of {list(expected)}" for key, found, expected in info["mismatched_keys"]
     }
     require_known_keys(folder, list(info["missing_keys"]), list(info["unexpected_keys"]), mismatched)
-    require_finite(folder, sam)
     report = report_of(sam, name, source or str(folder), weights_sha256(files))
     return sam.eval(), report
 

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from knowsam.errors import InputError
 from knowsam.storage import checksum
 
@@ -120,24 +118,6 @@ def require_known_keys(
         raise InputError(
             f"{path}: {' and '.join(told)} were found, but expected every key of a SAM and no other; check that it is a"
             " whole SAM, SAM-HQ, MedSAM or SAM-Med2D checkpoint."
-        )
-
-
-def require_finite(path: Path, sam: nn.Module) -> None:
-    """Raise an error if a weight is NaN or infinite: every mask of such a SAM would be empty or full.
-
-    Args:
-        path: The file or directory.
-        sam: What was loaded from it.
-
-    Raises:
-        InputError: With the number of such tensors and the first of them.
-    """
-    broken = sorted(key for key, value in sam.state_dict().items() if not bool(value.isfinite().all()))
-    if broken:
-        raise InputError(
-            f"{path}: NaN or infinity was found in {len(broken)} of its tensors ({_first(broken)}), but expected finite"
-            " weights; copy or download it again."
         )
 
 
