@@ -98,3 +98,12 @@ def test_an_image_that_vanished_is_a_sentence(run: Path, tmp_path: Path, capsys:
     ended = knowsam(capsys, "predict", run, tmp_path / "gone.png", "--out", tmp_path / "out")
     assert ended.code == 2
     assert "gone.png" in one_sentence(ended.err)
+
+
+def test_a_single_input_that_is_no_file_is_named(
+    run: Path, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, said in (("pipe", "a FIFO was found"), ("gone", "there is no such file"), ("zero", "a device was found")):
+        ended = knowsam(capsys, "predict", run, mixed / f"{name}.png", "--out", tmp_path / "out")
+        assert ended.code == 2
+        assert said in one_sentence(ended.err)
