@@ -69,7 +69,7 @@ def test_signals_for_the_reading_program_do_not_end_it() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(process, number)
     assert read_apart("support.ending:chatter", PATH, "file", 5)[1] == [5, process]
-    assert os.getsid(process) != os.getsid(0)
+    assert os.getpgid(process) != os.getpgid(0)
 
 
 def test_one_that_died_while_nobody_asked_is_replaced() -> None:

@@ -4,7 +4,9 @@ Such a process is started at the first file that needs one and kept for the next
 time has its own. It gets a function's name and a path, and answers with one array and plain values. It is a fuse and
 no wall: it has the rights of the user.
 
-    python -c "from knowsam.io.apart import serve; serve()"      asked on stdin, answers on stdout, ends with stdin
+    python -c "from knowsam.io.apart import serve; serve(9)"
+
+is asked on stdin, answers on stdout, puts the array into the open file 9, and ends with stdin.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +37,7 @@ SECONDS = 120
 SPARE_BYTES = 1 << 29
 """Memory for whatever a library needs beside the pixels."""
 LENGTH = struct.Struct("<Q")
-START = "import sys; sys.path[:] = {path!r}; from knowsam.io.apart import serve; serve()"
+START = "import sys; sys.path[:] = {path!r}; from knowsam.io.apart import serve; serve({shelf})"
 
 Answer = tuple[np.ndarray, Any]
 
@@ -92,14 +95,21 @@ class _Helper:
     """The other process."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START.format(path=sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libtiff and others write there what they think of a file
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is for the reading process, which decides what to finish
-        )
+        # Through a pipe an array would take a change of process for every 64 kB.
+        self.shelf = os.memfd_create("knowsam") if hasattr(os, "memfd_create") else _temporary_file()
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", START.format(path=sys.path, shelf=self.shelf)],
+                pass_fds=[self.shelf],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # libtiff and others write there what they think of a file
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                process_group=0,  # Ctrl-C is for the reading process, which decides what to finish
+            )
+        except OSError:  # of these are too many open already
+            os.close(self.shelf)
+            raise
 
     def ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None] | str:
         """The answer and its array, or what ended the process."""
@@ -112,8 +122,9 @@ class _Helper:
             if "shape" not in said:
                 return said, None
             array = np.empty(said["shape"], np.dtype(said["dtype"]))
-            if array.nbytes and _fill(out, memoryview(array.reshape(-1).view(np.uint8).data)) < array.nbytes:
+            if array.nbytes and _fill(self.shelf, memoryview(array.reshape(-1).view(np.uint8).data)) < array.nbytes:
                 raise EOFError
+            os.ftruncate(self.shelf, 0)
             return said, array
         except (EOFError, BrokenPipeError):
             return self.end()
@@ -132,6 +143,8 @@ class _Helper:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+        with contextlib.suppress(OSError):
+            os.close(self.shelf)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=1)
 
@@ -182,8 +195,12 @@ def _close_all() -> None:
             _idle.pop().close()
 
 
-def serve() -> None:
-    """Answer until stdin ends."""
+def serve(shelf: int) -> None:
+    """Answer until stdin ends.
+
+    Args:
+        shelf: The open file for arrays.
+    """
     global _serving
     _serving = True
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -198,10 +215,10 @@ def serve() -> None:
                 request = json.loads(_read(into))
             except EOFError:
                 return
-            _answer(request, out)
+            _answer(request, out, shelf)
 
 
-def _answer(request: dict[str, Any], out: IO[bytes]) -> None:
+def _answer(request: dict[str, Any], out: IO[bytes], shelf: int) -> None:
     path = Path(request["path"])
     if request["folder"] is not None:
         os.chdir(request["folder"])
@@ -216,10 +233,11 @@ def _answer(request: dict[str, Any], out: IO[bytes]) -> None:
         array, said = None, {"error": str(error)}
     except Exception as error:
         array, said = None, {"error": str(unreadable(path, request["kind"], error))}
-    _write(out, json.dumps(said).encode())
     if array is not None and array.nbytes:
-        out.write(memoryview(array.reshape(-1).view(np.uint8)))
-        out.flush()
+        left, done = memoryview(array.reshape(-1).view(np.uint8).data), 0
+        while done < len(left):
+            done += os.pwrite(shelf, left[done:], done)
+    _write(out, json.dumps(said).encode())
 
 
 def _function(name: str) -> Any:
@@ -242,15 +260,22 @@ def _read(stream: IO[bytes]) -> bytes:
     return content
 
 
-def _fill(stream: IO[bytes], room: memoryview) -> int:
+def _fill(shelf: int, room: memoryview) -> int:
     """Read into memory; the number of bytes there were."""
     done = 0
     while done < len(room):
-        count = stream.readinto(room[done:])  # type: ignore[attr-defined]
+        count = os.preadv(shelf, [room[done:]], done)
         if not count:
             break
         done += count
     return done
+
+
+def _temporary_file() -> int:
+    """An open file without a name."""
+    descriptor, name = tempfile.mkstemp(prefix="knowsam-")
+    os.unlink(name)
+    return descriptor
 
 
 def _limit(name: str, most: int) -> None:
