@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from knowsam.errors import InputError
-from knowsam.io import apart
 from knowsam.io.apart import read_apart
 
 pytestmark = pytest.mark.subprocess
@@ -59,8 +58,8 @@ def test_threads_read_at_the_same_time_and_forks_have_their_own() -> None:
     child = os.fork()
     if child == 0:
         own = read_apart("support.ending:chatter", PATH, "file", 5)[1][1]
-        os._exit(own == before)
-    assert os.waitpid(child, 0)[1] == 0
+        os.kill(os.getpid(), signal.SIGTERM if own == before else signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert read_apart("support.ending:chatter", PATH, "file", 5)[1][1] == before
 
 
@@ -74,9 +73,8 @@ def test_signals_for_the_reading_program_do_not_end_it() -> None:
 
 def test_one_that_died_while_nobody_asked_is_replaced() -> None:
     process = read_apart("support.ending:chatter", PATH, "file", 5)[1][1]
-    for helper in apart._idle:
-        helper.process.kill()
-        helper.process.wait()
+    os.kill(process, signal.SIGKILL)
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
     assert read_apart("support.ending:chatter", PATH, "file", 5)[1][1] != process
 
 

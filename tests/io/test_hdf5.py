@@ -27,8 +27,8 @@ def test_slice_and_volume(tmp_path: Path) -> None:
 def test_reading_the_image_does_not_read_the_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_hdf5(tmp_path / "a.h5", image=SLICE, label=make_label((6, 8)))
     asked: list[str] = []
-    original = hdf5._find
-    monkeypatch.setattr(hdf5, "_find", lambda file, name, path: asked.append(name) or original(file, name, path))
+    original = hdf5.find_dataset
+    monkeypatch.setattr(hdf5, "find_dataset", lambda file, name, path: asked.append(name) or original(file, name, path))
     monkeypatch.setattr(apart.sys, "executable", "")  # read in this process
     read_image(path)
     assert asked == ["image"]

@@ -282,7 +282,7 @@ def _child(targets: Sequence[Target], folder: Path, seed: int, number: int, into
     except BrokenPipeError:
         pass
     finally:
-        os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)  # it is a fork: nothing of the parent may be finished here
 
 
 def _quietly(read: Probe, path: Path) -> Any:

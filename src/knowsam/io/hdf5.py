@@ -112,7 +112,7 @@ def read_dataset(path: Path, name: str) -> tuple[np.ndarray, None]:
 
     try:
         with h5py.File(path, "r") as file:
-            found = _find(file, name, path)
+            found = find_dataset(file, name, path)
             if found.ndim not in (2, 3, 4) or found.dtype.kind not in "buif":
                 raise InputError(
                     f"{path}: dataset `{name}` has shape {found.shape} and dtype {found.dtype}; expected "
@@ -130,7 +130,11 @@ def read_dataset(path: Path, name: str) -> tuple[np.ndarray, None]:
 
 
 def _find(file: Any, name: str, path: Path) -> Any:
-    """The dataset of that name, all of it in this file: others may be gone (zeros then), or nobody's business here."""
+    """The dataset of that name, all of it in this file: others may be gone (zeros then), or nobody's business here.
+
+    Raises:
+        InputError: There is none, or its values lie elsewhere.
+    """
     import h5py
 
     links = file.id.links
