@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -397,3 +398,22 @@ def test_recipe_of_a_small_machine_keeps_the_task() -> None:
 def test_unknown_recipe(name: str) -> None:
     with pytest.raises(InputError, match=f"recipe: '{name}' was found, but expected one of cardiac, cardiac-short"):
         load_recipe(name)
+
+
+@pytest.mark.parametrize("last", ["data: {classes: *f}", "options: *f"])
+def test_aliases_that_multiply_are_refused(last: str, tmp_path: Path) -> None:
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]" for before, name in pairwise("abcdef")]
+    path = tmp_path / "a.yaml"
+    path.write_text("\n".join([*lines, last]) + "\n")
+    with pytest.raises(InputError, match="more than 10,000 values were found"):
+        resolve_config(load_yaml(path))
+    path.write_text("data: &a {classes: *a}\n")
+    with pytest.raises(InputError, match="values were found"):
+        resolve_config(load_yaml(path))
+
+
+@pytest.mark.parametrize("setting", ["train.seed=0xfffffffffffffffffff", "train.steps=99999999999", "data.size=160000"])
+def test_numbers_that_nothing_can_hold_are_refused(setting: str) -> None:
+    with pytest.raises(InputError, match="was found, but expected"):
+        resolve_config(parse_overrides([setting]))

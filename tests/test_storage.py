@@ -12,6 +12,7 @@ import pytest
 
 from knowsam.errors import InputError
 from knowsam.storage import (
+    plain_cell,
     require_writable_file,
     require_writable_folder,
     whole_file,
@@ -92,3 +93,15 @@ def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as error, whole_file(tmp_path / "a.txt"):
         (tmp_path / "source.txt").read_text()
     assert error.value.filename == str(tmp_path / "source.txt")
+
+
+def test_no_field_of_a_table_is_a_formula(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    names = ["=1+1", "+a", "-a", "@a", "\ta", "'=a", "''+a", "a=1", "'a", "", "-1.5", "+3"]
+    write_csv(path, ("case", "dice"), [{"case": name, "dice": -0.5} for name in names])
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    shown = [row["case"] for row in rows]
+    assert shown == [*(f"'{name}" for name in names[:7]), *names[7:]]
+    assert [plain_cell(text) for text in shown] == names
+    assert {row["dice"] for row in rows} == {"-0.5"}

@@ -7,6 +7,7 @@ package, with its traceback; 130 interrupted and saved; 141 nobody reads the out
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -16,7 +17,7 @@ import typer
 
 import knowsam
 from knowsam.errors import InputError
-from knowsam.presentation.console import escape_unprintable, progress_bar
+from knowsam.presentation.console import escape_unprintable, progress_bar, say
 
 app = typer.Typer(
     help="From a folder of medical images and a few masks to a small segmentation network.",
@@ -114,7 +115,7 @@ def check(
 
         print_report(report)
         if html is not None:
-            print(f"with pictures: {html}")
+            say(f"with pictures: {html}")
     if not report.ok:
         raise typer.Exit(EXIT_BAD_INPUT)
 
@@ -221,21 +222,21 @@ def predict(
             progress=progress,
         )
     for note in () if quiet else done.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", file=sys.stderr)
     if as_json:
         _print_json(done.to_json())
     elif done.written and not quiet:
-        print(f"{len(done.written)} predicted into {out}")
+        say(f"{len(done.written)} predicted into {out}")
         if done.mask_values is not None:
             meanings = (f"{value} {name}" for value, name in zip(done.mask_values, done.class_names, strict=True))
-            print(f"mask values as in the training masks: {', '.join(meanings)}")
+            say(f"mask values as in the training masks: {', '.join(meanings)}")
         if done.basis is not None:
             from knowsam.reliability.cases import print_worst
 
             print_worst(done.cases, done.class_names, done.basis)
-            print(f"all cases: {done.cases_file}")
+            say(f"all cases: {done.cases_file}")
     for warning in done.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", file=sys.stderr)
     for error in done.failed:
         _say_error(error)
     if done.failed:
@@ -255,9 +256,9 @@ def export(
     """Write the network as one file that predicts without knowsam, verified, with a model card beside it."""
     written = knowsam.export(run, to, network, images)
     if not quiet:
-        print(f"{written.path}: network {written.network}, {written.path.stat().st_size / 1e6:.1f} MB")
-        print(written.verification)
-        print(f"{written.card}: complete it where it says so")
+        say(f"{written.path}: network {written.network}, {written.path.stat().st_size / 1e6:.1f} MB")
+        say(str(written.verification))
+        say(f"{written.card}: complete it where it says so")
 
 
 @app.command()
@@ -275,8 +276,8 @@ def calibrate(
     if as_json:
         print(written.read_text(encoding="utf-8"), end="")
     elif not quiet:
-        print(basis.sentence())
-        print(f"written: {written}")
+        say(basis.sentence())
+        say(f"written: {written}")
 
 
 @app.command()
@@ -299,7 +300,7 @@ def suggest(
     elif not quiet:
         print_suggestions(chosen)
         if out is not None:
-            print(f"pictures and tables: {out}")
+            say(f"pictures and tables: {out}")
 
 
 @app.command()
@@ -354,9 +355,9 @@ def report(
     with progress_bar("scoring", quiet=quiet) as progress:
         written = knowsam.report(run, out, baseline, progress=progress)
     if not quiet:
-        print(f"written: {written.path}")
+        say(f"written: {written.path}")
         if written.left_out is not None:
-            print(f"note: without cases and data, which could not be read: {written.left_out}")
+            say(f"note: without cases and data, which could not be read: {written.left_out}")
 
 
 @app.command()
@@ -485,7 +486,7 @@ def pretrain(
     with stop_on_signal() as asked_to_stop:
         finished = run(config, out, quiet, asked_to_stop)
     if not quiet:
-        print(f"{out}: {'done' if finished else 'saved; repeat the command to go on'}; use it with sam={out}")
+        say(f"{out}: {'done' if finished else 'saved; repeat the command to go on'}; use it with sam={out}")
     if not finished:
         raise typer.Exit(EXIT_INTERRUPTED)
 
@@ -527,14 +528,17 @@ def _print_json(values: Any) -> None:
 
     # What the terminal cannot encode must be escaped as JSON has it.
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(values, indent=2, ensure_ascii=not unicode, allow_nan=False))
+    text = json.dumps(values, indent=2, ensure_ascii=not unicode, allow_nan=False)
+    # JSON escapes the characters that steer a terminal, but for these.
+    print(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _say_error(sentence: str) -> None:
     """One sentence on stderr, its first word red on a terminal that wants colour (https://no-color.org)."""
     in_colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     word = "\033[1;31merror:\033[0m" if in_colour else "error:"
-    print(f"{word} {sentence}", file=sys.stderr)
+    print(f"{word} ", end="", file=sys.stderr)
+    say(sentence, sys.stderr)
 
 
 def _of_memory(error: BaseException) -> bool:

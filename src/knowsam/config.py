@@ -33,6 +33,12 @@ VALIDATE_AT_LEAST_EVERY = 200
 """Largest number of steps between validations, where none is asked for."""
 
 
+MOST_VALUES = 10_000
+"""In a configuration, lists of classes and their values included."""
+
+LARGEST_SIDE = 1 << 14
+
+
 def default_validate_every(steps: int) -> int:
     """Steps between validations of a run of so many steps: a tenth, so that no run of 5 steps has fewer than 5."""
     return max(1, min(VALIDATE_AT_LEAST_EVERY, steps // 10))
@@ -85,6 +91,8 @@ def _parse_size(value: Any) -> Any:
 
 def _check_size(size: tuple[int, int]) -> tuple[int, int]:
     for side in size:
+        if side > LARGEST_SIDE:
+            raise ValueError(f"at most {LARGEST_SIDE} a side")
         if side < 16 or side % 16:
             raise ValueError(f"multiples of 16, e.g. {max(16, round(side / 16) * 16)} instead of {side}")
     return size
@@ -196,11 +204,11 @@ class SamSettings(_Section):
 class TrainConfig(_Section):
     """The training loop."""
 
-    steps: int = Field(30_000, ge=1)
+    steps: int = Field(30_000, ge=1, le=10**9)
     """Optimiser steps of the whole run."""
     batch: Annotated[tuple[int, int], BeforeValidator(_parse_batch), AfterValidator(_check_batch)] = (12, 12)
     """Labelled + unlabelled images per step, over all processes."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**53)
     """Seed of initial weights, validation groups, batches, augmentation."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
     """Optimiser of the students; SAM always has Adam."""
@@ -274,6 +282,7 @@ def resolve_config(*layers: Mapping[str, Any]) -> Config:
     from knowsam.methods import load_method
 
     given = merge_layers(*layers)
+    _check_extent(given)
     # A method that does not exist ends it here: without it nothing can be said about the options.
     method = load_method(str(given.get("method", Config.model_fields["method"].default)))
     known = _known_keys(Config) + _known_keys(method.Options, "options.")
@@ -307,6 +316,7 @@ def read_resolved(values: Mapping[str, Any]) -> Config:
     """
     from knowsam.methods import METHODS, load_method
 
+    _check_extent(values)
     if METHODS.is_known(name := str(values.get("method"))):
         return resolve_config(Config(options=load_method(name).Options().model_dump(mode="json")).model_dump(), values)
     config, problems = _read(Config, values, "", _known_keys(Config))
@@ -314,6 +324,26 @@ def read_resolved(values: Mapping[str, Any]) -> Config:
         raise InputError("configuration: " + " ".join(problems))
     resolved: Config = config
     return resolved
+
+
+def _check_extent(values: Mapping[str, Any]) -> None:
+    """Refuse what is no configuration by its size: a few lines of YAML can name one list in another a billion times.
+
+    Raises:
+        InputError: There are more than `MOST_VALUES` in it, however they are nested.
+    """
+    waiting: list[Any] = [values]
+    seen = 0
+    while waiting:
+        one = waiting.pop()
+        inner = list(one.values()) if isinstance(one, Mapping) else one if isinstance(one, list | tuple) else ()
+        seen += len(inner)
+        if seen > MOST_VALUES:
+            raise InputError(
+                f"configuration: more than {MOST_VALUES:,} values were found, each counted as often as a YAML alias"
+                " repeats it, but expected some dozens; write out what is meant."
+            )
+        waiting.extend(inner)
 
 
 def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:

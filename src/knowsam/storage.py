@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ from knowsam.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How text begins that spreadsheets run, or that was written with a `'` before that."""
 
 ESCAPED = "backslashreplace"
 """How Python encodes the bytes of a file name that are not UTF-8; in JSON it is the escape that reads back."""
@@ -113,12 +117,31 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a UTF-8 table with a header atomically; what a row lacks or holds as None is an empty field."""
+    """Write a UTF-8 table with a header atomically; what a row lacks or holds as None is an empty field.
+
+    No field is a formula for a spreadsheet, see `csv_cell`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors=ESCAPED) as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+
+
+def csv_cell(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula with a `'` before it; all else, and text of a number, as it is."""
+    if not isinstance(value, str) or not FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def plain_cell(text: str) -> str:
+    """Inverse of `csv_cell` for text."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 
 def without_nan(value: Any) -> Any:

@@ -75,3 +75,15 @@ def test_training_time_is_the_sum_of_logged_intervals() -> None:
         {"step": 30, "steps_per_s": 4.0},
     ]
     assert seconds_spent(records) == 10 / 2 + 20 / 4
+
+
+def test_names_are_no_html_and_no_columns(exported: Exported, tmp_path: Path) -> None:
+    info = dataclasses.replace(INFO, class_names=("background", "<script>alert(1)</script>|x", "b\n# Heading"))
+    path = tmp_path / "a--><img src=x>.onnx"
+    path.write_bytes(b"1234")
+    card = model_card(dataclasses.replace(exported, path=path, info=info), RunFolder(tmp_path))
+    assert "<script" not in card
+    assert "\n# Heading" not in card
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x" in card
+    assert card.count("<img") == 1
+    assert "`a--><img src=x>.onnx`" in card  # as code, where it is text

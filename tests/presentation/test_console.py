@@ -6,9 +6,11 @@ import io
 import subprocess
 import sys
 
+import pytest
 from rich.console import Console
+from rich.markup import escape
 
-from knowsam.presentation.console import make_bar, make_console, make_table, progress_bar, start_progress
+from knowsam.presentation.console import make_bar, make_console, make_table, progress_bar, say, start_progress
 from knowsam.presentation.console import printed as printed_text
 
 
@@ -82,3 +84,16 @@ def test_import_does_not_bring_rich() -> None:
 def test_text_of_a_record_leaves_commands_whole() -> None:
     command = "knowsam train " + "/data/folder " * 20 + "--out runs/a"
     assert printed_text(lambda console: console.print(command)) == command
+
+
+def test_a_name_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b]0;owned\x07\x9b2J\u202egnp.exe\r.png"
+    say(f"{name}\nerror: forged")
+    console = make_console()
+    console.print(f"[red]{escape(name)}[/red]", soft_wrap=True)
+    console.print(make_table((name,), [(name,)], title=name))
+    console.print(make_table((), [("name", name)]))
+    written = capsys.readouterr().out
+    assert written.startswith("a\\x1b]0;owned\\x07\\x9b2J\\u202egnp.exe\\r.png\\nerror: forged\n")
+    assert not set(written) & set("\x1b\x07\x9b\u202e\r")
+    assert written.count("owned") == 6

@@ -12,6 +12,7 @@ from knowsam.comparison.figure import draw_figure
 from knowsam.comparison.folder import CompareFolder
 from knowsam.comparison.results import MEAN, SHOWN_METRICS, Results, Row, read_results
 from knowsam.comparison.tables import TextTable, all_tables, footnotes
+from knowsam.presentation import markdown
 from knowsam.presentation.console import make_console, make_table
 from knowsam.storage import write_csv, write_json, write_text
 
@@ -99,17 +100,12 @@ def to_markdown(tables: Sequence[TextTable], notes: Sequence[str], alt: str = ""
     """
     parts = []
     for table in tables:
-        lines = [table.headings, [":--" if i < table.left else "--:" for i in range(len(table.headings))], *table.rows]
-        text = "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
-        parts.append(f"**{table.title}**\n\n{text}\n")
-    parts.append("\n".join(f"- {note}" for note in notes) + "\n")
+        numbers = range(table.left, len(table.headings))
+        parts.append(f"**{markdown.plain(table.title)}**\n\n{markdown.table(table.headings, table.rows, numbers)}")
+    parts.append("\n".join(f"- {markdown.plain(note)}" for note in notes) + "\n")
     if alt:
-        parts.append(f"![{alt}](figure.png)\n")
+        parts.append(f"![{markdown.plain(alt)}](figure.png)\n")
     return "\n".join(parts)
-
-
-def _markdown(cell: str) -> str:
-    return cell.replace("|", "\\|")
 
 
 def to_latex(tables: Sequence[TextTable], notes: Sequence[str]) -> str:

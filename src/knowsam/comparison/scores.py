@@ -16,6 +16,7 @@ from knowsam.errors import InputError
 from knowsam.evaluation.metrics import METRICS, ClassScore, ScoreStatus
 from knowsam.presentation.text import count_clause
 from knowsam.runs.folder import RunFolder
+from knowsam.storage import plain_cell
 
 Part = Literal["test", "validation"]
 SCORES_FILE = "scores.csv"
@@ -132,7 +133,7 @@ def read_scores(path: Path) -> dict[str, tuple[ClassScore, ...]]:
                 status: Any = row["status"]
                 if status not in get_args(ScoreStatus):
                     raise ValueError(f"status {status!r}")
-                cases.setdefault(row["case"], []).append(ClassScore(int(row["class"]), status, values))
+                cases.setdefault(plain_cell(row["case"]), []).append(ClassScore(int(row["class"]), status, values))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: no scores could be read ({error}), but expected what `knowsam compare` wrote; delete the folder"

@@ -13,15 +13,19 @@ from typing import TypeVar
 
 from knowsam.errors import InputError
 from knowsam.io import file_stem
-from knowsam.presentation.text import count_clause, first_few
+from knowsam.presentation.text import count_clause, first_few, quoted, shortened
+from knowsam.storage import plain_cell
 
 Item = TypeVar("Item")
 
 
-def natural_key(name: str) -> tuple[list[str | int], str]:
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """Sort key that puts `a2` before `a10`."""
     parts = re.split(r"(\d+)", name)
-    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)], name
+    # By their length first, then digit by digit: `int` refuses very many.
+    digits = [part.lstrip("0") if i % 2 else "" for i, part in enumerate(parts)]
+    keys = [(len(digits[i]), digits[i]) if i % 2 else (0, part.lower()) for i, part in enumerate(parts)]
+    return keys, name
 
 
 def natural_sorted(names: Iterable[str]) -> list[str]:
@@ -49,7 +53,9 @@ def read_groups(path: Path, known: Collection[str], warnings: list[str]) -> dict
             raise InputError(f"{path}: line {number} has an empty stem or group; fill it in or remove the line.")
         value = (group, (row.get("volume") or "").strip())
         if table.setdefault(stem, value) != value:
-            raise InputError(f"{path}: line {number} gives {stem} another group than an earlier line; keep one.")
+            raise InputError(
+                f"{path}: line {number} gives {shortened(stem)} another group than an earlier line; keep one."
+            )
         if stem not in known:
             without_image.append(stem)
     if without_image:
@@ -68,12 +74,12 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             header = reader.fieldnames or []
             if "stem" not in header or "group" not in header:
                 raise InputError(
-                    f"{path}: the first line is {','.join(header)!r}; expected the header stem,group[,volume]."
+                    f"{path}: the first line is {quoted(','.join(header))}; expected the header stem,group[,volume]."
                 )
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV text file in UTF-8 ({error}).") from error
-    return [(number, {key: value or "" for key, value in row.items() if key}) for number, row in rows]
+    return [(number, {key: plain_cell(value or "") for key, value in row.items() if key}) for number, row in rows]
 
 
 def read_lines(path: Path, names: Container[str] = ()) -> list[tuple[int, str]]:
@@ -108,7 +114,7 @@ def read_list(path: Path, cases: Collection[str], warnings: list[str]) -> list[s
         stem = line if line in cases else file_stem(line)
         if stem not in cases:
             raise InputError(
-                f"{path}: line {number} names {line!r}, for which there is no image; expected the stem of an "
+                f"{path}: line {number} names {quoted(line)}, for which there is no image; expected the stem of an "
                 "image; add the image or remove the line."
             )
         if stem in stems:

@@ -15,6 +15,7 @@ from knowsam.data.folder import DataFolder
 from knowsam.data.lists import grouped, natural_sorted, read_lines
 from knowsam.errors import InputError
 from knowsam.io import file_stem
+from knowsam.presentation.text import quoted
 from knowsam.storage import whole_file
 
 
@@ -223,14 +224,14 @@ def _read_names(path: Path, folder: DataFolder, training: list[str]) -> set[str]
         name = line if line in of_group or line in folder.cases else file_stem(line)
         if name not in of_group and name not in folder.cases:
             raise InputError(
-                f"{path}: line {number} names {line!r}, which is neither a group nor the stem of an image; "
+                f"{path}: line {number} names {quoted(line)}, which is neither a group nor the stem of an image; "
                 "correct or remove it."
             )
         meant = of_group.get(name, [name])
         if not usable.intersection(meant):
             has_mask = any(folder.cases[stem].label is not None for stem in meant)
             why = "is held out or in no training list" if has_mask else "has no mask"
-            raise InputError(f"{path}: line {number} names {line!r}, which {why}; correct or remove it.")
+            raise InputError(f"{path}: line {number} names {quoted(line)}, which {why}; correct or remove it.")
         stems.update(usable.intersection(meant))
     if not stems:
         raise InputError(f"{path}: the list is empty; expected one group or stem a line.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from knowsam.io import (
     write_map,
     write_probabilities,
 )
+from knowsam.io.checks import check_regular
 from knowsam.io.names import DISAGREEMENT_SUFFIX, ENTROPY_SUFFIX, OVERLAY_SUFFIX, PROBABILITY_SUFFIX, add_suffix
 from knowsam.presentation.orientation import view_of
 from knowsam.presentation.pictures import OVERLAY_SIDE, overlay, scale_to, volume_sheet, write_png
@@ -104,6 +106,8 @@ def input_folder(source: Path) -> Path:
     if source.is_file():
         return source.parent
     if not source.is_dir():
+        if os.path.lexists(source):  # a FIFO, a device, a dangling link
+            check_regular(source, "file or a folder of images")
         raise InputError(f"{source}: nothing was found, but expected an image or a folder of images; check the path.")
     return source / "images" if (source / "images").is_dir() else source
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from knowsam.config import load_yaml
 from knowsam.data.split import Split
 from knowsam.errors import InputError
+from knowsam.presentation.markdown import Markdown, code, plain, table
 from knowsam.presentation.pictures import class_colour, css_colour
 from knowsam.runs.folder import RunFolder, seconds_spent
 
@@ -64,18 +65,20 @@ def model_card(exported: Exported, folder: RunFolder) -> str:
     content = path.read_bytes()
     height, width = info.preprocessing.size
     file = {
-        "file": f"`{path.name}`, {len(content) / 1e6:.1f} MB",
-        "sha256": f"`{hashlib.sha256(content).hexdigest()}`",
+        "file": Markdown(f"{code(path.name)}, {len(content) / 1e6:.1f} MB"),
+        "sha256": code(hashlib.sha256(content).hexdigest()),
         "network": f"{exported.network}, {exported.parameters:,} parameters, after {info.step} training steps",
-        "input": f"`(batch, {info.preprocessing.channels}, H, W)` float32 in [0, 1], H and W multiples of 16;"
-        f" trained at {height} x {width}",
-        "output": f"class probabilities `(batch, {len(info.class_names)}, H, W)` float32",
+        "input": Markdown(
+            f"{code(f'(batch, {info.preprocessing.channels}, H, W)')} float32 in [0, 1], H and W multiples of 16;"
+            f" trained at {height} x {width}"
+        ),
+        "output": Markdown(f"class probabilities {code(f'(batch, {len(info.class_names)}, H, W)')} float32"),
         "verified": str(exported.verification),
         "written by": f"knowsam {info.version}",
     }
     parts = [
-        f"# Model card: {path.stem}\n\n{_mark(path)}\n",
-        _table(("", ""), file.items()),
+        f"# Model card: {plain(path.stem)}\n\n{_mark(path)}\n",
+        table(("", ""), file.items()),
         "## Intended use\n\n" + INTENDED_USE,
         "## Classes\n\n" + _classes(info),
         "## Data\n\n" + (UNKNOWN if config is None else _data(config, folder)),
@@ -87,7 +90,7 @@ def model_card(exported: Exported, folder: RunFolder) -> str:
 
 
 def _mark(model: Path) -> str:
-    return f"<!-- Written by `knowsam export` for {model.name}; exporting it again writes it anew. -->"
+    return f"<!-- Written by `knowsam export` for {plain(model.name)}; exporting it again writes it anew. -->"
 
 
 def _classes(info: StudentInfo) -> str:
@@ -96,13 +99,13 @@ def _classes(info: StudentInfo) -> str:
         (index, name, value, "not drawn" if index == 0 else css_colour(class_colour(index)))
         for index, (name, value) in enumerate(zip(info.class_names, values, strict=True))
     ]
-    return _table(("index", "name", "value in a mask file", "colour"), rows)
+    return table(("index", "name", "value in a mask file", "colour"), rows)
 
 
 def _data(config: dict[str, Any], folder: RunFolder) -> str:
     name = Path(config["data"]["path"]).name
     if not folder.split.exists():
-        return f"Folder `{name}`; how it was split is not known here.\n"
+        return f"Folder {code(name)}; how it was split is not known here.\n"
     split = Split.read(folder.split)
     rows = [
         ("labelled: images and masks trained on", len(split.labelled)),
@@ -110,8 +113,8 @@ def _data(config: dict[str, Any], folder: RunFolder) -> str:
         ("validation: chose the checkpoint", len(split.val)),
         ("test: never opened in training", len(split.test)),
     ]
-    said = f"Folder `{name}`. No group (patient) is on two sides of the split, as far as the data state groups.\n\n"
-    return said + _table(("part", "files"), rows)
+    said = f"Folder {code(name)}. No group (patient) is on two sides of the split, as far as the data state groups.\n\n"
+    return said + table(("part", "files"), rows)
 
 
 def _scores(info: StudentInfo) -> str:
@@ -131,7 +134,7 @@ def _scores(info: StudentInfo) -> str:
     )
     return (
         f"Dice per volume at native size, mean over {volumes}, at the step that was kept; {spread_text}. A class absent"
-        " from mask and truth counts as 1.\n\n" + _table(("network", *info.class_names[1:], "mean"), rows)
+        " from mask and truth counts as 1.\n\n" + table(("network", *info.class_names[1:], "mean"), rows)
     )
 
 
@@ -158,9 +161,4 @@ def _training(config: dict[str, Any], folder: RunFolder) -> str:
         rows["hardware"] = f"{found['device']}, CPU threads: {found['threads']}"
         rows["software"] = f"Python {found['python']}, torch {packages['torch']}, knowsam {packages['knowsam']}"
         rows["source revision"] = found["git_revision"] or "unknown"
-    return _table(("", ""), rows.items())
-
-
-def _table(header: tuple[str, ...], rows: Any) -> str:
-    lines = [header, ("---",) * len(header), *rows]
-    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+    return table(("", ""), rows.items())

@@ -7,7 +7,8 @@ of `Reader` and its lines in the table. Every reader promises:
 - arrays are turned as the file says that it lies (`Geometry.turn`), and what is written is turned back;
 - `read_label` gives whole numbers as stored, never interpolated, scaled or guessed;
 - what `write_label` writes for an image reads back with the same array, spacing and affine;
-- a broken file is an `InputError` of one sentence.
+- a broken file is an `InputError` of one sentence: what it promises is held against what it has before memory is taken,
+  checksums and lengths are checked, and what a library would make up is refused.
 
 The libraries behind the formats are imported inside the functions, so that importing this package is instant.
 """
@@ -15,8 +16,10 @@ The libraries behind the formats are imported inside the functions, so that impo
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,7 +27,7 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io import dicom, dicom_seg, hdf5, nifti, raster
-from knowsam.io.checks import unreadable
+from knowsam.io.checks import check_regular, unreadable
 from knowsam.io.dicom_header import DICOM_SUFFIX, has_mark, read_header
 from knowsam.io.dicom_scan import find_series
 from knowsam.types import MedicalImage, MedicalLabel
@@ -136,8 +139,9 @@ def read_image(path: str | Path) -> MedicalImage:
     Raises:
         InputError: The format is unknown, or the file is missing, broken or not a grey or RGB image.
     """
+    reader = _reader(Path(path))
     with _whatever_libraries_raise(Path(path)):
-        return _reader(Path(path)).read_image(Path(path))
+        return reader.read_image(Path(path))
 
 
 def read_label(path: str | Path) -> MedicalLabel:
@@ -153,8 +157,9 @@ def read_label(path: str | Path) -> MedicalLabel:
     Raises:
         InputError: The format is unknown, or the file is missing, broken or not one integer per pixel.
     """
+    reader = _reader(Path(path))
     with _whatever_libraries_raise(Path(path)):
-        return _reader(Path(path)).read_label(Path(path))
+        return reader.read_label(Path(path))
 
 
 def write_label(
@@ -242,9 +247,17 @@ def write_map(path_without_suffix: str | Path, values: np.ndarray, like: Medical
     return _reader(like.path).write_map(Path(path_without_suffix), values.astype(np.float32), like)
 
 
+@cache
+def _quiet_libraries() -> None:
+    """What libraries think of a file is an error here, or does not matter; they would print it without its name."""
+    warnings.filterwarnings("ignore", module=r"(PIL|nibabel)(\.|$)")
+
+
 @contextmanager
 def _whatever_libraries_raise(path: Path) -> Iterator[None]:
     """One sentence for a broken file, by whatever error it makes the library behind its format stumble."""
+    check_regular(path)
+    _quiet_libraries()
     try:
         yield
     except InputError:

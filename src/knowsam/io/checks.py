@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,30 @@ import numpy as np
 from knowsam.errors import InputError
 
 
+def check_regular(path: Path, kind: str = "file") -> None:
+    """Refuse what is no file on a disk, before it is opened: a FIFO would wait for ever, a device may never end.
+
+    Args:
+        path: The file.
+        kind: As in `unreadable`.
+
+    Raises:
+        InputError: It is missing, a folder, a FIFO, a socket or a device, or may not be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise unreadable(path, kind, error) from error
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise unreadable(path, kind, IsADirectoryError())
+    found = "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    raise InputError(f"{path}: {found} was found, but expected a {kind}; remove it, or put a file in its place.")
+
+
 def unreadable(path: Path, kind: str, error: Exception) -> InputError:
-    """The sentence for a file that its library cannot open.
+    """The sentence for a file that its library, or the system, cannot read.
 
     Args:
         path: The file.
@@ -23,6 +47,13 @@ def unreadable(path: Path, kind: str, error: Exception) -> InputError:
         return InputError(f"{path}: no permission to read this file.")
     if isinstance(error, IsADirectoryError):
         return InputError(f"{path}: this is a folder; expected a {kind}.")
+    if isinstance(error, MemoryError):
+        return InputError(f"{path}: memory ran out while it was read; expected enough for it; cut it into tiles.")
+    # An error of the system has a number; a place that a broken file makes a library go to is an invalid argument.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        return InputError(
+            f"{path}: could not be read ({error.strerror}), but expected a {kind}; mend that and repeat the command."
+        )
     if path.is_file() and path.stat().st_size == 0:
         return InputError(f"{path}: the file is empty (0 bytes); expected a {kind}; export or copy it again.")
     said = " ".join(str(error).split()) or type(error).__name__

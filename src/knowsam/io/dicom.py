@@ -28,6 +28,7 @@ from knowsam.io.checks import check_finite, check_not_empty
 from knowsam.io.dicom_geometry import make_header
 from knowsam.io.dicom_header import import_pydicom, open_dicom
 from knowsam.io.dicom_scan import Series, find_series
+from knowsam.io.limits import check_size
 from knowsam.types import Geometry, MedicalImage, MedicalLabel
 
 
@@ -148,6 +149,7 @@ def _read_picture(series: Series) -> MedicalImage:
 def _read_volume(series: Series) -> np.ndarray:
     """All slices in order, `(X, Y, Z)`."""
     assert series.placement is not None
+    check_size((*series.headers[0].slices[0].size, len(series.placement.order)), series.path)
     frames: list[np.ndarray] = []
     scales: list[Scale | None] = []
     for header in series.headers:

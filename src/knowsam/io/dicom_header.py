@@ -7,19 +7,31 @@ process.
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import warnings
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from io import BufferedReader, FileIO
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 from knowsam.errors import InputError
-from knowsam.io.checks import unreadable
+from knowsam.io.checks import check_regular, unreadable
 from knowsam.io.dicom_geometry import SlicePlace
+from knowsam.io.limits import DEFLATE, VARIABLE, check_promise, check_size, max_pixels
 
 DICOM_SUFFIX = ".dcm"
 MARK, MARK_AT = b"DICM", 128
+DEFLATED = "1.2.840.10008.1.2.1.99"
+PACKED = 1 << 16
+"""How many bytes one byte can stand for at most in the compressions of single frames."""
+GROUP_LENGTH_ELEMENT, LONGEST_META = 12, 4096
+"""Bytes of the first element of a file, and within which it says how it is packed."""
+PIECE, BYTES_PER_PIXEL = 1 << 20, 6
+"""Bytes unpacked at a time; those of the largest pixels, colour of 16 bit."""
 SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 STRUCTURE_SET_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
@@ -28,7 +40,7 @@ TAGS = [
     "ImageType", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "SpacingBetweenSlices", "Rows", "Columns", "NumberOfFrames", "ReferencedSeriesSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "TemporalPositionIdentifier", "EchoNumbers",
-    "AcquisitionNumber", "DiffusionBValue", "TriggerTime", "ConvolutionKernel",
+    "AcquisitionNumber", "DiffusionBValue", "TriggerTime", "ConvolutionKernel", "BitsAllocated", "SamplesPerPixel",
 ]  # fmt: skip
 TELLING_APART = (
     "TemporalPositionIdentifier", "EchoNumbers", "DiffusionBValue", "TriggerTime", "ConvolutionKernel",
@@ -77,6 +89,8 @@ class FileHeader:
 def has_mark(path: Path) -> bool:
     """Tell whether a file is DICOM by the four letters behind its preamble."""
     try:
+        if not path.is_file():  # a FIFO would wait for ever
+            return False
         with path.open("rb") as file:
             return file.read(MARK_AT + len(MARK))[MARK_AT:] == MARK
     except OSError:
@@ -102,6 +116,15 @@ def import_pydicom(path: Path) -> Any:
     return pydicom
 
 
+class _Clipped(BufferedReader):
+    """A file that is asked for no more than it holds: memory is taken for what is asked for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > PIECE:
+            size = min(size, os.fstat(self.fileno()).st_size)
+        return super().read(size)
+
+
 def open_dicom(path: Path, **options: Any) -> Any:
     """Read a DICOM file; no message quotes what is in it.
 
@@ -116,12 +139,16 @@ def open_dicom(path: Path, **options: Any) -> Any:
     try:
         # Some old exports have neither preamble nor mark.
         marked = has_mark(path)
-        dataset = pydicom.dcmread(path, force=not marked, **options)
+        _check_deflated(path)
+        with _Clipped(FileIO(path)) as file:
+            dataset = pydicom.dcmread(file, force=not marked, **options)
         if not marked and "SOPClassUID" not in dataset:
             raise InputError(f"{path}: no DICOM file, whatever its name says; export it again, or remove it.")
     except InputError:
         raise
     except Exception as error:  # the errors of pydicom are of many kinds, and quote values of the patient
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+            raise unreadable(path, "DICOM file", error) from None
         raise InputError(
             f"{path}: a broken or truncated DICOM file ({type(error).__name__}); export or copy it again, or remove it."
         ) from None
@@ -148,8 +175,7 @@ def read_header(path: Path) -> FileHeader:
 
 def check_there(path: Path) -> None:
     """Raise an `InputError` if there is no such file, or nothing in it."""
-    if not path.is_file():
-        raise unreadable(path, "DICOM file", FileNotFoundError())
+    check_regular(path, "DICOM file")
     if path.stat().st_size == 0:
         raise unreadable(path, "DICOM file", EOFError())
 
@@ -221,6 +247,8 @@ def _header(dataset: Any, path: Path) -> FileHeader:
         kind = "localiser"
     patient, study = str(dataset.get("PatientID") or "").strip(), str(dataset.get("StudyInstanceUID") or "")
     identity = f"{dataset.get('IssuerOfPatientID') or ''}\0{patient}" if patient else f"study\0{study}"
+    if kind in ("image", "segmentation"):
+        _check_size(dataset, path)
     slices = places_of(dataset, path.name) if kind in ("image", "segmentation") else ()
     differs = tuple(str(dataset.get(keyword, "")) for keyword in TELLING_APART)
     header = FileHeader(
@@ -235,6 +263,35 @@ def _header(dataset: Any, path: Path) -> FileHeader:
         refers_to=_references(dataset) if kind == "segmentation" else {},
     )
     return replace(header, is_film=kind == "image" and len(slices) > 1 and not header.has_place)
+
+
+def _check_size(dataset: Any, path: Path) -> None:
+    """Hold rows, columns and frames against the limit and the file, before there is a record of each frame."""
+    shape = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
+    check_size(shape, path)
+    meta = getattr(dataset, "file_meta", None)
+    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
+    bits = prod(shape) * int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("BitsAllocated") or 1)
+    packed = 1 if syntax is None else DEFLATE if syntax == DEFLATED else PACKED if syntax.is_encapsulated else 1
+    check_promise(shape, max(shape[2] / 8 if packed == 1 else shape[2], bits / 8 / packed), path.stat().st_size, path)
+
+
+def _check_deflated(path: Path) -> None:
+    """Refuse a file that is packed as a whole and unpacks, which pydicom does at once, to more than any image."""
+    with path.open("rb") as file:
+        start = file.read(LONGEST_META)
+        if DEFLATED.encode() not in start:
+            return
+        from pydicom.filereader import read_file_meta_info
+
+        file.seek(MARK_AT + len(MARK) + GROUP_LENGTH_ELEMENT + read_file_meta_info(path).FileMetaInformationGroupLength)
+        unpacker, left = zlib.decompressobj(-zlib.MAX_WBITS), BYTES_PER_PIXEL * max_pixels()
+        while piece := unpacker.unconsumed_tail or file.read(PIECE):
+            left -= len(unpacker.decompress(piece, PIECE))
+            if left < 0:
+                raise InputError(
+                    f"{path}: more is packed in it than an image may have ({VARIABLE}); save it uncompressed."
+                )
 
 
 def _listed(value: Any) -> Iterable[Any]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from knowsam.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 VARIABLE = "KNOWSAM_MAX_PIXELS"
 MAX_PIXELS = 2**28
@@ -22,7 +17,8 @@ MAX_PIXELS = 2**28
 BYTES_PER_PIXEL = 30
 """What reading and predicting a grey picture takes at its peak, measured at 182 million pixels and two classes."""
 
-_pillow_limit = threading.Lock()
+DEFLATE = 1032
+"""How many bytes one byte can stand for at most in zlib's compression (PNG, gzip, TIFF, HDF5)."""
 
 
 def check_size(shape: Sequence[int], path: Path) -> None:
@@ -59,22 +55,21 @@ def max_pixels() -> int:
     return int(text)
 
 
-@contextmanager
-def open_picture(path: Path) -> Iterator[Image]:
-    """Open a picture with Pillow, under this limit in place of Pillow's own.
+def check_promise(shape: Sequence[int], needed: float, stored: int, path: Path) -> None:
+    """Refuse a header that promises more than its file can hold, before memory is taken.
+
+    Args:
+        shape: The spatial axes promised.
+        needed: Bytes that they take at least, in the most compressed form there is.
+        stored: Bytes that there are.
+        path: The file, for the message.
 
     Raises:
-        InputError: It is too large.
-        OSError: It is missing or no picture.
+        InputError: There are too few bytes.
     """
-    from PIL import Image
-
-    with _pillow_limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            image = Image.open(path)
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-    with image:
-        check_size((image.height, image.width), path)
-        yield image
+    if stored < needed:
+        size = " x ".join(str(int(length)) for length in shape)
+        raise InputError(
+            f"{path}: broken or truncated: its header promises {size} pixels, which take {math.ceil(needed):,} bytes"
+            f" or more, but {stored:,} were found; export or copy it again."
+        )

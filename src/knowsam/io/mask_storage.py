@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from knowsam.errors import InputError
+from knowsam.io.picture_file import open_picture
 from knowsam.types import MaskStorage
 
 LOSSY_FORMATS = ("JPEG", "MPO")
@@ -87,9 +88,7 @@ def check_opaque(alpha: np.ndarray, path: Path) -> None:
 
 def _of_picture(path: Path) -> tuple[bool, bool, np.ndarray | None]:
     """One bit, lossy, colours `(N, 3)` of the palette."""
-    from PIL import Image
-
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         lossy = image.format in LOSSY_FORMATS
         if image.mode not in ("P", "PA"):
             return image.mode == "1", lossy, None

@@ -14,7 +14,13 @@ it has it again.
 
 from __future__ import annotations
 
-import zlib
+import gzip
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +28,7 @@ import numpy as np
 
 from knowsam.errors import InputError
 from knowsam.io.checks import check_finite, check_not_empty, unreadable, whole_numbers
-from knowsam.io.limits import check_size
+from knowsam.io.limits import DEFLATE, check_promise, check_size
 from knowsam.io.names import add_suffix
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel, Turn
@@ -38,6 +44,13 @@ SAME_SPACING = 1e-3
 
 MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 """NIfTI's `xyzt_units`; files that leave it unset are in mm by custom."""
+
+KIND = "NIfTI file"
+FIRST_BYTES = 540
+"""What tells the versions of the format apart."""
+
+PIECE, REST_BYTES = 1 << 20, 1 << 20
+"""Bytes read at a time of what lies behind the voxels; so many of them are accepted beside the volume's own size."""
 
 
 def read_image(path: Path) -> MedicalImage:
@@ -129,34 +142,109 @@ def largest_spacing_axis(spacing_mm: tuple[float, ...], shape: tuple[int, ...]) 
 
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
     try:
-        image: Any = nib.load(path)
-        header = image.header.copy()
-        shape, proxy = tuple(image.shape), image.dataobj
-        dtype = header.get_data_dtype()
-        wanted_axes = 2 if len(shape) == 2 else 3
-        if any(length != 1 for length in shape[wanted_axes:]) or len(shape) < 2 or dtype.kind not in "uif":
-            raise InputError(
-                f"{path}: a NIfTI of shape {shape} and dtype {dtype}; expected one grey volume (X, Y, Z); "
-                "split time points or channels into files of their own."
-            )
-        check_size(shape[:wanted_axes], path)
-        scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
-        raw = np.asarray(proxy) if scaled else np.asarray(proxy.get_unscaled())
+        with _open(path) as stream:
+            with _SAID.listening() as said:
+                header, affine, raw, scaled = _read_stream(stream, path)
+            _check_rest(stream, path, raw.nbytes)
     except InputError:
         raise
-    except (OSError, EOFError, ValueError, TypeError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise unreadable(path, "NIfTI file", error) from error
+    except Exception as error:  # nibabel stumbles over broken headers in many ways
+        raise unreadable(path, KIND, error) from error
     keep_integers = raw.dtype.kind in "ui" and not scaled
     # Native byte order: torch takes no other.
-    array = raw.astype(raw.dtype.newbyteorder("=") if keep_integers else np.float32, copy=False)
-    array = array.reshape(shape[:wanted_axes])
-    geometry = geometry_of(header, image.affine, array.shape)
+    shape = tuple(header.get_data_shape())
+    # Too large for float32 is infinite, which is refused; an affine of such numbers says nothing.
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = raw.astype(raw.dtype.newbyteorder("=") if keep_integers else np.float32, copy=False)
+        array = array.reshape(shape[: _spatial_axes(shape)])
+        geometry = geometry_of(header, affine, array.shape)
+    if not geometry.doubt and (codes := [text for text in said if "form_code" in text]):
+        geometry = replace(geometry, doubt=f"has a broken header ({codes[0]})")
     return geometry.as_read(array), geometry
+
+
+class _Said(logging.Filter):
+    """What nibabel says of a header while this thread reads it, kept from the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.local = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said: list[str] | None = getattr(self.local, "said", None)
+        if said is not None:
+            said.append(record.getMessage())
+        return said is None
+
+    @contextmanager
+    def listening(self) -> Iterator[list[str]]:
+        from nibabel.imageglobals import logger
+
+        logger.addFilter(self)
+        said: list[str] = []
+        self.local.said = said
+        try:
+            yield said
+        finally:
+            self.local.said = None
+
+
+_SAID = _Said()
+
+
+def _open(path: Path) -> Any:
+    """The content of a file, unpacked; its end is checked when that is read."""
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _read_stream(stream: Any, path: Path) -> tuple[Any, np.ndarray, np.ndarray, bool]:
+    """Header, affine, array as stored (with slope and intercept applied where there are any), and whether there are."""
+    from nibabel.arrayproxy import ArrayProxy
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    start = stream.read(FIRST_BYTES)
+    header_class = next((one for one in (Nifti1Header, Nifti2Header) if one.may_contain_header(start)), None)
+    if header_class is None:
+        raise ValueError("no NIfTI header at its beginning")
+    stream.seek(0)
+    header: Any = header_class.from_fileobj(stream)
+    shape, dtype = tuple(header.get_data_shape()), header.get_data_dtype()
+    axes = _spatial_axes(shape)
+    if any(length != 1 for length in shape[axes:]) or len(shape) < 2 or dtype.kind not in "uif":
+        raise InputError(
+            f"{path}: a NIfTI of shape {shape} and dtype {dtype}; expected one grey volume (X, Y, Z); "
+            "split time points or channels into files of their own."
+        )
+    if min(shape) < 0:
+        raise ValueError(f"a shape of {shape}")
+    packed = DEFLATE if isinstance(stream, gzip.GzipFile) else 1
+    needed = header.get_data_offset() + prod(map(int, shape)) * dtype.itemsize
+    check_promise(shape[:axes], needed / packed, path.stat().st_size, path)
+    check_size(shape[:axes], path)
+    proxy = ArrayProxy(stream, header.copy(), mmap=False)  # a mapped file that is cut meanwhile would end the process
+    scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
+    raw = np.asarray(proxy) if scaled else np.asarray(proxy.get_unscaled())
+    return header, header.get_best_affine(), raw, scaled
+
+
+def _spatial_axes(shape: tuple[int, ...]) -> int:
+    return 2 if len(shape) == 2 else 3
+
+
+def _check_rest(stream: Any, path: Path, size: int) -> None:
+    """Read a gzip file to its end, where its checksum is, and refuse one that goes on as no volume does."""
+    if not isinstance(stream, gzip.GzipFile):
+        return
+    left = size + REST_BYTES
+    while piece := stream.read(min(left + 1, PIECE)):
+        left -= len(piece)
+        if left < 0:
+            raise InputError(
+                f"{path}: more than twice as much is packed in it as its header promises ({size:,} bytes); it is"
+                " broken; export it again."
+            )
 
 
 def canonical_turn(affine: np.ndarray, axes: int) -> Turn | None:
@@ -185,7 +273,11 @@ def geometry_of(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> Geom
         affine: `(4, 4)`, of the array as stored.
         shape: Of the array as stored, two or three axes.
     """
-    factor = MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
+    try:
+        factor = MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
+    except KeyError:
+        code = int(header["xyzt_units"])
+        raise ValueError(f"{code} for the unit of distances, which stands for none") from None
     affine = np.array(affine, dtype=np.float64)
     affine[:3] *= factor
     spacing, doubt = _spacing(header, affine, factor, len(shape))

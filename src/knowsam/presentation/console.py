@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 from knowsam.presentation.folding import Column, fit
 from knowsam.presentation.heartbeat import Clock, Heartbeat, Pace
+from knowsam.presentation.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -35,6 +37,16 @@ def escape_unprintable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print a line of plain text to stdout or another stream; what a terminal would obey is shown.
+
+    Args:
+        text: Sentences of this package, with names of files in them: their line ends are shown, too.
+        file: None for stdout.
+    """
+    print(visible(text).replace("\n", "\\n"), file=file)
 
 
 def start_progress(progress: ProgressStart | None, items: int) -> Advance:
@@ -58,9 +70,20 @@ def make_console(stderr: bool = False, quiet: bool = False) -> Console:
         stderr: Write to stderr, where progress belongs whenever results go to stdout.
         quiet: Write nothing.
     """
+    return _console_class()(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
+
+
+@cache
+def _console_class() -> type[Console]:
     from rich.console import Console
 
-    return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
+    class SafeConsole(Console):
+        """Shows what a terminal would obey; its own colours come from markup."""
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*(visible(one) if isinstance(one, str) else one for one in objects), **options)
+
+    return SafeConsole
 
 
 def printed(print_to: Callable[[Console], None]) -> str:
@@ -71,10 +94,8 @@ def printed(print_to: Callable[[Console], None]) -> str:
     """
     from io import StringIO
 
-    from rich.console import Console
-
     written = StringIO()
-    print_to(Console(file=written, highlight=False, soft_wrap=True))
+    print_to(_console_class()(file=written, highlight=False, soft_wrap=True))
     return written.getvalue().strip("\n")
 
 
@@ -136,9 +157,11 @@ def make_table(
         names: Indices of the columns of names: at the left. The others are numbers: at the right.
         total: A last row below a line.
     """
+    cells = [tuple(map(visible, row)) for row in rows]
     if not headings:
-        return _list(rows)
-    return FittedTable(tuple(headings), tuple(map(tuple, rows)), title, frozenset(names), tuple(total))
+        return _list(cells)
+    shown = tuple(map(visible, headings))
+    return FittedTable(shown, tuple(cells), visible(title), frozenset(names), tuple(map(visible, total)))
 
 
 def _list(rows: Iterable[Sequence[str]]) -> Table:

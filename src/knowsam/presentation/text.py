@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import prod
+
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys instead of showing them, but for line ends and tabs; and what turns text round."""
+
+LONGEST_NAME = 60
+"""In characters."""
+
+
+def visible(text: str) -> str:
+    r"""Text with `\x1b` for an escape and the like, so that no file name steers a terminal."""
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def shortened(text: str, most: int = LONGEST_NAME) -> str:
+    """Text cut where it is longer than a name."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def quoted(text: str) -> str:
+    """Text of a file in quotes on one line, cut where it is longer than a name."""
+    return repr(shortened(text))
 
 
 def dice_text(value: float) -> str:
@@ -58,7 +80,7 @@ def share_text(share: float) -> str:
 
 def first_few(names: Iterable[str], most: int = 3) -> str:
     """The first few names for a message: `"a, b, c and 7 more"`."""
-    listed = list(names)
+    listed = [shortened(name, 2 * LONGEST_NAME) for name in names]
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
 

@@ -121,3 +121,40 @@ def test_a_truncated_weight_file_is_told_in_one_sentence(folder: Path) -> None:
     with pytest.raises(InputError, match="could not be loaded") as error:
         load_folder(folder, "mine")
     assert "\n" not in str(error.value)
+
+
+class Bomb:
+    """Runs a command when it is unpickled by a loader that believes it."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        import os
+
+        return os.system, ("touch canary",)
+
+
+def test_a_folder_with_a_pickle_runs_no_code(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Bomb()}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"sam: could not be loaded \(.*expected the whole files") as error:
+        load_folder(folder, "mine")
+    assert "\n" not in str(error.value)
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch canary'\ntR.")
+    with pytest.raises(InputError, match="could not be loaded"):
+        load_folder(folder, "mine")
+    assert not Path("canary").exists()
+
+
+@pytest.mark.parametrize("text", ['{"model_type": ["sam"]}', "[" * 3000, '{"model_type": ' + "9" * 5000 + "}", "null"])
+def test_a_strange_configuration_is_a_sentence(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json: ") as error:
+        load_folder(folder, "mine")
+    assert len(str(error.value)) < 500
+
+
+def test_shards_lie_beside_their_list(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../other.safetensors"}}))
+    with pytest.raises(InputError, match="lists files outside its folder"):
+        load_folder(folder, "mine")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from knowsam.errors import InputError
+from knowsam.presentation.text import quoted, shortened
 from knowsam.sam.loading.report import LoadReport, report_of, require_known_keys, weights_sha256
 
 HUB_NAMES = {
@@ -22,6 +23,8 @@ HUB_NAMES = {
 CONFIG = "config.json"
 # In transformers' order. A file of shards is listed by its index.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+LONGEST_REASON = 160
+"""Characters of what a library says."""
 HUB_FILES = (CONFIG, "model.safetensors")
 
 
@@ -58,8 +61,6 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
     Raises:
         InputError: If it is no SAM, broken, or has a key too many or too few.
     """
-    from safetensors import SafetensorError
-
     model_class = _model_class(folder)
     files = _weight_files(folder)
     try:
@@ -68,8 +69,10 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
                 folder, output_loading_info=True, dtype=torch.float32, local_files_only=True, weights_only=True,
                 ignore_mismatched_sizes=True,  # reported below, with all other keys
             )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers, torch and safetensors stumble over strange files in many ways
+        first_line = shortened((str(error).strip().splitlines() or [type(error).__name__])[0], LONGEST_REASON)
         raise InputError(
             f"{folder}: could not be loaded ({first_line}), but expected the whole files of a Hugging Face SamModel or"
             " SamHQModel; copy or download them again."
@@ -106,21 +109,22 @@ def _model_class(folder: Path) -> Any:
     kinds = {"sam": SamModel, "sam_hq": SamHQModel, MODEL_TYPE: TinySam}
     path = folder / CONFIG
     try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+        kind = str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
     except FileNotFoundError as error:
         raise InputError(
             f"{folder}: no {CONFIG} was found, but expected a Hugging Face directory of a SamModel or SamHQModel; give"
             " the folder that holds it, or the file of an original checkpoint (.pth)."
         ) from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        said = shortened(str(error), LONGEST_REASON)
         raise InputError(
-            f"{path}: it could not be read as JSON ({error}), but expected the configuration of a SamModel; copy or"
+            f"{path}: it could not be read as JSON ({said}), but expected the configuration of a SamModel; copy or"
             " download it again."
         ) from error
     if kind not in kinds:
         raise InputError(
-            f"{path}: a model of type '{kind}' was found, but expected one of {', '.join(kinds)}; give the folder of a"
-            " SamModel or SamHQModel."
+            f"{path}: a model of type {quoted(kind)} was found, but expected one of {', '.join(kinds)}; give the"
+            " folder of a SamModel or SamHQModel."
         )
     return kinds[kind]
 
@@ -136,8 +140,13 @@ def _weight_files(folder: Path) -> list[Path]:
         return [found]
     try:
         shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError) as error:
+        sound = all(isinstance(name, str) and Path(name).name == name for name in shards)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{found}: no list of weight files could be read; copy or download it again.") from error
+    if not sound:
+        raise InputError(
+            f"{found}: it lists files outside its folder, but expected names beside it; download it again."
+        )
     absent = [name for name in shards if not (folder / name).is_file()]
     if absent:
         raise InputError(f"{found}: it lists {absent[0]}, which is not there; copy or download it again.")

@@ -203,7 +203,13 @@ def _empty_model(state: Mapping[str, Tensor], path: Path) -> Any:
                 insert_branches(sam, hidden=state[BRANCH].shape[0])
     except InputError:
         raise
-    except ValueError as error:  # sizes that no SAM can have together, such as a width its heads do not divide
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        ZeroDivisionError,
+        RuntimeError,
+    ) as error:  # sizes that no SAM can have together, such as a width its heads do not divide
         raise InputError(
             f"{path}: tensors whose sizes do not go together were found ({error}), but expected the {ORIGINALS}."
         ) from error
