@@ -363,7 +363,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: could not be read ({reason_of(error)}), but expected a YAML file; check the path."
         ) from error
-    values = _parse_yaml(text, f"{path}: ", "`key: value` lines; correct it.")
+    try:
+        values = _parse_yaml(text)
+    except _NoYamlError as error:
+        raise InputError(f"{path}: no valid YAML ({error}); expected `key: value` lines; correct it.") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -371,25 +374,23 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _parse_yaml(text: str, where: str, expected: str) -> Any:
+class _NoYamlError(ValueError):
+    """Text that is no YAML; says why in a few words."""
+
+
+def _parse_yaml(text: str) -> Any:
     """What YAML text holds.
 
-    Args:
-        text: The text.
-        where: Begin of the sentence.
-        expected: Its end.
-
     Raises:
-        InputError: It is no YAML; a date or number in it is none; it is too deep.
+        _NoYamlError: It is no YAML; a date or number in it is none; it is too deep.
     """
     try:
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         at = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        reason = f"{error.problem}{at}"
-        raise InputError(f"{where}no valid YAML ({reason}) was found, but expected {expected}") from error
+        raise _NoYamlError(f"{error.problem}{at}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2001-13-45, or a number too long
-        raise InputError(f"{where}no valid YAML ({reason_of(error)}) was found, but expected {expected}") from error
+        raise _NoYamlError(reason_of(error)) from error
 
 
 def _short(text: str) -> str:
@@ -443,7 +444,13 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
         key, equals, value = argument.partition("=")
         if not equals or not key:
             raise InputError(f"'{argument}' was found, but expected key=value, e.g. train.lr=0.02; correct it.")
-        parsed = _parse_yaml(value, f"'{_short(argument)}': ", "a value after the =; correct or quote it.")
+        try:
+            parsed = _parse_yaml(value)
+        except _NoYamlError as error:
+            raise InputError(
+                f"'{_short(argument)}' was found, but the part after = is no valid YAML value ({error}); correct or"
+                " quote it."
+            ) from error
         nested = _merge(nested, nest({key: parsed}))
     return nested
 

@@ -40,7 +40,8 @@ def read_progress(path: Path) -> CheckpointProgress:
     Raises:
         InputError: If the file is missing, broken, or not of a run.
     """
-    state = load_checkpoint(path, mmap=True)
+    # torch maps no file whose name is not UTF-8.
+    state = load_checkpoint(path, mmap=str(path).isprintable())
     step, best, best_step = (state.get(name) for name in ("step", "best", "best_step"))
     if not isinstance(step, int):
         raise InputError(f"{path}: a checkpoint without a step was found, but expected that of a run; restore it.")
