@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from knowsam.errors import InputError
@@ -258,6 +259,8 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 def reason_of(error: BaseException) -> str:
     """The first line of what an error says, cut where it is long, without the path, which the sentence has already."""
+    if isinstance(error, UnpicklingError):  # torch would advise to run it
+        return "a pickle that holds more than weights, which is not opened"
     text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     line = next(iter(text.strip().splitlines()), "") or type(error).__name__
     return line if len(line) <= MOST_OF_A_REASON else line[: MOST_OF_A_REASON - 3] + "..."

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from knowsam.errors import InputError
 from knowsam.sam.loading.report import LoadReport, report_of, require_known_keys, weights_sha256
+from knowsam.storage import reason_of
 
 HUB_NAMES = {
     "vit_b": "facebook/sam-vit-base",
@@ -68,11 +70,10 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
                 folder, output_loading_info=True, dtype=torch.float32, local_files_only=True, weights_only=True,
                 ignore_mismatched_sizes=True,  # reported below, with all other keys
             )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
         raise InputError(
-            f"{folder}: could not be loaded ({first_line}), but expected the whole files of a Hugging Face SamModel or"
-            " SamHQModel; copy or download them again."
+            f"{folder}: could not be loaded ({reason_of(error)}), but expected the whole files of a Hugging Face"
+            " SamModel or SamHQModel; copy or download them again."
         ) from error
     mismatched = {
         str(key): f"{list(found)} instead of {list(expected)}" for key, found, expected in info["mismatched_keys"]
