@@ -19,6 +19,7 @@ import platform
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
 from pickle import UnpicklingError
@@ -44,6 +45,8 @@ NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.
 
 _later: ContextVar[list[Path] | None] = ContextVar("_later", default=None)
 """Files that `safe_at_end` will make safe; None outside of it."""
+_background: ContextVar[Background | None] = ContextVar("_background", default=None)
+"""What takes files over from `whole_file`; None where that waits for them."""
 
 
 @contextlib.contextmanager
@@ -64,9 +67,23 @@ def whole_file(path: Path) -> Iterator[Path]:
         OSError: It cannot be written; `filename` is `path`.
     """
     temporary = path.with_name(f".writing-{_host()}-{os.getpid()}-{path.name}")
+    background = _background.get()
+    if background is None:
+        with _renamed(temporary, path):
+            yield temporary
+        return
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_renamed(temporary, path))
+        yield temporary
+        background.finish(stack.pop_all())
+
+
+@contextlib.contextmanager
+def _renamed(temporary: Path, path: Path) -> Iterator[None]:
+    """Give a file its name at the end of the block, safely, unless the block fails; the temporary one is gone then."""
     later = _later.get()
     try:
-        yield temporary
+        yield
         if later is None:
             sync_file(temporary)
         os.replace(temporary, path)
@@ -82,6 +99,44 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the folder itself may be gone
             temporary.unlink()
+
+
+class Background:
+    """Lets files be made safe while something else goes on: in a thread, in the order in which they were written."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="safe")
+        self._finishing: list[Future[None]] = []
+
+    @contextlib.contextmanager
+    def taking(self) -> Iterator[None]:
+        """Within the block, `whole_file` returns when the content is written; it is made safe and renamed later."""
+        token = _background.set(self)
+        try:
+            yield
+        finally:
+            _background.reset(token)
+
+    def finish(self, file: contextlib.ExitStack) -> None:
+        """Leave the contexts of a file after those of the files before; if one of these failed, leave it unnamed."""
+        before = self._finishing[-1] if self._finishing else None
+
+        def act() -> None:
+            with file:
+                if before is not None:
+                    before.result()
+
+        self._finishing.append(self._pool.submit(act))
+
+    def wait(self) -> None:
+        """Wait until all files are safe.
+
+        Raises:
+            OSError: One could not be written.
+        """
+        finishing, self._finishing = self._finishing, []
+        for one in finishing:
+            one.result()
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from knowsam.runs.checkpoint import CheckpointProgress, save_checkpoint
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.result import Run
 from knowsam.runs.student_file import StudentInfo, save_student
+from knowsam.storage import Background
 from knowsam.training.build import build_method, build_optimiser
 from knowsam.training.data import read_run_data, step_dataset
 from knowsam.training.display import TrainingDisplay
@@ -83,6 +84,7 @@ class Trainer:
         self.best_step: int | None = None
         self._kept_scores: list[ScoredVolume] | None = None
         """The validation cases as the network of `student.safetensors` segments them; None where not known here."""
+        self._background = Background()
         self._build()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = step_dataset(config, self.data, rank, world)
@@ -131,7 +133,10 @@ class Trainer:
             InputError: A term or weight is not finite, or a file cannot be written; the last checkpoint is kept.
         """
         with said_how_to_go_on(self.folder):
-            return self._fit()
+            try:
+                return self._fit()
+            finally:
+                self._background.wait()
 
     def _fit(self) -> Run:
         train, total = self.config.train, self.config.train.steps
@@ -156,6 +161,7 @@ class Trainer:
                 if stopping and not last:
                     finished = False
                     break
+        self._background.wait()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             if self.position == total:
@@ -248,15 +254,20 @@ class Trainer:
         return [by_name[volume.name] for volume in self.data.validation]
 
     def save(self) -> None:
-        """Write the checkpoint, and the last student with it, so that an interrupted run can predict too."""
+        """Write the checkpoint, and the last student with it, so that an interrupted run can predict too.
+
+        They are made safe while training goes on; until then the last checkpoint stays.
+        """
         self._require_finite_weights()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            self._background.wait()
             self.folder.sync_measurements()
-            save_checkpoint(self.folder.checkpoint, trainer_state(self))
-            self._save_student(self.folder.student_last, {})
-            if not self.data.validation:
-                self._save_student(self.folder.student, {})
+            with self._background.taking():
+                save_checkpoint(self.folder.checkpoint, trainer_state(self))
+                self._save_student(self.folder.student_last, {})
+                if not self.data.validation:
+                    self._save_student(self.folder.student, {})
         self.accelerator.wait_for_everyone()
 
     def _save_student(self, path: Path, validation: dict[str, Any]) -> StudentInfo:
