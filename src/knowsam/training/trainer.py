@@ -157,7 +157,7 @@ class Trainer:
                 if self.data.validation and (self.position % train.validation_steps == 0 or last):
                     self.validate()
                 if self.position % (train.checkpoint_every or train.validation_steps) == 0 or last or stopping:
-                    self.save()
+                    self.save(wait=False)
                 if stopping and not last:
                     finished = False
                     break
@@ -253,10 +253,12 @@ class Trainer:
         by_name = {one.name: one for share in gather_object([scored]) for one in share}
         return [by_name[volume.name] for volume in self.data.validation]
 
-    def save(self) -> None:
+    def save(self, wait: bool = True) -> None:
         """Write the checkpoint, and the last student with it, so that an interrupted run can predict too.
 
-        They are made safe while training goes on; until then the last checkpoint stays.
+        Args:
+            wait: Return when they are safe; False: they are made safe while training goes on, and until then the last
+                checkpoint stays.
         """
         self._require_finite_weights()
         self.accelerator.wait_for_everyone()
@@ -268,6 +270,8 @@ class Trainer:
                 self._save_student(self.folder.student_last, {})
                 if not self.data.validation:
                     self._save_student(self.folder.student, {})
+            if wait:
+                self._background.wait()
         self.accelerator.wait_for_everyone()
 
     def _save_student(self, path: Path, validation: dict[str, Any]) -> StudentInfo:
