@@ -19,7 +19,7 @@ import platform
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar
 from pathlib import Path
 from pickle import UnpicklingError
@@ -135,6 +135,7 @@ class Background:
             OSError: One could not be written.
         """
         finishing, self._finishing = self._finishing, []
+        wait(finishing)  # all of them, so that nothing is half-done when the first error is told
         for one in finishing:
             one.result()
 
