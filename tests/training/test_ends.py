@@ -173,6 +173,7 @@ def test_a_start_that_cannot_be_written_leaves_nothing(
 
 def test_an_image_that_vanished_is_named(finished: RunFolder, data: Path) -> None:
     gone = json.loads(finished.split.read_text())["labelled"][0]
-    (data / "images" / f"{gone}.png").unlink()
+    for kind in ("images", "masks"):
+        (data / kind / f"{gone}.png").unlink()
     with pytest.raises(InputError, match=f"{gone} of the run's split is not there"):
         resume(finished.path, steps=4, quiet=True)
