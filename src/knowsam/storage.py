@@ -128,6 +128,16 @@ class Background:
 
         self._finishing.append(self._pool.submit(act))
 
+    def check(self) -> None:
+        """Tell of an error so far, without waiting.
+
+        Raises:
+            OSError: A file could not be written.
+        """
+        for one in self._finishing:
+            if one.done():
+                one.result()
+
     def wait(self) -> None:
         """Wait until all files are safe.
 

@@ -91,7 +91,8 @@ class RunFolder:
         """
         first = config.train.checkpoint_every or config.train.validation_steps
         measured = max((record["step"] for record in self._measured()), default=0)
-        if self.student_last.exists() or measured > first:
+        # Training goes on while a checkpoint is made safe, and learns at the next one that this failed.
+        if self.student_last.exists() or measured > 2 * first:
             raise InputError(
                 f"{self.checkpoint}: no checkpoint was found, but expected one of this run, which has trained for at"
                 f" least {max(first, measured)} steps; restore it, or start the run anew into an empty folder."

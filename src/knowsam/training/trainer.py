@@ -148,6 +148,7 @@ class Trainer:
             self.log.start(self.position, train.tensorboard)
             for batch in loader:
                 output = self.step(batch)
+                self._background.check()
                 if self.position % train.log_every == 0 or self.position == total:
                     lr = {name: optimiser.param_groups[0]["lr"] for name, optimiser in self.optimisers.items()}
                     self.log.step(self.position, output, lr)
