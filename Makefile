@@ -5,15 +5,16 @@ BIN := .venv/bin
 DEMO := demo-run
 
 # Tests run in two processes; each must not start a thread per core as well.
-test test-fast: export OMP_NUM_THREADS = 1
+test test-fast torture: export OMP_NUM_THREADS = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test test-fast lint format clean
+.PHONY: help install demo test test-fast torture lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train on real brain MRI, predict, score, draw; then look into $(DEMO)/"
 	@echo "make test    lint, types, all tests: minutes;  make test-fast  the same without the slow ones"
+	@echo "make torture kills, full disks, power cuts, broken files: an hour or more"
 	@echo "make lint    lint and types alone;  make format  puts the code in order"
 	@echo "make clean   remove .venv, $(DEMO) and all caches"
 
@@ -42,6 +43,10 @@ test: lint
 # Whatever is listed at the end is a candidate for the mark `slow`.
 test-fast: lint
 	@$(BIN)/pytest -n 2 -m "not slow and not subprocess and not torture" --durations=10 --durations-min=1.5
+
+# Every fault of the machine and every kind of broken file that we can make: docs/reliability.md.
+torture: .venv/.installed
+	@$(BIN)/pytest -n 2 -m torture tests/reliability
 
 format: .venv/.installed
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .

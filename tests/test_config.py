@@ -375,6 +375,24 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str | No
     assert str(file) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "value", ["2001-13-45", "1" * 5000, "[" * 5000, "[1", "2001-12-05", "&a [*a]", "x" * 100_000], ids=lambda v: v[:12]
+)
+def test_whatever_yaml_holds_is_one_short_sentence(value: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"train:\n  lr: {value}\n")
+    for read in (lambda: parse_overrides([f"train.lr={value}"]), lambda: load_yaml(tmp_path / "c.yaml")):
+        with pytest.raises(InputError) as error:
+            resolve_config(read())
+        assert len(str(error.value)) < 400 + len(str(tmp_path))
+        assert "\n" not in str(error.value)
+
+
+def test_of_a_file_that_is_none_of_ours_the_first_mistakes_are_named(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("".join(f"key_{i}: 1\n" for i in range(30)))
+    with pytest.raises(InputError, match=r"'key_7' .* 22 more like these\.$"):
+        resolve_config(load_yaml(tmp_path / "c.yaml"))
+
+
 def test_an_empty_file_is_the_default_configuration(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("# nothing\n")
     assert resolve_config(load_yaml(tmp_path / "c.yaml")) == resolve_config()

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import knowsam
-from knowsam.errors import InputError
+from knowsam.errors import InputError, os_error_sentence
 from knowsam.presentation.console import escape_unprintable, progress_bar, say
 
 app = typer.Typer(
@@ -255,6 +255,8 @@ def export(
 ) -> None:
     """Write the network as one file that predicts without knowsam, verified, with a model card beside it."""
     written = knowsam.export(run, to, network, images)
+    if written.outdated is not None:
+        print(f"warning: {written.outdated}.", file=sys.stderr)
     if not quiet:
         say(f"{written.path}: network {written.network}, {written.path.stat().st_size / 1e6:.1f} MB")
         say(str(written.verification))
@@ -555,11 +557,7 @@ def _explained(error: Exception) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, OSError):
-        cause = error.strerror or str(error) or type(error).__name__
-        return (
-            f"{error.filename or 'a file'}: could not be read or written ({cause}), but expected to be; free space, or"
-            " check the path and its permissions, and repeat the command."
-        )
+        return os_error_sentence(error)
     if _of_memory(error):
         return (
             f"memory: it ran out ({next(iter(str(error).splitlines()), '') or type(error).__name__}); take a smaller"

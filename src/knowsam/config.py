@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from knowsam.errors import InputError, did_you_mean
 from knowsam.plugins import names_file
+from knowsam.storage import reason_of
 
 if TYPE_CHECKING:
     from knowsam.data.labels import LabelSpec
@@ -28,6 +30,11 @@ RECIPES = Path(__file__).with_name("recipes")
 RECIPE_SCALE = "short"
 """The recipe file that is no task: what a small machine changes in every other one."""
 
+
+MOST_OF_A_VALUE = 80
+"""Longest value in a sentence, in characters."""
+MOST_PROBLEMS = 8
+"""Most mistakes named at once: of a file that is none of ours everything is one."""
 
 VALIDATE_AT_LEAST_EVERY = 200
 """Largest number of steps between validations, where none is asked for."""
@@ -392,19 +399,52 @@ def load_yaml(path: Path) -> dict[str, Any]:
         InputError: If it is missing, no YAML, or no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path}: could not be read ({error.strerror}), but expected a YAML file; check the path."
+            f"{path}: could not be read ({reason_of(error)}), but expected a YAML file; check the path."
         ) from error
-    except yaml.YAMLError as error:
-        reason = str(error).replace("\n", " ")
-        raise InputError(f"{path}: no valid YAML ({reason}); expected `key: value` lines; correct it.") from error
+    try:
+        values = _parse_yaml(text)
+    except _NoYamlError as error:
+        raise InputError(f"{path}: no valid YAML ({error}); expected `key: value` lines; correct it.") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise InputError(f"{path}: {type(values).__name__} was found, but expected `key: value` lines; correct it.")
     return values
+
+
+class _NoYamlError(ValueError):
+    """Text that is no YAML; says why in a few words."""
+
+
+def _parse_yaml(text: str) -> Any:
+    """What YAML text holds.
+
+    Raises:
+        _NoYamlError: It is no YAML; a date or number in it is none; it is too deep.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        at = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise _NoYamlError(f"{error.problem}{at}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2001-13-45, or a number too long
+        raise _NoYamlError(reason_of(error)) from error
+
+
+def _short(text: str) -> str:
+    """A text for a sentence, cut where it is long."""
+    return text if len(text) <= MOST_OF_A_VALUE else f"{text[: MOST_OF_A_VALUE - 3]}..."
+
+
+def _shown(value: object) -> str:
+    """A value for a sentence, cut where it is long, wide or deep."""
+    shortener = reprlib.Repr()
+    shortener.maxlevel, shortener.maxlist, shortener.maxdict = 3, 8, 8
+    shortener.maxstring = shortener.maxother = shortener.maxlong = MOST_OF_A_VALUE
+    return _short(shortener.repr(value))
 
 
 def recipe_names() -> list[str]:
@@ -446,10 +486,11 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise InputError(f"'{argument}' was found, but expected key=value, e.g. train.lr=0.02; correct it.")
         try:
-            parsed: Any = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            parsed = _parse_yaml(value)
+        except _NoYamlError as error:
             raise InputError(
-                f"'{argument}' was found, but the part after = is no valid YAML value; correct or quote it."
+                f"'{_short(argument)}' was found, but the part after = is no valid YAML value ({error}); correct or"
+                " quote it."
             ) from error
         nested = _merge(nested, nest({key: parsed}))
     return nested
@@ -492,7 +533,7 @@ def _explain(error: ValidationError, prefix: str, known: list[str]) -> list[str]
     for item in error.errors():
         key = prefix + ".".join(part for part in item["loc"] if isinstance(part, str))
         if item["type"] == "extra_forbidden":
-            unknown.append(f"the key '{key}' does not exist{_nearest(key, known)}")
+            unknown.append(f"the key '{_short(key)}' does not exist{_nearest(key, known)}")
             continue
         # pydantic appends the members of a union to the place; a person knows only the key.
         while key not in known and "." in key:
@@ -502,8 +543,10 @@ def _explain(error: ValidationError, prefix: str, known: list[str]) -> list[str]
         message = message.removeprefix("Value error, ").removeprefix("Input should be ")
         if message not in expected.setdefault(key, []):
             expected[key].append(message)
-    wrong = [f"{key}: {found[key]!r} was found, but expected: {' or '.join(expected[key])}." for key in expected]
-    return unknown + wrong
+    wrong = [f"{key}: {_shown(found[key])} was found, but expected: {' or '.join(expected[key])}." for key in expected]
+    problems = unknown + wrong
+    left = len(problems) - MOST_PROBLEMS
+    return problems if left <= 0 else [*problems[:MOST_PROBLEMS], f"{left} more like these."]
 
 
 def _nearest(key: str, known: list[str]) -> str:

@@ -16,6 +16,20 @@ class InputError(ValueError):
     """
 
 
+def os_error_sentence(error: OSError, path: object = None) -> str:
+    """Return an error of the system, such as a full disk or a closed folder, as one sentence.
+
+    Args:
+        error: The error.
+        path: What was read or written, where the error does not name it.
+    """
+    cause = error.strerror or str(error) or type(error).__name__
+    return (
+        f"{error.filename or path or 'a file'}: could not be read or written ({cause}), but expected to be; free space,"
+        " or check the path and its permissions, and repeat the command."
+    )
+
+
 def did_you_mean(
     name: str,
     known: Iterable[str],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from knowsam.comparison import loop
-from knowsam.comparison.cell import CellJob, do_cell, folder_lock, peak_memory_mb
+from knowsam.comparison.cell import CellJob, do_cell, peak_memory_mb
 from knowsam.comparison.folder import CompareFolder
 from knowsam.comparison.grid import Cell, plan_grid
 from knowsam.comparison.loop import compare, in_own_process
@@ -24,6 +24,7 @@ from knowsam.evaluation.evaluate import evaluate
 from knowsam.inference.files import predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.runs.checkpoint import load_checkpoint
+from knowsam.runs.lock import folder_lock
 from knowsam.training.run import train
 from support.comparisons import in_this_process
 from support.folders import make_folder
@@ -171,7 +172,7 @@ def test_an_orphaned_process_saves_and_stops(data: Path, tmp_path: Path) -> None
         time.sleep(0.1)
     parent.kill()
     parent.wait()
-    with folder_lock(order.cell):  # it holds this as long as it is at work
+    with folder_lock(order.cell, wait=True):  # it holds this as long as it is at work
         log = run.metrics.read_text().splitlines()
         saved = load_checkpoint(run.checkpoint)["step"]
     # It saved where it stopped, not only at its last validation.

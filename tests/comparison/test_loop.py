@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from knowsam.comparison import loop
-from knowsam.comparison.cell import CellJob, folder_lock
+from knowsam.comparison.cell import CellJob
 from knowsam.comparison.display import expected_seconds, last_step, seconds_left
 from knowsam.comparison.grid import Cell
 from knowsam.comparison.loop import compare
@@ -17,6 +17,7 @@ from knowsam.comparison.results import Results
 from knowsam.errors import InputError
 from knowsam.methods.registry import METHODS
 from knowsam.methods.supervised import Supervised
+from knowsam.runs.lock import folder_lock
 from support.cli import knowsam
 from support.comparisons import FakeRunner, write_cell
 from support.folders import make_folder
@@ -148,7 +149,7 @@ def test_nothing_is_written_when_the_grid_is_refused(data: Path) -> None:
 def test_two_calls_at_once_are_refused(data: Path) -> None:
     out = data.parent / "out"
     out.mkdir()
-    with folder_lock(out), pytest.raises(InputError, match="another `knowsam compare` is at work there"):
+    with folder_lock(out), pytest.raises(InputError, match="another process is at work there"):
         do(data, FakeRunner())
 
 

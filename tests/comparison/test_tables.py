@@ -198,7 +198,7 @@ def test_broken_outcome_and_scores_are_told(folder: CompareFolder) -> None:
     with pytest.raises(InputError, match=r"scores.csv: no scores could be read"):
         read_results(folder)
     (cell / "outcome.json").write_text("{")
-    with pytest.raises(InputError, match=r"outcome.json: no outcome could be read"):
+    with pytest.raises(InputError, match=r"outcome.json: cannot be read"):
         read_results(folder)
 
 

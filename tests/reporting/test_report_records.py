@@ -97,6 +97,19 @@ def test_a_broken_neighbour_is_passed_over(tmp_path: Path) -> None:
     assert find_baseline(read_run(run.path)) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.yaml", b"a: 2001-13-45"), ("config.yaml", b"\xff\xfe"), ("config.yaml", b"a: " + b"[" * 5000),
+     ("metrics.jsonl", b'{"step": 1, "validation": {"x": 3}}\n{"step": 2}\n'), ("split.json", b"{"),
+     ("environment.json", b"[]")],
+)  # fmt: skip
+def test_no_file_of_a_neighbour_breaks_a_report(name: str, content: bytes, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "mine", [0.7])
+    write_run(tmp_path / "broken", [0.9], method="supervised")
+    (tmp_path / "broken" / name).write_bytes(content)
+    assert find_baseline(read_run(run.path)) is None
+
+
 def test_a_named_baseline_on_other_images_is_not_comparable(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "mine", [0.7]).path)
     other = write_run(tmp_path / "other", [0.9], val="xz", labelled="ac", method="supervised")

@@ -77,3 +77,40 @@ def test_forget_after_without_any_measurement_does_nothing(folder: RunFolder) ->
 def test_environment_is_plain_json() -> None:
     found = describe_environment()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize("content", ["", "method: knowsam\npreset: short\ndata:\n  path: DATA\n", "- a\n", "a: [\n"])
+def test_an_empty_or_cut_configuration_is_not_taken_for_the_defaults(content: str, folder: RunFolder) -> None:
+    folder.create(resolve_config())
+    folder.config.write_text(content)
+    with pytest.raises(InputError, match=r"config\.yaml: .*(empty or cut|expected `key: value`)"):
+        folder.read_config()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"st\xffep": 1}', b'{"step": "one"}', b'{"step": 2, "terms": [1]}', b'{"step": 2, "terms": {"loss": "x"}}',
+     b'{"step": 2, "validation": {"unet": {}}}', b'{"step"": 2}', b"[" * 50_000, b'{"step": ' + b"1" * 5000 + b"}",
+     b'{"step": 2, "steps_per_s": []}'],
+)  # fmt: skip
+def test_a_broken_measurement_is_one_sentence_and_at_the_end_left_out(line: bytes, folder: RunFolder) -> None:
+    folder.create(resolve_config())
+    folder.append({"step": 1})
+    with folder.metrics.open("ab") as file:
+        file.write(line)
+    assert folder.read_metrics() == [{"step": 1}]
+    with folder.metrics.open("ab") as file:
+        file.write(b'\n{"step": 3}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl: line 2 is no measurement") as error:
+        folder.read_metrics()
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_that_had_a_checkpoint_is_not_begun_again(folder: RunFolder) -> None:
+    config = resolve_config({"train": {"steps": 100}})  # validates every 10 steps
+    folder.create(config)
+    folder.append({"step": 20})  # the first checkpoint may fail while training goes on to the second
+    folder.check_never_saved(config)
+    folder.append({"step": 21})
+    with pytest.raises(InputError, match="no checkpoint was found, but expected one of this run, which has trained"):
+        folder.check_never_saved(config)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from knowsam.data.preprocess import Preprocessing
 from knowsam.errors import InputError
@@ -84,6 +87,43 @@ def test_a_truncated_student_file_is_named(student: torch.nn.Module, tmp_path: P
     save_student(path, student, INFO)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="could not be opened"):
+        load_student(path)
+
+
+@torch.no_grad()
+def test_weights_that_are_no_numbers_are_refused_when_saved_and_when_loaded(
+    student: torch.nn.Module, tmp_path: Path
+) -> None:
+    path, bad = tmp_path / "s.safetensors", tmp_path / "bad.safetensors"
+    save_student(path, student, INFO)
+    weights = load_file(path)
+    name = next(name for name, value in weights.items() if value.is_floating_point())
+    weights[name][0] = math.nan
+    with safe_open(path, "pt") as file:
+        save_file(weights, bad, file.metadata())
+    with pytest.raises(InputError, match=f"not finite was found in {name}"):
+        load_student(bad)
+    student.state_dict()[name][0] = math.inf
+    with pytest.raises(InputError, match=f"not finite was found in {name}"):
+        save_student(path, student, INFO)
+    load_student(path)  # the last one is whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preprocessing": []},
+        {"class_names": None},
+        {"format": []},
+        {"network": {"name": "unet", "depth": "x"}},
+        {"network": 7},
+    ],
+)
+def test_a_broken_header_is_one_sentence(change: dict[str, Any], student: torch.nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    save_student(path, student, INFO)
+    save_file(load_file(path), path, {"knowsam": json.dumps(INFO.to_json() | change)})
+    with pytest.raises(InputError, match=r"s\.safetensors: "):
         load_student(path)
 
 

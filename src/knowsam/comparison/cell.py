@@ -10,8 +10,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 from knowsam.comparison.outcome import COST_FILE, LOG_FILE, Outcome
 from knowsam.errors import InputError
 from knowsam.presentation.console import escape_unprintable
+from knowsam.runs.lock import folder_lock
 from knowsam.storage import write_json
 
 INTERRUPTED = 130
@@ -98,9 +97,10 @@ def do_cell(job: CellJob, quiet: bool = False) -> bool:
 
 
 def _train(config: Any, run: Any, cell: Path, quiet: bool) -> bool:
-    """Start, continue or leave alone: whatever the run needs. False if it was interrupted and saved."""
-    from knowsam.reliability.of_run import calibrate_run
-    from knowsam.runs.checkpoint import load_checkpoint
+    """Start, continue, complete or leave alone: whatever the run needs. False if it was interrupted and saved."""
+    from knowsam.data.split import Split
+    from knowsam.runs.checkpoint import read_progress
+    from knowsam.training.finish import lacking_files
     from knowsam.training.run import resume, train
 
     if not run.checkpoint.exists():
@@ -108,13 +108,14 @@ def _train(config: Any, run: Any, cell: Path, quiet: bool) -> bool:
         if run.path.exists():
             shutil.rmtree(run.path)
         result = train(config, run.path, quiet=quiet)
-    elif load_checkpoint(run.checkpoint)["step"] < config.train.steps:
-        result = resume(run.path, quiet=quiet)
     else:
-        # Killed between the last step and the scores; the calibration is what training writes after its last step.
-        if not run.calibration.exists() and json.loads(run.split.read_text())["val"]:
-            calibrate_run(run.path)
-        return True
+        progress, split = read_progress(run.checkpoint), Split.read(run.split)
+        done = progress.step >= config.train.steps
+        if done and not lacking_files(run, run.read_config(), progress, bool(split.val)):
+            return True
+        result = resume(run.path, quiet=quiet)
+        if done:  # killed between the last step and the scores: what that cost is not known
+            return True
     if result.finished:
         write_json(cell / COST_FILE, measure_memory())
     return result.finished
@@ -153,7 +154,7 @@ def work(job: CellJob) -> None:
         os.dup2(log.fileno(), 2)
     escape_unprintable()
     try:
-        with folder_lock(job.cell):
+        with folder_lock(job.cell, wait=True):
             sys.exit(0 if do_cell(job) else INTERRUPTED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -184,18 +185,3 @@ def _stop_without_parent() -> None:
         # While training this asks to stop after the step; at any other moment it ends the process.
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(ASK_AGAIN_S)
-
-
-@contextmanager
-def folder_lock(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Hold a folder: at most one process at a time is within this block.
-
-    Args:
-        folder: Exists.
-        wait: Wait for the other one to leave; False raises `BlockingIOError`.
-    """
-    import fcntl
-
-    with (folder / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from knowsam.config import VALIDATE_AT_LEAST_EVERY, Config, default_validate_eve
 from knowsam.errors import InputError
 from knowsam.presentation.text import first_few
 from knowsam.runs.folder import RunFolder
-from knowsam.storage import write_json
+from knowsam.storage import is_unused, read_json, reason_of, write_json
 
 FORMAT = 1
 HARMLESS = (
@@ -58,17 +57,17 @@ class CompareFolder:
                 f"{self.path}: no comparison was found (no {self.grid.name}), but expected the folder of one; check"
                 " the path."
             )
+        values = read_json(self.grid, "restore it, or choose another --out")
         try:
-            values = json.loads(self.grid.read_text(encoding="utf-8"))
             if values["format"] != FORMAT:
                 raise ValueError(f"format {values['format']}")
             cells = tuple(Cell(**cell) for cell in values["cells"])
             settings = {name: read_resolved(given) for name, given in values["settings"].items()}
             return Grid(cells, settings, values["own"], values.get("footnotes", _footnotes(settings)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{self.grid}: no grid could be read ({error}), but expected what `knowsam compare` writes; restore it,"
-                " or choose another --out."
+                f"{self.grid}: no grid could be read ({reason_of(error)}), but expected what `knowsam compare` writes;"
+                " restore it, or choose another --out."
             ) from error
 
     def write(self, grid: Grid) -> None:
@@ -101,7 +100,7 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
     """
     path = folder.path
     if not folder.grid.exists():
-        if path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
+        if not is_unused(path):
             raise InputError(
                 f"{path}: other files were found, but expected a new or empty folder or that of an earlier comparison;"
                 " choose another --out."

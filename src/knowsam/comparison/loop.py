@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from knowsam.comparison.cell import INTERRUPTED, LOG_FILE, CellJob, Registered, folder_lock, work
+from knowsam.comparison.cell import INTERRUPTED, LOG_FILE, CellJob, Registered, work
 from knowsam.comparison.display import GridDisplay, expected_seconds, last_step, seconds_left
 from knowsam.comparison.folder import CompareFolder, join_grids, validated_as_before
 from knowsam.comparison.grid import Cell, Grid, plan_grid, plan_splits
@@ -20,6 +20,7 @@ from knowsam.data.folder import DataFolder
 from knowsam.data.leaks import leak_warnings
 from knowsam.data.split import Split
 from knowsam.errors import InputError
+from knowsam.runs.lock import folder_lock
 
 POLL_S = 1.0
 Runner = Callable[[CellJob, Callable[[], bool], Callable[[], None]], int]
@@ -100,21 +101,14 @@ def compare(
     for split in splits.values():
         cases_to_score(scanned, split)
     join_grids(folder, asked)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    try:
-        with folder_lock(folder.path, wait=False):
-            grid = join_grids(folder, asked)
-            _check_splits(folder, grid, scanned, splits)
-            folder.write(grid)
-            display = GridDisplay(quiet)
-            display.notes(dict.fromkeys(note for split in splits.values() for note in leak_warnings(scanned, split)))
-            interrupted = _do_cells(folder, asked, entries, display, runner)
-            return read_results(folder, interrupted)
-    except BlockingIOError as error:
-        raise InputError(
-            f"{folder.path}: another `knowsam compare` is at work there, but expected to be the only one; wait for it,"
-            " or choose another --out."
-        ) from error
+    with folder_lock(folder.path):
+        grid = join_grids(folder, asked)
+        _check_splits(folder, grid, scanned, splits)
+        folder.write(grid)
+        display = GridDisplay(quiet)
+        display.notes(dict.fromkeys(note for split in splits.values() for note in leak_warnings(scanned, split)))
+        interrupted = _do_cells(folder, asked, entries, display, runner)
+        return read_results(folder, interrupted)
 
 
 def _registered(method: str, options: Mapping[str, Any]) -> Registered:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from knowsam.errors import InputError
-from knowsam.storage import write_json
+from knowsam.storage import read_json, reason_of, write_json
 
 OUTCOME_FILE, COST_FILE, LOG_FILE = "outcome.json", "cost.json", "log.txt"
 
@@ -71,13 +70,13 @@ class Outcome:
         path = folder / OUTCOME_FILE
         if not path.exists():
             return None
+        values = read_json(path, "delete it and repeat the command")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
             known = {entry.name for entry in fields(cls)}
             tuples = {key: tuple(values[key]) for key in ("class_names", "notes")}
             return cls(**{key: value for key, value in values.items() if key in known} | tuples)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path}: no outcome could be read ({error}), but expected what `knowsam compare` wrote; delete this"
-                " file and repeat the command."
+                f"{path}: no outcome could be read ({reason_of(error)}), but expected what `knowsam compare` wrote;"
+                " delete it and repeat the command."
             ) from error

@@ -16,7 +16,7 @@ from knowsam.data.lists import grouped, natural_sorted, read_lines
 from knowsam.errors import InputError
 from knowsam.io import file_stem
 from knowsam.presentation.text import quoted
-from knowsam.storage import whole_file
+from knowsam.storage import read_json, write_text
 
 
 @dataclass
@@ -37,8 +37,7 @@ class Split:
 
     def write(self, path: str | Path) -> None:
         """Write the split; the file appears whole or not at all."""
-        with whole_file(Path(path)) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: str | Path) -> Split:
@@ -47,17 +46,14 @@ class Split:
         Raises:
             InputError: The file is missing, no JSON, or not a split.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as a split ({error}).") from error
+        content = read_json(Path(path), "restore it")
         names = ("labelled", "unlabelled", "val", "test")
-        if not isinstance(content, dict) or set(content) != set(names):
-            raise InputError(f"{path}: not a split; expected the keys {', '.join(names)}.")
+        if set(content) != set(names):
+            raise InputError(f"{path}: not a split; expected the keys {', '.join(names)}; restore it.")
         for name in names:
             stems = content[name]
             if not isinstance(stems, list) or not all(isinstance(stem, str) for stem in stems):
-                raise InputError(f"{path}: {name} is not a list of stems.")
+                raise InputError(f"{path}: {name} is not a list of stems; restore it.")
         return cls(**content)
 
 

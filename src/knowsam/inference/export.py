@@ -29,8 +29,8 @@ from knowsam.inference.verification import Verification, verification_batches, v
 from knowsam.networks import SegmentationNetwork
 from knowsam.presentation.pictures import class_colour
 from knowsam.runs.folder import RunFolder
-from knowsam.runs.student_file import HEADER_KEY, StudentInfo, find_student, load_student
-from knowsam.storage import whole_file, write_text
+from knowsam.runs.student_file import HEADER_KEY, StudentInfo, find_student, load_student, outdated_by
+from knowsam.storage import output_folder, whole_file, write_text
 from knowsam.types import LUMINANCE
 
 PROGRAM_SUFFIX = ".pt2"
@@ -50,6 +50,7 @@ class Exported:
         parameters: Number of its parameters.
         info: What belongs to the student.
         verification: How it compares with the network it was made of.
+        outdated: What to say if the run has a newer network to give, one sentence; else None.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Exported:
     parameters: int
     info: StudentInfo
     verification: Verification
+    outdated: str | None = None
 
 
 class ProbabilityNetwork(nn.Module):
@@ -115,12 +117,11 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
     check_card_is_ours(card, to)
     exported = ProbabilityNetwork(part, info.preprocessing.channels, part.stride).eval()
     batches = verification_batches(info.preprocessing, part.stride, images)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(to) as temporary:
+    with output_folder(to.parent), whole_file(to) as temporary:
         write(exported, metadata(info, name, part.stride), temporary)
         verification = verify(open_again(temporary), part, batches, to)
     parameters = sum(parameter.numel() for parameter in part.parameters())
-    written = Exported(to, card, name, parameters, info, verification)
+    written = Exported(to, card, name, parameters, info, verification, outdated_by(source, info))
     write_text(card, model_card(written, RunFolder(source.parent)))
     return written
 

@@ -13,7 +13,7 @@ from knowsam.data.listing import images_below, list_folder
 from knowsam.data.lists import read_lines
 from knowsam.data.preprocess import to_unit_range
 from knowsam.data.series import scan_series, write_series_table
-from knowsam.errors import InputError
+from knowsam.errors import InputError, os_error_sentence
 from knowsam.functional.uncertainty import CaseSums
 from knowsam.inference.predictor import Predictor
 from knowsam.io import (
@@ -33,6 +33,7 @@ from knowsam.presentation.orientation import view_of
 from knowsam.presentation.pictures import OVERLAY_SIDE, overlay, scale_to, volume_sheet, write_png
 from knowsam.presentation.text import count_text, first_few
 from knowsam.runs.student_file import StudentInfo
+from knowsam.storage import remove_unfinished
 from knowsam.types import MedicalImage
 
 
@@ -224,6 +225,7 @@ def predict_files(
     series = [path for path in files if reader_of(path) is DICOM]
     if series:
         write_series_table(series, out, source if source.is_dir() else source.parent)
+    made = {Path()}
     for path in files:
         folder = _output_folder(path, top)
         try:
@@ -232,7 +234,13 @@ def predict_files(
         except InputError as error:
             yield PredictedFile(path, None, str(error), folder=folder)
             continue
-        (out / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # of reading: nothing is written yet
+            yield PredictedFile(path, None, os_error_sentence(error, path), folder=folder)
+            continue
+        if folder not in made:
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            remove_unfinished(out / folder)
+            made.add(folder)
         target = out / folder / case_stem(path)
         if prediction.probabilities is not None:
             write_probabilities(add_suffix(target, PROBABILITY_SUFFIX), prediction.probabilities, image)

@@ -24,7 +24,7 @@ from knowsam.inference.forward import predict_all
 from knowsam.io.checks import check_finite, check_not_empty
 from knowsam.networks.fold_batch_norm import fold_batch_norm
 from knowsam.runs.device import resolve_device
-from knowsam.runs.student_file import find_student, load_student
+from knowsam.runs.student_file import find_student, load_student, outdated_by
 from knowsam.types import Geometry, MedicalImage
 
 SLICES_PER_PASS = 8
@@ -54,6 +54,7 @@ class Predictor:
     Attributes:
         path: The student file.
         info: What belongs to the student: network, preprocessing, class names, validation Dice.
+        outdated: What to say if the run has a newer student to give, one sentence; else None.
 
     Args:
         path: A run folder, a `student.safetensors`, or an ONNX file written by `knowsam export`.
@@ -69,6 +70,7 @@ class Predictor:
     def __init__(self, path: str | Path, device: str | None = None, amp: str = "no") -> None:
         self.amp = known_amp(amp)
         path = self.path = find_student(Path(path))
+        self.outdated: str | None = None
         self.student: Any  # images -> logits: a network, or an ONNX file that is called like one
         if path.suffix.lower() == ONNX_SUFFIX:
             if amp != "no":
@@ -83,6 +85,7 @@ class Predictor:
             return
         self.device = resolve_device(device)
         network, self.info = load_student(path, self.device)
+        self.outdated = outdated_by(path, self.info)
         self.student = fold_batch_norm(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property

@@ -6,7 +6,6 @@ the validation data. It belongs to the very weights it was measured with and say
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from knowsam.runs.cases import open_cases
 from knowsam.runs.device import resolve_device
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import StudentInfo, load_student
-from knowsam.storage import checksum, without_nan, write_json
+from knowsam.storage import checksum, read_json, reason_of, without_nan, write_json
 
 CALIBRATION_FORMAT = 1
 
@@ -124,8 +123,8 @@ def load_calibration(student: Path) -> CalibrationStatus:
     advice = f"run `knowsam calibrate {shlex.quote(str(student.parent))}`."
     if not path.exists():
         return CalibrationStatus(None, None, f"there is no {path}; where the run and its data are, {advice}")
+    values = read_json(path, f"delete it or {advice.rstrip('.')}")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         if values["format"] != CALIBRATION_FORMAT:
             raise ValueError(f"format {values['format']}")
         if values["student_sha256"] != checksum(student):
@@ -137,17 +136,20 @@ def load_calibration(student: Path) -> CalibrationStatus:
         return CalibrationStatus(
             _record(Calibration, values["calibration"]), assessment and _record(Assessment, assessment)
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: no calibration could be read ({error}), but expected what `knowsam calibrate` writes; delete it"
-            f" or {advice}"
+            f"{path}: no calibration could be read ({reason_of(error)}), but expected what `knowsam calibrate` writes;"
+            f" delete it or {advice}"
         ) from error
 
 
 def is_calibrated(student: Path) -> bool:
     """Whether the calibration beside a student file was measured with that very student."""
     path = student.with_name("calibration.json")
-    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["student_sha256"] == checksum(student)
+    try:
+        return path.exists() and read_json(path, "").get("student_sha256") == checksum(student)
+    except InputError:  # cut or broken: as good as none
+        return False
 
 
 def _to_json(student: Path, info: StudentInfo, cases: Sequence[CalibrationCase]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from knowsam.presentation.console import ProgressStart, start_progress
 from knowsam.presentation.text import count_text, first_few
 from knowsam.reliability.cases import CASES_FILE, CaseQuality, case_rows, estimate_cases, write_cases
 from knowsam.reliability.of_run import CalibrationStatus, load_calibration
+from knowsam.storage import output_folder, safe_at_end
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Predictions:
         basis: What the estimates rest on; `basis.sentence()` says it. None if not asked for.
         cases_file: The table of the cases, None if there is none.
         notes: What a person should know about the input, one sentence each.
+        outdated: What to say if the run has a newer network to give, one sentence; else None.
     """
 
     files: tuple[PredictedFile, ...]
@@ -47,6 +49,7 @@ class Predictions:
     basis: CalibrationStatus | None = None
     cases_file: Path | None = None
     notes: tuple[str, ...] = ()
+    outdated: str | None = None
 
     @property
     def written(self) -> tuple[PredictedFile, ...]:
@@ -55,12 +58,13 @@ class Predictions:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One sentence for each thing that makes masks doubtful, with the images concerned."""
+        """One sentence for each thing that makes masks doubtful, with the images concerned where it is these."""
         by_doubt: dict[str, list[str]] = {}
         for item in self.written:
             for doubt in item.doubts:
                 by_doubt.setdefault(doubt, []).append(item.image.name)
-        return tuple(
+        of_run = () if self.outdated is None else (f"{self.outdated}.",)
+        return of_run + tuple(
             f"{len(names)} of {count_text(len(self.written), 'image')} ({first_few(names)}): {doubt}."
             for doubt, names in by_doubt.items()
         )
@@ -119,20 +123,23 @@ def predict_folder(
     chosen = {name for name, stem in stems.items() if name in wanted or stem in wanted}
     advance = start_progress(progress, len(chosen))
     files = []
-    for item in predict_files(
-        predictor, source, out, overlay, probabilities, chosen.__contains__, uncertainty, mask_format, recursive
-    ):
-        files.append(item)
-        advance()
+    with output_folder(out), safe_at_end():
+        for item in predict_files(
+            predictor, source, out, overlay, probabilities, chosen.__contains__, uncertainty, mask_format, recursive
+        ):
+            files.append(item)
+            advance()
     failed = [item.error for item in files if item.error is not None]
     if missing := sorted(wanted - known):
         place = only if isinstance(only, str | Path) else "only"
         failed.append(f"{place}: {first_few(missing)} have no image in {source}; correct the list or add the images.")
     names, values = predictor.class_names, predictor.info.mask_values
-    notes = tuple(input_notes(source, out, recursive))
+    notes, outdated = tuple(input_notes(source, out, recursive)), predictor.outdated
     if not uncertainty or all(item.label is None for item in files):
-        return Predictions(tuple(files), tuple(failed), names, values, notes=notes)
+        return Predictions(tuple(files), tuple(failed), names, values, notes=notes, outdated=outdated)
     basis = load_calibration(predictor.path)
     cases = estimate_cases(files, basis)
     write_cases(cases, names, out / CASES_FILE)
-    return Predictions(tuple(files), tuple(failed), names, values, tuple(cases), basis, out / CASES_FILE, notes)
+    return Predictions(
+        tuple(files), tuple(failed), names, values, tuple(cases), basis, out / CASES_FILE, notes, outdated
+    )

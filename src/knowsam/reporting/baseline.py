@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from knowsam.config import Config
+from knowsam.config import Config, load_yaml
 from knowsam.errors import InputError
 from knowsam.methods import known_method
 from knowsam.presentation.text import size_text
@@ -64,7 +62,7 @@ def find_baseline(run: RunRecord) -> Baseline | None:
             if not _may_be_baseline(config, run.config):
                 continue
             other = read_run(config.parent)
-        except InputError:  # a run that has not measured anything yet, or is of another version, is no candidate
+        except (InputError, OSError):  # has not measured anything yet, is of another version, broken, closed
             continue
         if other.best is None or not is_plain_baseline(other.config):
             continue
@@ -88,11 +86,10 @@ def _learns_from_labels_alone(method: str) -> bool:
 
 def _may_be_baseline(path: Path, config: Config) -> bool:
     """A quick look at a neighbour's raw configuration, before its measurements are read."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+    if not path.is_file():
         return False
-    if not isinstance(values, dict) or not isinstance(values.get("data"), dict):
+    values = load_yaml(path)
+    if not isinstance(values.get("data"), dict):
         return False
     return _learns_from_labels_alone(str(values.get("method"))) and values["data"].get("path") == config.data.path
 

@@ -1,5 +1,6 @@
 """What a run leaves behind, written and read."""
 
 STUDENT_FILE = "student.safetensors"
+CHECKPOINT_FILE = "checkpoint.pt"
 CALIBRATION_FILE = "calibration.json"
 """Files of a run that are also looked for beside a student that was moved out of its run."""

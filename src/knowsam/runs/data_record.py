@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from hashlib import blake2b
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.runs.cases import cases_of
 from knowsam.runs.folder import RunFolder
-from knowsam.storage import checksum, write_json
+from knowsam.storage import checksum, read_json, reason_of, write_json
 
 FORMAT = 1
 DIGEST_BYTES = 16
@@ -65,14 +64,14 @@ def changed_files(run: RunFolder, hashes: dict[str, str]) -> list[str]:
     """
     if not run.data.exists():
         return []
+    advice = "restore it, or delete it to go on without the check"
+    values = read_json(run.data, advice)
     try:
-        values = json.loads(run.data.read_text(encoding="utf-8"))
         if values["format"] != FORMAT:
             raise ValueError(f"format {values['format']}")
         before = dict(values["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{run.data}: cannot be read ({error}), but expected what `knowsam train` wrote; restore it, or delete it"
-            " to go on without the check."
+            f"{run.data}: cannot be read ({reason_of(error)}), but expected what `knowsam train` wrote; {advice}."
         ) from error
     return [name for name, value in hashes.items() if before.get(name) != value]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from knowsam.config import Config
 from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.runs.folder import RunFolder, seconds_spent
+from knowsam.storage import read_json
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def read_run(path: str | Path) -> RunRecord:
                     record["step"],
                     {name: score["dice"] for name, score in scores.items()},
                     {
-                        name: [math.nan if value is None else value for value in score["per_class"]]
+                        name: [math.nan if value is None else value for value in score.get("per_class", [])]
                         for name, score in scores.items()
                     },
                     cases.get(record["step"], {}),
@@ -133,11 +133,6 @@ def read_run(path: str | Path) -> RunRecord:
             f"{folder.path}: no measurement was found in {folder.metrics.name}, but expected at least one; wait for the"
             " run's first log, or choose a run that trained."
         )
-    try:
-        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder.environment}: cannot be read ({error}), but expected what `knowsam train` wrote; restore it."
-        ) from error
+    environment = read_json(folder.environment, "restore it")
     split = Split.read(folder.split)
     return RunRecord(folder, config, environment, split, terms, validations, seconds_spent(records))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from torch import nn
 from knowsam.data.preprocess import Preprocessing
 from knowsam.errors import InputError
 from knowsam.networks import SegmentationNetwork, build_network
-from knowsam.runs import STUDENT_FILE
-from knowsam.storage import write_safetensors
+from knowsam.runs import CHECKPOINT_FILE, STUDENT_FILE
+from knowsam.runs.checkpoint import read_progress
+from knowsam.storage import not_finite, reason_of, write_safetensors
 
 STUDENT_FORMAT = 1
 HEADER_KEY = "knowsam"
@@ -56,13 +58,30 @@ class StudentInfo:
             "mask_values": None if self.mask_values is None else list(self.mask_values),
         }
 
+    @property
+    def is_best(self) -> bool:
+        """Whether validation chose these weights; else they are the last ones at the time."""
+        return bool(self.validation)
+
     @classmethod
     def from_json(cls, values: dict[str, Any], path: Path) -> StudentInfo:
         """Inverse of `to_json`; `path` is the file, for messages, and further keys of the header are ignored.
 
         Raises:
-            InputError: If another format of header was written.
+            InputError: If another format of header was written, or it is no header of ours.
         """
+        try:
+            return cls._from_json(values, path)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{path}: a header was found that cannot be read ({type(error).__name__}: {reason_of(error)}), but"
+                " expected what `knowsam train` wrote; restore the file."
+            ) from error
+
+    @classmethod
+    def _from_json(cls, values: dict[str, Any], path: Path) -> StudentInfo:
         if values["format"] != STUDENT_FORMAT:
             raise InputError(
                 f"{path}: format {values['format']} was found, but this knowsam reads format {STUDENT_FORMAT}; use the"
@@ -80,7 +99,11 @@ class StudentInfo:
 
 
 def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:
-    """Write weights and everything prediction needs into one safetensors file, atomically."""
+    """Write weights and everything prediction needs into one safetensors file, atomically.
+
+    Raises:
+        InputError: A weight is not finite.
+    """
     weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_safetensors(path, weights, {HEADER_KEY: json.dumps(info.to_json())})
@@ -90,7 +113,8 @@ def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[Segmen
     """Open a student file: the network in evaluation mode, and what belongs to it.
 
     Raises:
-        InputError: If the file is missing, truncated or not a student file, or its network is not known here.
+        InputError: If the file is missing, truncated or not a student file, a weight is not finite, or its network is
+            not known here.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -99,23 +123,34 @@ def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[Segmen
         # By its bytes: safetensors opens no path that is not UTF-8.
         content = path.read_bytes()
         weights = load(content)
-    except (OSError, SafetensorError) as error:
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(HEADER_KEY)
+        values = None if header is None else json.loads(header)
+    except (OSError, SafetensorError, ValueError, RecursionError, AttributeError) as error:
         raise InputError(
-            f"{path}: could not be opened ({error}), but expected a student.safetensors written by `knowsam train`;"
-            " check the path or train again."
+            f"{path}: could not be opened ({reason_of(error)}), but expected a student.safetensors written by `knowsam"
+            " train`; check the path or train again."
         ) from error
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(HEADER_KEY)
-    if header is None:
+    if values is None:
         raise InputError(
             f"{path}: weights without a knowsam header were found, but expected a student.safetensors written by"
             " `knowsam train`; give that file or its run folder."
         )
-    info = StudentInfo.from_json(json.loads(header), path)
+    info = StudentInfo.from_json(values, path)
+    if name := not_finite(weights):
+        raise InputError(
+            f"{path}: a weight that is not finite was found in {name}, but expected numbers; restore the file, or train"
+            " again with a lower train.lr."
+        )
     try:
         student = build_network(**info.network)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: a network was found that cannot be built ({reason_of(error)}), but expected one of"
+            " `knowsam train`; restore the file."
+        ) from error
     try:
         student.load_state_dict(weights)
     except RuntimeError as error:  # torch's list of every tensor that does not fit
@@ -137,6 +172,31 @@ def find_student(path: Path) -> Path:
     if not path.exists():
         raise InputError(
             f"{path}: no such file was found, but expected a run folder or a {STUDENT_FILE}; check the path, or"
-            " wait for the run's first validation (without validation: its first checkpoint)."
+            " wait for the run's first validation (without validation: its first checkpoint); if its training was"
+            f" killed, `knowsam train --resume {shlex.quote(str(path.parent))}` goes on."
         )
     return path
+
+
+def outdated_by(student: Path, info: StudentInfo) -> str | None:
+    """What to say of a student whose run has a newer one to give; None where it is the newest, or has no run.
+
+    Args:
+        student: Its file.
+        info: What belongs to it.
+    """
+    checkpoint = student.with_name(CHECKPOINT_FILE)
+    if student.name != STUDENT_FILE or not checkpoint.exists():
+        return None
+    try:
+        state = read_progress(checkpoint)
+    except InputError:  # it is no checkpoint of this package, or broken, which is not what was asked for
+        return None
+    # With validation the best one counts; of older checkpoints nobody knows at which step that was.
+    due = state.step if state.best is None else state.best_step
+    if due is None or due <= info.step:
+        return None
+    return (
+        f"{student}: the network of step {info.step} was found, but the run's checkpoint has one of step {due};"
+        f" `knowsam train --resume {shlex.quote(str(student.parent))}` writes it"
+    )

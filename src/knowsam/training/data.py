@@ -149,15 +149,22 @@ def class_shares(labelled: SliceStore, classes: int) -> Tensor:
 
 
 def read_run_data(config: Config, folder: RunFolder, resume: bool, display: TrainingDisplay) -> RunData:
-    """Read what a run trains on, and say what was found: a new run is split here, a resumed one keeps its split.
+    """Read what a run trains on, and say what was found: a run that begins is split here, later it keeps its split.
+
+    Args:
+        config: The resolved configuration.
+        folder: The run.
+        resume: The run is there already; without a checkpoint it begins once more.
+        display: Shows what was found.
 
     Raises:
         InputError: For an occupied folder, and as `load_data`.
     """
-    if resume:
+    if resume and folder.checkpoint.exists():
         scanned, split = scan_folder(Path(config.data.path), group_by=config.data.group_by), Split.read(folder.split)
     else:
-        folder.check_free()
+        if not resume:
+            folder.check_free()
         scanned, split = plan_split(config)
     with display.reading() as progress:
         data = load_data(config, scanned, split, load_method(config.method).uses_unlabelled, progress)

@@ -64,6 +64,12 @@ class TrainingDisplay:
         for note in data.notes:
             self.console.print(f"[yellow]note:[/yellow] {note}")
 
+    def note(self, sentence: str) -> None:
+        """Say one sentence that matters."""
+        from rich.markup import escape
+
+        self.console.print(f"[yellow]note:[/yellow] {escape(sentence)}")
+
     def sam(self, base: LoadReport, learning: int) -> None:
         """Say which SAM was loaded, how, and how much of the teacher learns.
 

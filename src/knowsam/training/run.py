@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+from accelerate import PartialState
 
 from knowsam.config import Config
 from knowsam.data.folder import scan_folder
@@ -12,9 +16,12 @@ from knowsam.errors import InputError
 from knowsam.methods import load_method
 from knowsam.plugins import absolute
 from knowsam.presentation.text import first_few
+from knowsam.runs.checkpoint import read_progress
 from knowsam.runs.data_record import changed_files, file_hashes, write_data_record
 from knowsam.runs.folder import RunFolder
+from knowsam.runs.lock import folder_lock
 from knowsam.runs.result import Run
+from knowsam.training.finish import lacking_files, steps_are_done
 from knowsam.training.trainer import Trainer
 
 
@@ -35,7 +42,10 @@ def train(config: Config, out: str | Path, quiet: bool = False) -> Run:
     data = config.data.model_copy(update={"path": str(Path(config.data.path).resolve())})
     sam = config.sam.model_copy(update={"name": absolute_name(config.sam.name)})
     config = config.model_copy(update={"data": data, "sam": sam, "method": absolute(config.method)})
-    return Trainer(config, RunFolder(Path(out)), quiet=quiet).fit()
+    folder = RunFolder(Path(out))
+    folder.check_free()
+    with _alone(folder):
+        return Trainer(config, folder, quiet=quiet).fit()
 
 
 def resume(
@@ -47,6 +57,9 @@ def resume(
 ) -> Run:
     """Continue a run from its last checkpoint, to the same weights as if it had never stopped.
 
+    One that was killed before its first checkpoint begins once more; one that was killed after its last step gets the
+    files it lacks.
+
     Args:
         out: The run's folder.
         steps: New total number of steps, to train longer; the schedules then stretch over the new total.
@@ -55,9 +68,23 @@ def resume(
         accept_changes: Go on although images or masks are not those the run began with, and remember the new ones.
 
     Raises:
-        InputError: If there is no run, its data are gone or changed, or its checkpoint does not fit.
+        InputError: If there is no run, nothing is left to do, another process is at work there, its data are gone or
+            changed, or its checkpoint does not fit.
     """
     folder = RunFolder(Path(out))
+    folder.read_config()
+    with _alone(folder):
+        return _resume(folder, steps, quiet, data, accept_changes)
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Hold the run's folder; of several processes of one training, the first one does."""
+    with folder_lock(folder.path) if PartialState().is_main_process else nullcontext():
+        yield
+
+
+def _resume(folder: RunFolder, steps: int | None, quiet: bool, data: str | Path | None, accept_changes: bool) -> Run:
     config = folder.read_config()
     if steps is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
@@ -68,8 +95,14 @@ def resume(
             f" `knowsam train --resume {shlex.quote(str(folder.path))} --data DATA`."
         )
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": now})})
+    if not folder.checkpoint.exists():
+        folder.check_never_saved(config)
+        return Trainer(config, folder, resume=True, quiet=quiet).fit()
+    split, progress = Split.read(folder.split), read_progress(folder.checkpoint)
+    if progress.step >= config.train.steps and not lacking_files(folder, config, progress, bool(split.val)):
+        raise steps_are_done(folder, progress.step, config.train.steps)
     uses_unlabelled = load_method(config.method).uses_unlabelled
-    hashes = file_hashes(scan_folder(Path(now)), Split.read(folder.split), uses_unlabelled)
+    hashes = file_hashes(scan_folder(Path(now)), split, uses_unlabelled)
     changed = changed_files(folder, hashes)
     if changed and not accept_changes:
         raise InputError(

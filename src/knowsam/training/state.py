@@ -14,6 +14,7 @@ from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import StudentInfo, load_student
 from knowsam.sam.loading.report import base_record, require_same_base
 from knowsam.training.build import build_method
+from knowsam.training.finish import steps_are_done
 
 if TYPE_CHECKING:
     from knowsam.training.trainer import Trainer
@@ -26,6 +27,7 @@ def trainer_state(trainer: Trainer) -> dict[str, Any]:
         "step": trainer.position,
         "total": trainer.config.train.steps,
         "best": trainer.best,
+        "best_step": trainer.best_step,
         "classes": trainer.data.coding.classes,
         "sam": base_record(trainer.sam_base),
         "method": trained_state(trainer.method),
@@ -39,7 +41,7 @@ def restore_state(trainer: Trainer) -> None:
     """Bring a trainer to where its folder's checkpoint stands, and drop what was measured after it.
 
     Raises:
-        InputError: If there is no checkpoint, it is of other classes or another SAM, or its steps are done.
+        InputError: If there is no checkpoint, or it is of other classes, another SAM or more steps.
     """
     folder, config = trainer.folder, trainer.config
     path, total = folder.checkpoint, config.train.steps
@@ -49,11 +51,8 @@ def restore_state(trainer: Trainer) -> None:
             f"{path}: a checkpoint of {state['classes']} classes was found, but expected"
             f" {trainer.data.coding.classes} as in the data; restore the data, or start a new run."
         )
-    if state["step"] >= total:
-        raise InputError(
-            f"{folder.path}: {state['step']} of {total} steps are done; to train longer give a larger total, e.g."
-            f" --steps {2 * state['step']}."
-        )
+    if state["step"] > total:
+        raise steps_are_done(folder, state["step"], total)
     require_same_base(state.get("sam"), trainer.sam_base, path)
     load_trained_state(trainer.method, state["method"], path)
     if trainer.averaged is not None:
@@ -62,12 +61,14 @@ def restore_state(trainer: Trainer) -> None:
         optimiser.load_state_dict(state["optimisers"][name])
     if trainer.accelerator.scaler is not None and state["scaler"] is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
-    trainer.position, trainer.best = state["step"], state["best"]
+    trainer.position, trainer.best, trainer.best_step = state["step"], state["best"], state.get("best_step")
     if trainer.accelerator.is_main_process:
         folder.forget_after(trainer.position)
         if total != state["total"]:
             folder.rewrite_config(config)
-            folder.append({"step": trainer.position, "event": "extended", "from": state["total"], "to": total})
+            event = {"step": trainer.position, "event": "extended", "from": state["total"], "to": total}
+            if event not in folder.read_metrics():  # it was killed before the next checkpoint
+                folder.append(event)
 
 
 def trained_state(method: Method) -> dict[str, torch.Tensor]:

@@ -26,14 +26,15 @@ from knowsam.methods import Method
 from knowsam.networks import ema_decay, update_ema
 from knowsam.networks.class_prior import start_at_class_prior
 from knowsam.reliability.of_run import calibrate_run, is_calibrated, write_calibration
-from knowsam.runs.checkpoint import save_checkpoint
+from knowsam.runs.checkpoint import CheckpointProgress, save_checkpoint
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.result import Run
 from knowsam.runs.student_file import StudentInfo, save_student
+from knowsam.storage import Background
 from knowsam.training.build import build_method, build_optimiser
 from knowsam.training.data import read_run_data, step_dataset
 from knowsam.training.display import TrainingDisplay
-from knowsam.training.finish import report_at_end
+from knowsam.training.finish import lacking_students, report_at_end, said_how_to_go_on
 from knowsam.training.interrupt import stop_on_signal
 from knowsam.training.log import RunLog
 from knowsam.training.memory import keep_freed_memory
@@ -56,11 +57,12 @@ class Trainer:
         batches: `batches[i]` is this process's share of the batch of step i, not yet augmented.
         position: Index of the next step.
         best: Best validation Dice so far, None before the first validation.
+        best_step: When it was reached.
 
     Args:
         config: The resolved configuration.
         folder: New or empty; with `resume` that of the run.
-        resume: Continue from the folder's checkpoint.
+        resume: Continue from the folder's checkpoint; a run that was killed before its first one begins once more.
         quiet: No progress bar, no text.
 
     Raises:
@@ -80,19 +82,29 @@ class Trainer:
         self.data = read_run_data(config, folder, resume, self.display)
         self.position = 0
         self.best: float | None = None
+        self.best_step: int | None = None
         self._kept_scores: list[ScoredVolume] | None = None
         """The validation cases as the network of `student.safetensors` segments them; None where not known here."""
+        self._background = Background()
         self._build()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = step_dataset(config, self.data, rank, world)
         # Last of all: what is refused above leaves no half-made run behind.
-        if resume:
+        if resume and folder.checkpoint.exists():
             restore_state(self)
         elif self.accelerator.is_main_process:
-            folder.create(config, None if self.sam_base is None else self.sam_base.to_json())
-            self.data.record(folder)
+            self._begin(again=resume)
         self.log = RunLog(folder, self.display, self.accelerator.is_main_process)
         self.accelerator.wait_for_everyone()
+
+    def _begin(self, again: bool) -> None:
+        """Write the files with which a run begins, all or none."""
+        try:
+            self.folder.create(self.config, None if self.sam_base is None else self.sam_base.to_json(), again)
+            self.data.record(self.folder)
+        except OSError:
+            self.folder.discard_beginning(keep_config=again)
+            raise
 
     def _build(self) -> None:
         """Build method, optimisers and augmentations, on the device."""
@@ -116,7 +128,20 @@ class Trainer:
         self._unlabelled_view = self._weak if method.unlabelled_view == "weak" else strong
 
     def fit(self) -> Run:
-        """Train from `position` to the end, or until a signal asks to stop."""
+        """Train from `position` to the end, or until a signal asks to stop.
+
+        A run whose steps are done, but which was killed before its last file, gets what it lacks.
+
+        Raises:
+            InputError: A term or weight is not finite, or a file cannot be written; the last checkpoint is kept.
+        """
+        with said_how_to_go_on(self.folder):
+            try:
+                return self._fit()
+            finally:
+                self._background.wait()
+
+    def _fit(self) -> Run:
         train, total = self.config.train, self.config.train.steps
         loader = DataLoader(
             self.batches, batch_size=None, sampler=range(self.position, total), num_workers=self.config.data.workers
@@ -126,6 +151,7 @@ class Trainer:
             self.log.start(self.position, train.tensorboard)
             for batch in loader:
                 output = self.step(batch)
+                self._background.check()
                 if self.position % train.log_every == 0 or self.position == total:
                     lr = {name: optimiser.param_groups[0]["lr"] for name, optimiser in self.optimisers.items()}
                     self.log.step(self.position, output, lr)
@@ -135,12 +161,15 @@ class Trainer:
                 if self.data.validation and (self.position % train.validation_steps == 0 or last):
                     self.validate()
                 if self.position % (train.checkpoint_every or train.validation_steps) == 0 or last or stopping:
-                    self.save()
+                    self.save(wait=False)
                 if stopping and not last:
                     finished = False
                     break
+        self._background.wait()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            if self.position == total:
+                self._complete_students()
             self._end(finished)
         return Run(self.folder, self.position, finished, self.best)
 
@@ -201,7 +230,7 @@ class Trainer:
         mean = scores.mean()
         self.log.validation(self.position, scores, time.perf_counter() - started)
         if self.best is None or mean > self.best:
-            self.best, self._kept_scores = mean, scored
+            self.best, self.best_step, self._kept_scores = mean, self.position, scored
             if self.accelerator.is_main_process:
                 info = self._save_student(self.folder.student, scores.to_json())
                 write_calibration(self.folder, info, scored)
@@ -228,15 +257,25 @@ class Trainer:
         by_name = {one.name: one for share in gather_object([scored]) for one in share}
         return [by_name[volume.name] for volume in self.data.validation]
 
-    def save(self) -> None:
-        """Write the checkpoint, and the last student with it, so that an interrupted run can predict too."""
+    def save(self, wait: bool = True) -> None:
+        """Write the checkpoint, and the last student with it, so that an interrupted run can predict too.
+
+        Args:
+            wait: Return when they are safe; False: they are made safe while training goes on, and until then the last
+                checkpoint stays.
+        """
         self._require_finite_weights()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            save_checkpoint(self.folder.checkpoint, trainer_state(self))
-            self._save_student(self.folder.student_last, {})
-            if not self.data.validation:
-                self._save_student(self.folder.student, {})
+            self._background.wait()
+            self.folder.sync_measurements()
+            with self._background.taking():
+                save_checkpoint(self.folder.checkpoint, trainer_state(self))
+                self._save_student(self.folder.student_last, {})
+                if not self.data.validation:
+                    self._save_student(self.folder.student, {})
+            if wait:
+                self._background.wait()
         self.accelerator.wait_for_everyone()
 
     def _save_student(self, path: Path, validation: dict[str, Any]) -> StudentInfo:
@@ -251,6 +290,23 @@ class Trainer:
         )
         save_student(path, self.student(), info)
         return info
+
+    def _complete_students(self) -> None:
+        """Write the students that a run lacks which was killed after its last checkpoint."""
+        lacking = lacking_students(self.folder, self._progress(), bool(self.data.validation))
+        for path in lacking:
+            scores: dict[str, Any] = {}
+            if path == self.folder.student and self.data.validation:
+                if self.best_step == self.position:
+                    scores = self.folder.validation_at(self.position)
+                else:
+                    self.display.note(
+                        f"{path} was lost with the best network, of step {self.best_step}; the last one stands in."
+                    )
+            self._save_student(path, scores)
+
+    def _progress(self) -> CheckpointProgress:
+        return CheckpointProgress(self.position, self.best, self.best_step)
 
     def _end(self, finished: bool) -> None:
         """Write what a run has when it ends, and say where everything is."""

@@ -4,12 +4,14 @@ import json
 import shutil
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from knowsam.errors import InputError
+from knowsam.sam.loading.build import TINY, build_sam
 from knowsam.sam.loading.hub import load_folder, load_hub
 from support.small_sam import SIDE, small_sam
 
@@ -158,3 +160,25 @@ def test_shards_lie_beside_their_list(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../other.safetensors"}}))
     with pytest.raises(InputError, match="lists files outside its folder"):
         load_folder(folder, "mine")
+
+
+def test_a_directory_with_a_pickle_is_not_opened_and_nobody_is_told_to(tmp_path: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    shutil.copy(TINY / "config.json", tmp_path)
+    torch.save({"weight": Code()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="a pickle that holds more than weights, which is not opened") as error:
+        build_sam(str(tmp_path), (64, 64))
+    assert "weights_only" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_a_sam_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    shutil.copy(TINY / "config.json", tmp_path)
+    weights = load_file(TINY / "model.safetensors")
+    name = sorted(weights)[0]
+    save_file(weights | {name: weights[name] * float("nan")}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"not finite was found in .* of '"):
+        build_sam(str(tmp_path), (64, 64))

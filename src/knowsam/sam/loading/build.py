@@ -14,6 +14,7 @@ from knowsam.sam.loading.original import load_original
 from knowsam.sam.loading.report import LoadReport, report_of
 from knowsam.sam.loading.resize import resize_input
 from knowsam.sam.loading.sizes import SIZES
+from knowsam.storage import not_finite
 
 NAMES = ("none", "tiny", *SIZES)
 RANDOM = "random weights"
@@ -61,6 +62,11 @@ def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -
         sam, report = load_original(path, name)
     else:
         raise _unknown(name)
+    if wrong := not_finite(sam.state_dict()):
+        raise InputError(
+            f"sam: a weight that is not finite was found in {wrong} of '{name}', but expected numbers; copy or download"
+            " its files again, or pretrain it with a lower rate."
+        )
     return sam.train(), dataclasses.replace(report, resized=resize_input(sam, image_size))
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from knowsam.errors import InputError
-from knowsam.presentation.text import quoted, shortened
+from knowsam.presentation.text import quoted
 from knowsam.sam.loading.report import LoadReport, report_of, require_known_keys, weights_sha256
+from knowsam.storage import reason_of
 
 HUB_NAMES = {
     "vit_b": "facebook/sam-vit-base",
@@ -23,8 +24,6 @@ HUB_NAMES = {
 CONFIG = "config.json"
 # In transformers' order. A file of shards is listed by its index.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-LONGEST_REASON = 160
-"""Characters of what a library says."""
 HUB_FILES = (CONFIG, "model.safetensors")
 
 
@@ -72,10 +71,9 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
     except MemoryError:
         raise
     except Exception as error:  # transformers, torch and safetensors stumble over strange files in many ways
-        first_line = shortened((str(error).strip().splitlines() or [type(error).__name__])[0], LONGEST_REASON)
         raise InputError(
-            f"{folder}: could not be loaded ({first_line}), but expected the whole files of a Hugging Face SamModel or"
-            " SamHQModel; copy or download them again."
+            f"{folder}: could not be loaded ({reason_of(error)}), but expected the whole files of a Hugging Face"
+            " SamModel or SamHQModel; copy or download them again."
         ) from error
     mismatched = {
         str(key): f"{list(found)} instead of {list(expected)}" for key, found, expected in info["mismatched_keys"]
@@ -116,9 +114,8 @@ def _model_class(folder: Path) -> Any:
             " the folder that holds it, or the file of an original checkpoint (.pth)."
         ) from error
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        said = shortened(str(error), LONGEST_REASON)
         raise InputError(
-            f"{path}: it could not be read as JSON ({said}), but expected the configuration of a SamModel; copy or"
+            f"{path}: it could not be read as JSON ({reason_of(error)}), but expected the configuration of a SamModel; copy or"
             " download it again."
         ) from error
     if kind not in kinds:

@@ -32,6 +32,7 @@ from knowsam.runs.checkpoint import load_checkpoint, save_checkpoint
 from knowsam.runs.device import resolve_device
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
+from knowsam.runs.lock import folder_lock
 from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.backbone.tiny import MODEL_TYPE, read_config, tiny_sam
 from knowsam.sam.loading.build import TINY, build_sam
@@ -39,9 +40,9 @@ from knowsam.sam.loading.hub import silent_transformers
 from knowsam.sam.loading.resize import SMALLEST_GRID
 from knowsam.sam.pretrain.promptable import PromptableSam, step_losses
 from knowsam.sam.pretrain.steps import DrawnStep, PretrainConfig, PretrainSteps, draw_step
-from knowsam.storage import write_json, write_safetensors
+from knowsam.storage import is_own, is_unused, not_finite, read_json, write_json, write_safetensors
 
-SETTINGS = "pretrain.json"
+SETTINGS, CONFIG_NAME = "pretrain.json", "config.json"
 TIED = ("prompt_encoder.shared_embedding.positional_embedding",)
 """A second name of `shared_image_embedding.positional_embedding`."""
 HELD_OUT_SEED = 2**31
@@ -71,9 +72,14 @@ def pretrain(
         Whether all steps are done.
 
     Raises:
-        InputError: If the folder holds another run, or settings do not fit the SAM.
+        InputError: If the folder holds another run, another process is at work there, or settings do not fit the SAM.
     """
     device = resolve_device(None if device is None else str(device))
+    with folder_lock(out):
+        return _pretrain(config, out, quiet, asked_to_stop, device)
+
+
+def _pretrain(config: PretrainConfig, out: Path, quiet: bool, asked_to_stop: Callable[[], bool], device: str) -> bool:
     torch.manual_seed(config.seed)
     sam, started = _first_weights(config.start, RunFolder(out))
     patch = sam.config.vision_config.patch_size
@@ -133,6 +139,7 @@ class _Pretraining:
 
     def __init__(self, config: PretrainConfig, out: Path, model: PromptableSam, started: str | None) -> None:
         self.config, self.folder, self.model = config, RunFolder(out), model
+        self.settings = out / SETTINGS
         self.started = started
         self.average = cast(PromptableSam, ema_copy(model))
         self.optimiser = build_optimiser(model, config)
@@ -168,36 +175,58 @@ class _Pretraining:
             "step": self.step, "sums": self.sums, "model": self.model.state_dict(),
             "average": self.average.state_dict(), "optimiser": self.optimiser.state_dict(),
         }  # fmt: skip
+        if name := not_finite(self.model.state_dict()) or not_finite(self.average.state_dict()):
+            raise InputError(
+                f"{self.folder.path}: at step {self.step} the weight {name} was not finite, but expected numbers; lower"
+                " --lr. The last checkpoint is untouched."
+            )
+        self.folder.sync_measurements()
         save_checkpoint(self.folder.checkpoint, state)
         write_sam(self.average.sam, self.folder.path)
 
     def restore(self) -> None:
-        """Continue from the folder's checkpoint, or begin a run in a new or empty folder."""
+        """Continue from the folder's checkpoint, or begin: in an empty folder, or where there is no checkpoint yet."""
         settings = json.loads(json.dumps(asdict(self.config)))
-        if not (self.folder.checkpoint).exists():
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.path.iterdir()):
-                raise InputError(
-                    f"{self.folder.path}: files but no checkpoint of a pretraining were found, but expected a new or"
-                    " empty folder, or that of an earlier call; choose another."
-                )
-            write_json(
-                self.folder.path / SETTINGS,
-                {"settings": settings, "start_sha256": self.started, **describe_environment()},
+        saved = self.folder.checkpoint.exists()
+        if not saved and not self._may_begin():
+            raise InputError(
+                f"{self.folder.path}: files but no checkpoint of a pretraining were found, but expected a new or"
+                " empty folder, or that of an earlier call; choose another."
             )
-            return
-        found = json.loads((self.folder.path / SETTINGS).read_text(encoding="utf-8"))["settings"]
+        if not saved and not self.settings.exists():
+            record = {"settings": settings, "start_sha256": self.started, **describe_environment()}
+            write_json(self.settings, record)
+        found = read_json(self.settings, "restore it, or choose a new folder").get("settings")
+        found = found if isinstance(found, dict) else {}
         if different := [name for name in settings if found.get(name) != settings[name]]:
             raise InputError(
                 f"{self.folder.path}: a pretraining with another {', '.join(different)} was found, but expected the"
                 " same settings to continue it; repeat them, or choose a new folder."
             )
+        if not saved:
+            self.folder.metrics.unlink(missing_ok=True)
+            # What describes the network: a call that goes on builds it from this.
+            write_json(self.folder.path / CONFIG_NAME, sam_config(self.average.sam))
+            return
         state = load_checkpoint(self.folder.checkpoint)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.sums = state["step"], state["sums"]
         self.folder.forget_after(self.step)
+        # It may have been killed after its checkpoint and before these.
+        write_sam(self.average.sam, self.folder.path)
+
+    def _may_begin(self) -> bool:
+        """Whether a folder without a checkpoint holds nothing, or only what is written before the first one."""
+        first = {self.settings.name, CONFIG_NAME, self.folder.metrics.name}
+        if is_unused(self.folder.path):
+            return True
+        others = [one for one in self.folder.path.iterdir() if one.name not in first and not is_own(one.name)]
+        if others or not self.settings.exists():
+            return False
+        steps = [record["step"] for record in self.folder.read_metrics()] if self.folder.metrics.exists() else []
+        return max(steps, default=0) <= self.config.check_every
 
 
 def _train_step(
@@ -246,5 +275,10 @@ def write_sam(sam: Any, out: Path) -> None:
     """Write a `TinySam` as `config.json` and `model.safetensors` in half precision, each whole or not at all."""
     weights = {name: value.half().cpu().contiguous() for name, value in sam.state_dict().items() if name not in TIED}
     write_safetensors(out / "model.safetensors", weights, {"format": "pt"})
+    write_json(out / CONFIG_NAME, sam_config(sam))
+
+
+def sam_config(sam: Any) -> dict[str, Any]:
+    """What `config.json` says of a `TinySam`: enough to build it."""
     kind = {"model_type": MODEL_TYPE, "architectures": [type(sam).__name__], "dtype": "float16"}
-    write_json(out / "config.json", {**sam.config.to_diff_dict(), **kind})
+    return {**sam.config.to_diff_dict(), **kind}
