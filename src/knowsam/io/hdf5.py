@@ -129,7 +129,7 @@ def read_dataset(path: Path, name: str) -> tuple[np.ndarray, None]:
     return array.astype(array.dtype.newbyteorder("="), copy=False), None
 
 
-def _find(file: Any, name: str, path: Path) -> Any:
+def find_dataset(file: Any, name: str, path: Path) -> Any:
     """The dataset of that name, all of it in this file: others may be gone (zeros then), or nobody's business here.
 
     Raises:
