@@ -115,8 +115,8 @@ def _model_class(folder: Path) -> Any:
         ) from error
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{path}: it could not be read as JSON ({reason_of(error)}), but expected the configuration of a SamModel; copy or"
-            " download it again."
+            f"{path}: it could not be read as JSON ({reason_of(error)}), but expected the configuration of a"
+            " SamModel; copy or download it again."
         ) from error
     if kind not in kinds:
         raise InputError(
