@@ -91,7 +91,7 @@ SHORT_OPTIONS = {
     },
 }  # fmt: skip
 SHORT_TRAIN = {"optimiser": "adamw", "lr": 0.002, "ema": 0.99}
-SHORT_SAM = {"lr": 0.001, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5}
+SHORT_SAM = {"lr": 0.001, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5, "prompt": "auto"}
 
 
 @pytest.mark.parametrize("method", PAPER_OPTIONS)
@@ -254,7 +254,7 @@ def test_a_bad_value_is_told_with_its_key_and_what_was_expected(key: str, value:
         ("lr", "'train.lr' or 'sam.lr'"),
         ("stepps", "'train.steps'"),
         ("train.lrr", "'train.lr'"),
-        ("train.sise", "'data.size'"),
+        ("train.sise", "'sam.size' or 'data.size'"),
         ("data.sizes", "'data.size'"),
         ("sam.temprature", "'sam.temperature'"),
         ("options.ugda_strat", "'options.ugda_start'"),

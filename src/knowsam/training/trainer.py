@@ -29,7 +29,7 @@ from knowsam.runs.checkpoint import save_checkpoint
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.result import Run
 from knowsam.runs.student_file import StudentInfo, save_student
-from knowsam.training.build import build_method, build_optimiser
+from knowsam.training.build import build_method, build_optimiser, record_sam_choices
 from knowsam.training.data import read_run_data, step_dataset
 from knowsam.training.display import TrainingDisplay
 from knowsam.training.finish import report_at_end
@@ -88,7 +88,7 @@ class Trainer:
         if resume:
             restore_state(self)
         elif self.accelerator.is_main_process:
-            folder.create(config, None if self.sam_base is None else self.sam_base.to_json())
+            folder.create(self.config, None if self.sam_base is None else self.sam_base.to_json())
             self.data.record(folder)
         self.log = RunLog(folder, self.display, self.accelerator.is_main_process)
         self.accelerator.wait_for_everyone()
@@ -98,11 +98,12 @@ class Trainer:
         config, device = self.config, self.accelerator.device
         method = build_method(config, self.data.preprocessing.channels, self.data.coding.classes)
         self.sam_base = None if method.sam is None else method.sam.teacher.base
+        self.config = record_sam_choices(config, method)
         method = method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.groups = method.parameter_groups()
-        if self.sam_base is not None:
+        if method.sam is not None:
             sam_weights = [weight for group in self.groups if group.name == "sam" for weight in group.parameters]
-            self.display.sam(self.sam_base, sum(weight.numel() for weight in sam_weights))
+            self.display.sam(method.sam.teacher, sum(weight.numel() for weight in sam_weights))
         self.method: Method = method
         self.optimisers = {group.name: build_optimiser(group, config) for group in self.groups}
         self._wrapped: nn.Module = self.accelerator.prepare(method)
@@ -155,6 +156,8 @@ class Trainer:
         seed_step(config.seed, self.position, self.accelerator.process_index)
         self._wrapped.train()
         output = self._wrapped(self.augment(batch.to(self.accelerator.device)), progress)
+        if self.method.sam is not None and (warning := self.method.sam.take_warning()) is not None:
+            self.display.note(warning)
         for optimiser in self._prepared.values():
             optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(output.loss)
