@@ -91,7 +91,7 @@ SHORT_OPTIONS = {
     },
 }  # fmt: skip
 SHORT_TRAIN = {"optimiser": "adamw", "lr": 0.002, "ema": 0.99}
-SHORT_SAM = {"lr": 0.001, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5, "prompt": "auto"}
+SHORT_SAM = {"lr": 0.001, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5}
 
 
 @pytest.mark.parametrize("method", PAPER_OPTIONS)

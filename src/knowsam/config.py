@@ -58,7 +58,7 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
     pretrain = min(0.6, max(0.3, PRETRAIN_STEPS / steps))
     return {
         "train": {"optimiser": "adamw", "lr": 2e-3, "ema": 0.99, "pretrain": pretrain},
-        "sam": {"lr": 1e-3, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5, "prompt": "auto"},
+        "sam": {"lr": 1e-3, "kd_weight": 0.2, "kd_ramp": True, "prompt_spoil": 0.5},
         "options": dict(method.short_options(pretrain)),
     }
 
@@ -184,8 +184,8 @@ class SamSettings(_Section):
     """`sam`: SAM's mean and deviation on images in [0, 1]; `unit`: as they are; `auto`: that for (Lite)MedSAM."""
     size: Literal["auto", "image"] | Annotated[int, Field(ge=16)] = "auto"
     """Longer side in pixels at which SAM sees the images; `image`: as the students do; `auto`: see docs/sam.md."""
-    prompt: Literal["auto", "mask", "box", "box+mask"] = "mask"
-    """What prompts SAM: the students' mask, boxes of its largest pieces, or both; `auto`: see docs/sam.md."""
+    prompt: Literal["mask", "box", "box+mask"] = "mask"
+    """What prompts SAM: the students' mask, the box around the largest piece of each class in it, or both."""
     adapter_init: Literal["zero", "default"] = "zero"
     """`zero` leaves the pretrained function as it was at step 0."""
 

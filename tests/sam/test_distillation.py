@@ -207,15 +207,14 @@ def test_what_auto_means_for_each_sam(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_auto_meant_is_kept_in_the_configuration() -> None:
-    config = Config(sam={"name": small_lite_medsam(), "prompt": "auto"}, data={"size": SIZE}, method="supervised",
+    config = Config(sam={"name": small_lite_medsam()}, data={"size": SIZE}, method="supervised",
                     options=SupervisedOptions().model_dump())  # fmt: skip
     sam = record_sam_choices(config, build_method(config, 1, K)).sam
     assert (sam.size, sam.normalise) == (128, "unit")
-    assert sam.prompt in ("mask", "box", "box+mask")
     assert SamDistillation.from_name(sam.name, size=SIZE, classes=K, sam_size=sam.size).teacher.size == (84, 128)
     tiny = config.model_copy(update={"sam": SamSettings(name="tiny", pretrained=False)})
     kept = record_sam_choices(tiny, build_method(tiny, 1, K)).sam
-    assert (kept.size, kept.normalise, kept.prompt) == ("image", "sam", "mask")
+    assert (kept.size, kept.normalise) == ("image", "sam")
 
 
 @pytest.mark.parametrize(("answers", "warned"), [("background", True), ("objects", False), ("late", False)])

@@ -102,7 +102,7 @@ class SamDistillation(nn.Module):
         adapter_init: AdapterInit = "zero",
         normalise: PixelNormalisation | Literal["auto"] = "auto",
         sam_size: int | Literal["auto", "image"] = "auto",
-        prompt: PromptKind | Literal["auto"] = "mask",
+        prompt: PromptKind = "mask",
         pretrained: bool = True,
     ) -> SamDistillation:
         """Build a SAM, adapt it, and make it the teacher of a training loop.
@@ -123,7 +123,7 @@ class SamDistillation(nn.Module):
             normalise: See `SamTeacher`; `"auto"`: as it was pretrained (`LoadReport.pixels`).
             sam_size: The longer side in pixels at which SAM sees the images; `"image"`: as they are, multiples of its
                 patch (8 or 16; 4 with LiteMedSAM); `"auto"`: see `default_size`.
-            prompt: See `SamTeacher`; `"auto"`: see `default_prompt`.
+            prompt: See `SamTeacher`.
             pretrained: False: random weights in place of those of a name, for measurements.
 
         Returns:
@@ -146,8 +146,6 @@ class SamDistillation(nn.Module):
             train = "adapters" if base.pretrained and not interface_of(sam).learns_whole else "all"
         if normalise == "auto":
             normalise = base.pixels
-        if prompt == "auto":
-            prompt = default_prompt(sam)
         teacher = SamTeacher(sam, classes, train, adapter_init, normalise, own, prompt, base)
         return cls(teacher, temperature, kd_weight, prompt_spoil, kd_resolution, kd_ramp)
 
@@ -225,8 +223,3 @@ def default_size(sam: Any, base: LoadReport, on_gpu: bool) -> int | Literal["ima
     if not interface_of(sam).keeps_scale:
         return "image"
     return base.made_for if on_gpu else base.made_for // 2
-
-
-def default_prompt(sam: Any) -> PromptKind:
-    """Return the setting that `sam.prompt=auto` stands for."""
-    return "mask"

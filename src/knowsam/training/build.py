@@ -38,7 +38,7 @@ def record_sam_choices(config: Config, method: Method) -> Config:
         return config
     teacher = method.sam.teacher
     size = "image" if teacher.size in (None, config.data.size) else max(teacher.size)
-    chosen = {"size": size, "normalise": teacher.normalise, "prompt": teacher.prompt}
+    chosen = {"size": size, "normalise": teacher.normalise}
     return config.model_copy(update={"sam": config.sam.model_copy(update=chosen)})
 
 
