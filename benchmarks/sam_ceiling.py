@@ -113,8 +113,8 @@ def _histogram(levels: np.ndarray) -> np.ndarray:
 
 def by_training(arguments: argparse.Namespace, objects: Objects, logits: Tensor) -> dict[str, float]:
     """The SAM on the first half of the files, before and after training on the second; masks only, with flips."""
-    sam, _ = build_sam(arguments.sam, (arguments.size, arguments.size))
-    model = PromptableSam(sam)
+    sam, report = build_sam(arguments.sam, (arguments.size, arguments.size))
+    model = PromptableSam(sam, report.pixels)
     first = objects.case <= objects.case.median()
     tested, seen, prompts = objects.part(first), objects.part(~first), logits[first]
     truth = tested.truth > 0.5

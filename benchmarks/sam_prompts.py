@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All folders; writes `prompts.json`, `objects.csv` and a picture of each, prints the table."""
     console = Console(highlight=False, width=100)
     sam, report = build_sam(arguments.sam, (arguments.size, arguments.size))
-    model = PromptableSam(sam).eval()
+    model = PromptableSam(sam, report.pixels).eval()
     results: dict[str, Any] = {}
     each: list[dict[str, Any]] = []
     for name, folder, kind in each_folder(arguments):

@@ -256,7 +256,7 @@ def test_a_bad_value_is_told_with_its_key_and_what_was_expected(key: str, value:
         ("lr", "'train.lr' or 'sam.lr'"),
         ("stepps", "'train.steps'"),
         ("train.lrr", "'train.lr'"),
-        ("train.sise", "'data.size'"),
+        ("train.sise", "'sam.size' or 'data.size'"),
         ("data.sizes", "'data.size'"),
         ("sam.temprature", "'sam.temperature'"),
         ("options.ugda_strat", "'options.ugda_start'"),

@@ -138,7 +138,7 @@ def train(
     ] = None,
     config: Config = None,
     method: Annotated[str | None, typer.Option(help="A method's name, e.g. knowsam, or FILE.py:CLASS.")] = None,
-    sam: Annotated[str | None, typer.Option(help="none, tiny, vit_b, vit_l, vit_h, a directory or .pth file.")] = None,
+    sam: Annotated[str | None, typer.Option(help="none, tiny, lite_medsam, vit_b, a directory or .pth file.")] = None,
     labelled: Annotated[str | None, typer.Option(help=LABELLED_HELP)] = None,
     group_by: GroupBy = None,
     size: Size = None,
@@ -491,6 +491,26 @@ def pretrain(
         say(f"{out}: {'done' if finished else 'saved; repeat the command to go on'}; use it with sam={out}")
     if not finished:
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+@sam_app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="lite_medsam.")],
+    file: Annotated[Path | None, typer.Option(help="A file of it that you have; else the installed one.")] = None,
+) -> None:
+    """Check the weights of a SAM that does not come with this package, or say how to have them."""
+    from knowsam.sam.loading.lite_medsam import NAME, check_lite_medsam, require_lite_medsam
+
+    if name != NAME:
+        raise InputError(
+            f"sam get: '{name}' was found, but expected {NAME}: tiny comes with this package, vit_b, vit_l and vit_h"
+            " are fetched when they are first used."
+        )
+    print(
+        f"{require_lite_medsam()}: LiteMedSAM as published; use it with sam={NAME}"
+        if file is None
+        else check_lite_medsam(file)
+    )
 
 
 def _parse_settings(overrides: list[str] | None) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class SamSettings(_Section):
     """The SAM teacher."""
 
     name: str = "tiny"
-    """`none`, `tiny`, `vit_b`, `vit_l`, `vit_h`, a Hugging Face directory or an original `.pth` file."""
+    """`none`, `tiny`, `lite_medsam`, `vit_b`, `vit_l`, `vit_h`, a Hugging Face directory or an original `.pth` file."""
     train: Literal["auto", "adapters", "all"] = "auto"
     """What learns; `auto`: adapters and prompts of a pretrained SAM, everything of a small or random one."""
     pretrained: bool = True
@@ -202,8 +202,12 @@ class SamSettings(_Section):
     """Share of the labelled images whose prompt is the corrupted truth instead of the students' mask."""
     kd_resolution: Literal["image", "sam"] = "image"
     """Where students and SAM are compared: SAM's answer enlarged to the image, or the students averaged to its size."""
-    normalise: Literal["sam", "unit"] = "sam"
-    """`sam`: SAM's mean and deviation on images in [0, 1]; `unit`: as they are, which MedSAM was trained on."""
+    normalise: Literal["auto", "sam", "unit"] = "auto"
+    """`sam`: SAM's mean and deviation on images in [0, 1]; `unit`: as they are; `auto`: that for (Lite)MedSAM."""
+    size: Literal["auto", "image"] | Annotated[int, Field(ge=16)] = "auto"
+    """Longer side in pixels at which SAM sees the images; `image`: as the students do; `auto`: see docs/sam.md."""
+    prompt: Literal["mask", "box", "box+mask"] = "mask"
+    """What prompts SAM: the students' mask, the box around the largest piece of each class in it, or both."""
     adapter_init: Literal["zero", "default"] = "zero"
     """`zero` leaves the pretrained function as it was at step 0."""
 

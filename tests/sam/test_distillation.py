@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from knowsam.config import Config, SamSettings
 from knowsam.functional.losses import distillation_loss, segmentation_loss
 from knowsam.methods.supervised import SupervisedOptions
 from knowsam.sam import SamDistillation, SamStep
+from knowsam.sam.distillation import EMPTY_STEPS
 from knowsam.sam.loading.build import resize_input
 from knowsam.sam.teacher import SamTeacher
-from knowsam.training.build import build_method
+from knowsam.training.build import build_method, record_sam_choices
 from knowsam.types import IGNORE, Progress
 from support.small_sam import small_sam
+from support.tiny_vit_sams import small_lite_medsam
 
 SIZE, K = (32, 48), 3
 START = Progress(0, 100)
@@ -168,19 +171,64 @@ def test_the_plug_in_in_a_loop_of_ones_own() -> None:
 def test_the_plug_in_and_the_configuration_have_the_same_settings_and_defaults() -> None:
     arguments = inspect.signature(SamDistillation.from_name).parameters
     settings = {name: field.default for name, field in SamSettings.model_fields.items() if name not in ("name", "lr")}
+    settings["sam_size"] = settings.pop("size")  # beside the size of the images
     assert settings == {name: one.default for name, one in arguments.items() if name not in ("name", "size", "classes")}
 
 
 def test_all_settings_reach_the_plug_in() -> None:
     settings = SamSettings(
         name="tiny", train="adapters", pretrained=False, temperature=3.0, kd_weight=0.25, kd_ramp=True,
-        prompt_spoil=0.5, kd_resolution="sam", normalise="unit", adapter_init="default",
+        prompt_spoil=0.5, kd_resolution="sam", normalise="unit", adapter_init="default", size=48, prompt="box",
     )  # fmt: skip
     config = Config(sam=settings, data={"size": 32}, method="supervised", options=SupervisedOptions().model_dump())
     sam = build_method(config, in_channels=1, classes=K).sam
     assert (sam.temperature, sam.kd_weight, sam.kd_ramp) == (3.0, 0.25, True)
     assert (sam.prompt_spoil, sam.kd_resolution, sam.teacher.train_mode) == (0.5, "sam", "adapters")
+    assert (sam.teacher.size, sam.teacher.prompt) == ((48, 48), "box")
     assert sam.teacher.pixel_std.flatten().tolist() == [1.0, 1.0, 1.0]
     adapter = sam.teacher.sam.mask_decoder.transformer.layers[0].mlp.adapter
     assert adapter.up.weight.count_nonzero() > 0  # `zero` would have left it at zero
     assert len(sam.teacher.prompts.heads) == K
+
+
+def lite(**settings: Any) -> SamDistillation:
+    return SamDistillation.from_name(small_lite_medsam(), size=SIZE, classes=K, **settings)
+
+
+def test_what_auto_means_for_each_sam(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = SamDistillation.from_name("tiny", size=SIZE, classes=K, pretrained=False).teacher
+    assert (teacher.size, teacher.normalise, teacher.prompt) == (SIZE, "sam", "mask")
+    teacher = lite().teacher
+    assert (teacher.size, teacher.normalise, teacher.train_mode) == ((84, 128), "unit", "adapters")
+    monkeypatch.setattr("knowsam.sam.distillation.resolve_device", lambda: "cuda")
+    assert lite().teacher.size == (172, 256)
+    assert lite(sam_size="image", normalise="sam").teacher.normalise == "sam"
+    assert lite(sam_size="image").teacher.size == SIZE
+
+
+def test_what_auto_meant_is_kept_in_the_configuration() -> None:
+    config = Config(sam={"name": small_lite_medsam()}, data={"size": SIZE}, method="supervised",
+                    options=SupervisedOptions().model_dump())  # fmt: skip
+    sam = record_sam_choices(config, build_method(config, 1, K)).sam
+    assert (sam.size, sam.normalise) == (128, "unit")
+    assert SamDistillation.from_name(sam.name, size=SIZE, classes=K, sam_size=sam.size).teacher.size == (84, 128)
+    tiny = config.model_copy(update={"sam": SamSettings(name="tiny", pretrained=False)})
+    kept = record_sam_choices(tiny, build_method(tiny, 1, K)).sam
+    assert (kept.size, kept.normalise) == ("image", "sam")
+
+
+@pytest.mark.parametrize(("answers", "warned"), [("background", True), ("objects", False), ("late", False)])
+def test_a_sam_that_answers_nothing_is_told_once(
+    image: Tensor, label: Tensor, answers: str, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sam = lite(sam_size=32)
+    empty, full = torch.zeros(2, K, *SIZE), torch.zeros(2, K, *SIZE)
+    empty[:, 0], full[:, 1] = 1, 1
+    told = []
+    for step in range(2 * EMPTY_STEPS):
+        has_object = answers == "objects" or (answers == "late" and step == EMPTY_STEPS - 1)
+        monkeypatch.setattr(sam.teacher, "masks", lambda *_, has_object=has_object: full if has_object else empty)
+        sam(image, [student_logits(2)], label, START)
+        told.append(sam.take_warning())
+    assert [text is not None for text in told] == [warned and step == EMPTY_STEPS - 1 for step in range(len(told))]
+    assert not warned or "check sam.normalise" in told[EMPTY_STEPS - 1]

@@ -4,10 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from knowsam.functional.boxes import class_boxes
 from knowsam.sam.backbone.decode import grid_positions
-from knowsam.sam.loading.build import resize_input
+from knowsam.sam.backbone.tiny import read_config, tiny_sam
+from knowsam.sam.loading.build import TINY, resize_input
 from knowsam.sam.teacher import SamTeacher
 from support.small_sam import SIDE, TOKENS, small_sam
+from support.tiny_vit_sams import small_tiny_vit_sam
 
 SIZE = (32, 48)
 
@@ -159,3 +162,66 @@ def test_every_prompt_matters() -> None:
     assert [torch.equal(before[:, c], after[:, c]) for c in range(3)] == [True, False, True]
     teacher.prompts.heads[2].feed_forward[2].bias += 1
     assert [torch.equal(after[:, c], teacher(image, changed)[:, c]) for c in range(3)] == [True, True, False]
+
+
+BOXED = torch.full((1, 3, *SIZE), 0.0)
+"""Class 1 in rows 8 to 15 and columns 12 to 35 and, smaller, in a corner; class 2 nowhere."""
+BOXED[:, 0] = 4
+BOXED[:, 1, 8:16, 12:36] = 8
+BOXED[:, 1, 30:, 46:] = 8
+
+
+@pytest.mark.parametrize("prompt", ["box", "box+mask"])
+@torch.no_grad()
+def test_at_step_0_a_box_is_answered_as_sam_does(prompt: str) -> None:
+    """SAM's own pass with the box in pixels, whose corners it takes half a pixel further."""
+    sam = small_sam()
+    resize_input(sam, (48, 48))
+    given = F.pad(BOXED, (0, 0, 0, 16), value=0.0)
+    given[:, 0, 32:] = 4
+    image, found = torch.rand(1, 3, 48, 48), class_boxes(given.argmax(dim=1), 3)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = (image - mean[:, None, None]) / std[:, None, None]
+    mask = F.interpolate(given, (24, 24), mode="bilinear")
+    masks = {"input_masks": mask[:, 1:2]} if prompt == "box+mask" else {}
+    own = sam(pixels, input_boxes=48 * found[0][:, 1:2] - 0.5, multimask_output=False, **masks).pred_masks
+    nothing = {"input_points": torch.zeros(1, 1, 1, 2), "input_labels": torch.full((1, 1, 1), -1)}
+    unboxed = [
+        sam(pixels, **nothing, input_masks=mask[:, k : k + 1], multimask_output=False).pred_masks for k in (0, 2)
+    ]
+    answer = SamTeacher(sam, 3, prompt=prompt).eval().masks(image, given)
+    for k, expected in {0: unboxed[0], 1: own, 2: unboxed[1]}.items():
+        torch.testing.assert_close(answer[0, k], expected[0, 0, 0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("prompt", ["mask", "box", "box+mask"])
+@torch.no_grad()
+def test_every_sam_takes_every_prompt_and_a_size_of_its_own(prompt: str) -> None:
+    for sam in (small_sam(), small_sam(hq=True), small_tiny_vit_sam(), tiny_sam(read_config(TINY))):
+        resize_input(sam, (48, 64))
+        teacher = SamTeacher(sam, 3, size=(48, 64), prompt=prompt)
+        masks = teacher.masks(torch.rand(2, 1, *SIZE), torch.randn(2, 3, *SIZE))
+        assert masks.isfinite().all()
+        assert masks.shape[-2] <= SIZE[0]
+        assert teacher(torch.rand(2, 1, *SIZE), torch.randn(2, 3, *SIZE)).shape == (2, 3, *SIZE)
+
+
+@torch.no_grad()
+def test_sam_sees_the_image_at_its_own_size_and_answers_at_the_students() -> None:
+    sam, seen = small_tiny_vit_sam(), []
+    resize_input(sam, (64, 96))
+    sam.vision_encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    teacher = SamTeacher(sam, 3, normalise="unit", size=(64, 96)).eval()
+    image, prompt = torch.rand(1, 3, *SIZE), torch.randn(1, 3, *SIZE)
+    found = teacher.masks(image, prompt)
+    torch.testing.assert_close(seen[0], F.interpolate(image, (64, 96), mode="bilinear"))
+    large = teacher.masks(seen[0], prompt)
+    torch.testing.assert_close(found, F.avg_pool2d(large, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_what_sam_sees_is_told_in_a_line() -> None:
+    sam = small_tiny_vit_sam()
+    resize_input(sam, (64, 96))
+    assert SamTeacher(sam, 3, normalise="unit", size=(64, 96), prompt="box").line() == (
+        "sam: sees images of 64x96 px, values in [0, 1] as they are; prompted with boxes around them"
+    )

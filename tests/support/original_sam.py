@@ -65,7 +65,7 @@ def published_sam(hq: bool = False, med2d: bool = False) -> Any:
 def original_state(sam: Any) -> dict[str, Tensor]:
     """The state dict that the original project would have saved."""
     return {
-        _original_name(key): value.clone()
+        original_name(key): value.clone()
         for key, value in sam.state_dict().items()
         if key != "prompt_encoder.shared_embedding.positional_embedding"  # the original has it once
     }
@@ -78,7 +78,8 @@ def save_original(path: Path, sam: Any | None = None, **changes: Any) -> Path:
     return path
 
 
-def _original_name(key: str) -> str:
+def original_name(key: str) -> str:
+    """What the original project calls a weight."""
     ours = next(name for name in BEGINNINGS if key == name or key.startswith(f"{name}."))
     rest = key.removeprefix(ours)
     if ours.endswith("layers"):

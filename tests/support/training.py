@@ -12,13 +12,20 @@ from knowsam.methods import Method
 from knowsam.sam.prompts import LAST_WEIGHT
 from knowsam.training.build import build_method
 from knowsam.types import Batch
+from support.tiny_vit_sams import small_lite_medsam
 
 SIZE = (32, 48)
 
 
 def small_method(name: str, sam: str = "none", K: int = 3, **options: Any) -> Method:
-    """A method with the paper's constants for grey images of `SIZE`, as `train` builds it."""
-    values = {"method": name, "preset": "paper", "data": {"size": SIZE}, "sam": sam, "options": options}
+    """A method with the paper's constants for grey images of `SIZE`, as `train` builds it.
+
+    `sam` is a name as in a configuration, or `small_lite_medsam`.
+    """
+    teacher: Any = sam
+    if sam == "small_lite_medsam":  # sees less than the students, and boxes
+        teacher = {"name": small_lite_medsam(), "size": 32, "prompt": "box+mask", "train": "adapters"}
+    values = {"method": name, "preset": "paper", "data": {"size": SIZE}, "sam": teacher, "options": options}
     return build_method(resolve_config(values), 1, K)
 
 

@@ -31,11 +31,19 @@ def largest_components(label: Tensor, classes: int) -> Tensor:
         `(B, H, W)` int64 on the same device; passes through the CPU.
     """
     kept = label.cpu().numpy().copy()
-    around = np.ones((3, 3), dtype=bool)
     for image in kept:
         for index in range(1, classes):
-            pieces, count = ndimage.label(image == index, structure=around)
-            if count > 1:
-                largest = 1 + int(np.bincount(pieces.ravel())[1:].argmax())
-                image[(pieces != 0) & (pieces != largest)] = 0
+            pixels = image == index
+            image[pixels & ~largest_piece(pixels)] = 0
     return torch.from_numpy(kept).to(label.device)
+
+
+def largest_piece(mask: np.ndarray) -> np.ndarray:
+    """The largest connected piece of a mask `(H, W)` bool, connected along edges and corners: the same shape and type.
+
+    Of two equally large pieces the first, row by row, is kept.
+    """
+    pieces, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=bool))
+    if count <= 1:
+        return mask
+    return pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from knowsam.sam.backbone.attention import window_attention
+from knowsam.sam.backbone.interface import interface_of
 
 AdapterInit = Literal["zero", "default"]
 
@@ -55,6 +56,19 @@ class AdaptedAttention(nn.Module):
         return self.adapter(window_attention(self.base, hidden_states, self.window)), None
 
 
+class AdaptedGridAttention(nn.Module):
+    """An attention that takes the whole grid and cuts its windows itself, followed by an adapter with skip."""
+
+    def __init__(self, base: nn.Module, adapter: Adapter) -> None:
+        super().__init__()
+        self.base = base
+        self.adapter = adapter
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`(B, h, w, dim)` -> the same shape."""
+        return self.adapter(self.base(tokens))
+
+
 class AdaptedMlp(nn.Module):
     """A block's MLP with an adapter without skip beside it: `mlp(x) + scale * adapter(x)`."""
 
@@ -73,14 +87,18 @@ def insert_adapters(sam: Any, init: AdapterInit = "zero") -> None:
     """Put adapters into every block of the encoder and every MLP of the decoder's transformer, in place.
 
     Args:
-        sam: A `transformers.SamModel` without adapters.
+        sam: A `transformers.SamModel` or a SAM of this package, without adapters.
         init: How the adapters' up-projections start.
     """
-    dim = sam.config.vision_config.hidden_size
-    for layer in sam.vision_encoder.layers:
-        layer.attn = AdaptedAttention(layer.attn, Adapter(dim, skip=True, init=init), layer.window_size)
-        # The attention partitions the grid itself, so the layer must not.
-        layer.window_partition, layer.window_unpartition = _whole_grid, _as_it_is
+    interface = interface_of(sam)
+    for layer in interface.encoder_blocks(sam):
+        dim = len(layer.layer_norm2.weight)
+        if interface.attends_whole_grid:
+            layer.attn = AdaptedGridAttention(layer.attn, Adapter(dim, skip=True, init=init))
+        else:
+            layer.attn = AdaptedAttention(layer.attn, Adapter(dim, skip=True, init=init), layer.window_size)
+            # The attention partitions the grid itself, so the layer must not.
+            layer.window_partition, layer.window_unpartition = _whole_grid, _as_it_is
         layer.mlp = AdaptedMlp(layer.mlp, Adapter(dim, skip=False, init=init))
     dim = sam.config.mask_decoder_config.hidden_size
     for layer in sam.mask_decoder.transformer.layers:

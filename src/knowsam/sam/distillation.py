@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +13,21 @@ from torch import Tensor, nn
 
 from knowsam.errors import InputError
 from knowsam.functional.losses import distillation_loss, segmentation_loss
-from knowsam.functional.probabilities import resize_logits
+from knowsam.functional.probabilities import most_probable_class, resize_logits
 from knowsam.functional.schedules import gaussian_rampup
+from knowsam.runs.device import resolve_device
 from knowsam.sam.adapters import AdapterInit
 from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.corruption import corrupt_prompts
-from knowsam.sam.loading.build import build_sam
-from knowsam.sam.teacher import PixelNormalisation, SamTeacher, TrainMode
+from knowsam.sam.loading.build import load_sam
+from knowsam.sam.loading.report import LoadReport, PixelNormalisation
+from knowsam.sam.loading.resize import input_size, resize_input
+from knowsam.sam.teacher import PromptKind, SamTeacher, TrainMode
 from knowsam.types import Progress
 
 Resolution = Literal["image", "sam"]
+EMPTY_STEPS = 20
+"""After so many steps without an object in SAM's answers a person is told."""
 
 
 @dataclass
@@ -77,6 +83,8 @@ class SamDistillation(nn.Module):
         self.prompt_spoil = prompt_spoil
         self.kd_resolution = kd_resolution
         self.kd_ramp = kd_ramp
+        self._empty_steps: int | None = 0
+        self._warning: str | None = None
 
     @classmethod
     def from_name(
@@ -92,15 +100,17 @@ class SamDistillation(nn.Module):
         prompt_spoil: float = 0.0,
         kd_resolution: Resolution = "image",
         adapter_init: AdapterInit = "zero",
-        normalise: PixelNormalisation = "sam",
+        normalise: PixelNormalisation | Literal["auto"] = "auto",
+        sam_size: int | Literal["auto", "image"] = "auto",
+        prompt: PromptKind = "mask",
         pretrained: bool = True,
     ) -> SamDistillation:
         """Build a SAM, adapt it, and make it the teacher of a training loop.
 
         Args:
-            name: `"tiny"` (bundled), `"vit_b"`, `"vit_l"`, `"vit_h"`, a Hugging Face directory, or an original `.pth`
-                file, see `build_sam`.
-            size: Height and width of the images in pixels, multiples of SAM's patch size (8 or 16).
+            name: `"tiny"` (bundled), `"lite_medsam"` (installed), `"vit_b"`, `"vit_l"`, `"vit_h"`, a Hugging Face
+                directory, or an original `.pth` file, see `load_sam`.
+            size: Height and width of the images in pixels.
             classes: K, background included.
             train: What of SAM learns, see `SamTeacher`; `"auto"`: adapters and prompts of a pretrained SAM of the
                 published sizes, every weight of the bundled or of a random one.
@@ -110,7 +120,10 @@ class SamDistillation(nn.Module):
             prompt_spoil: See the class.
             kd_resolution: See the class.
             adapter_init: See `SamTeacher`.
-            normalise: See `SamTeacher`.
+            normalise: See `SamTeacher`; `"auto"`: as it was pretrained (`LoadReport.pixels`).
+            sam_size: The longer side in pixels at which SAM sees the images; `"image"`: as they are, multiples of its
+                patch (8 or 16; 4 with LiteMedSAM); `"auto"`: see `default_size`.
+            prompt: See `SamTeacher`.
             pretrained: False: random weights in place of those of a name, for measurements.
 
         Returns:
@@ -124,10 +137,16 @@ class SamDistillation(nn.Module):
                 "sam: 'none' was found, but expected the name of a SAM to distil from, e.g. tiny; train without a"
                 " SamDistillation instead."
             )
-        sam, base = build_sam(name, size, pretrained)
+        sam, base = load_sam(name, pretrained, max(size))
+        if sam_size == "auto":
+            sam_size = default_size(sam, base, on_gpu=resolve_device() != "cpu")
+        own = size if sam_size == "image" else input_size(sam, size, sam_size)
+        base = dataclasses.replace(base, resized=resize_input(sam, own))
         if train == "auto":
             train = "adapters" if base.pretrained and not interface_of(sam).learns_whole else "all"
-        teacher = SamTeacher(sam, classes, train, adapter_init, normalise, base)
+        if normalise == "auto":
+            normalise = base.pixels
+        teacher = SamTeacher(sam, classes, train, adapter_init, normalise, own, prompt, base)
         return cls(teacher, temperature, kd_weight, prompt_spoil, kd_resolution, kd_ramp)
 
     def forward(
@@ -165,9 +184,42 @@ class SamDistillation(nn.Module):
         distilled = torch.stack([distillation_loss(z, target, self.temperature, weight) for z in students]).mean()
         kd_weight = self.kd_weight * (gaussian_rampup(progress.fraction) if self.kd_ramp else 1.0)
         loss = supervised + kd_weight * distilled
+        self._watch(target, label)
         return SamStep(logits.detach(), loss, {"sam_sup": supervised, "sam_kd": distilled})
+
+    def take_warning(self) -> str | None:
+        """Return what a person should look at, once; None if there is nothing."""
+        warning, self._warning = self._warning, None
+        return warning
+
+    def _watch(self, logits: Tensor, label: Tensor) -> None:
+        """Count the first steps in which SAM answers nothing although there are objects; the first answer ends it."""
+        if self._empty_steps is None or not self.training:
+            return
+        if most_probable_class(logits).any():
+            self._empty_steps = None
+        elif (label > 0).any():
+            self._empty_steps += 1
+            if self._empty_steps == EMPTY_STEPS:
+                self._empty_steps = None
+                self._warning = (
+                    f"in its first {EMPTY_STEPS} batches SAM answered nothing but background, although there are"
+                    " objects; check sam.normalise (unit for MedSAM and LiteMedSAM, sam for others), sam.size (not far"
+                    " below what it was made for) and that its weights are meant for such images."
+                )
 
     @torch.no_grad()
     def predict(self, image: Tensor, mask_prompt: Tensor) -> Tensor:
         """SAM's own logits `(B, K, H, W)`, for validation."""
         return self.teacher(image, mask_prompt)
+
+
+def default_size(sam: Any, base: LoadReport, on_gpu: bool) -> int | Literal["image"]:
+    """Return the setting that `sam.size=auto` stands for.
+
+    LiteMedSAM and MobileSAM know one scale and see images at the size they were made for: all of it on a GPU, half of
+    it on a CPU, where it costs a fifth (docs/sam.md). The others adapt their positions and see images as they are.
+    """
+    if not interface_of(sam).keeps_scale:
+        return "image"
+    return base.made_for if on_gpu else base.made_for // 2

@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowsam.functional.probabilities import resize_logits
+from knowsam.functional.boxes import class_boxes
+from knowsam.functional.probabilities import most_probable_class, resize_logits
 from knowsam.sam.adapters import AdapterInit, insert_adapters
 from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
-from knowsam.sam.loading.report import LoadReport
-from knowsam.sam.prompts import LearnablePrompts
+from knowsam.sam.backbone.prompting import encode_prompts
+from knowsam.sam.loading.report import LoadReport, PixelNormalisation
+from knowsam.sam.prompts import TOKENS_PER_CLASS, LearnablePrompts
 
 # Mean and standard deviation of SAM's training images, RGB, in [0, 1].
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 
 TrainMode = Literal["adapters", "all"]
-PixelNormalisation = Literal["sam", "unit"]
+PromptKind = Literal["mask", "box", "box+mask"]
 
 
 class SamTeacher(nn.Module):
@@ -34,6 +37,10 @@ class SamTeacher(nn.Module):
             the mask prompt alone.
         normalise: `"sam"`: by the mean and deviation of SAM's training images; `"unit"`: images in [0, 1] as they are,
             as MedSAM was trained.
+        size: `(H, W)` in pixels at which SAM sees the images, to which it was resized; None: as they come.
+        prompt: What becomes of the mask prompt. `"mask"`, the paper's: it is SAM's dense prompt, class by class.
+            `"box"`: the bounding box of each class's largest piece in it instead (`class_boxes`); the background, and
+            a class that is nowhere, keep the mask. `"box+mask"`: both.
         base: Where `sam` came from, for the run's files; None if that is not needed.
     """
 
@@ -47,11 +54,16 @@ class SamTeacher(nn.Module):
         train: TrainMode = "adapters",
         adapter_init: AdapterInit = "zero",
         normalise: PixelNormalisation = "sam",
+        size: tuple[int, int] | None = None,
+        prompt: PromptKind = "mask",
         base: LoadReport | None = None,
     ) -> None:
         super().__init__()
         self.sam = sam
         self.base = base
+        self.size = size
+        self.prompt = prompt
+        self.normalise = normalise
         self.classes = classes
         self.train_mode = train
         dim = sam.config.prompt_encoder_config.hidden_size
@@ -60,13 +72,22 @@ class SamTeacher(nn.Module):
         if adapter_init == "zero":
             # Two of SAM's 'not a point': with a mask prompt and no point SAM answers as it was trained to.
             self.prompts.start_at(sam.prompt_encoder.not_a_point_embed.weight[0])
-        mean, std = (PIXEL_MEAN, PIXEL_STD) if normalise == "sam" else ((0.0,) * 3, (1.0,) * 3)
-        self.register_buffer("pixel_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        mean, deviation = pixel_statistics(normalise)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", deviation, persistent=False)
         trainable = set(self.trainable_parameter_names())
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in trainable)
         self.train()
+
+    def line(self) -> str:
+        """Return a line for a person to read: what SAM sees and how it is asked."""
+        seen = "images as they come" if self.size is None else f"images of {self.size[0]}x{self.size[1]} px"
+        if self.size is not None and self.base is not None and self.base.made_for != max(self.size):
+            seen += f" (made for {self.base.made_for} px)"
+        pixels = "normalised by SAM's mean and deviation" if self.normalise == "sam" else "values in [0, 1] as they are"
+        asked = {"mask": "the students' masks", "box": "boxes around them", "box+mask": "the students' masks and boxes"}
+        return f"sam: sees {seen}, {pixels}; prompted with {asked[self.prompt]}"
 
     def trainable_parameter_names(self) -> list[str]:
         """Names of all parameters that learn: the declaration that tests hold the module to."""
@@ -102,19 +123,47 @@ class SamTeacher(nn.Module):
 
         Returns:
             Logits `(B, K, 4 g_h, 4 g_w)` for a token grid of g_h x g_w: half of the image's size with the bundled SAM,
-            a quarter with the others.
+            a quarter with the published ones; `(B, K, H, W)` where SAM's answer is larger than the image.
         """
-        batch = image.shape[0]
         rgb = image.expand(-1, 3, -1, -1)
+        if self.size is not None and self.size != tuple(image.shape[-2:]):
+            rgb = F.interpolate(rgb, self.size, mode="bilinear", align_corners=False, antialias=True)
         encoded = self.sam.vision_encoder((rgb - self.pixel_mean) / self.pixel_std)
         embedding = encoded[0]
         grid = embedding.shape[-2:]
-        tokens = self.prompts(embedding)
-
         # One decoder pass per (image, class): classes are folded into the batch.
+        tokens = self.prompts(embedding).flatten(0, 1)
         size = (MASK_PROMPT_SCALE * grid[0], MASK_PROMPT_SCALE * grid[1])
-        prompt = resize_logits(mask_prompt, size)
-        prompt = prompt.reshape(batch * self.classes, 1, *size)
-        dense = self.sam.prompt_encoder.mask_embed(prompt)
-        masks, _ = decode_masks(self.sam, encoded, tokens.flatten(0, 1), dense, prompt)
-        return masks.view(batch, self.classes, *masks.shape[-2:])
+        logits = resize_logits(mask_prompt, size).flatten(0, 1)
+        if self.prompt == "mask":
+            prompt = logits[:, None]
+            dense = self.sam.prompt_encoder.mask_embed(prompt)
+        else:
+            shift, dense, prompt = self._boxes(mask_prompt, logits)
+            tokens = tokens + shift
+        masks, _ = decode_masks(self.sam, encoded, tokens, dense, prompt)
+        masks = masks.view(len(image), self.classes, *masks.shape[-2:])
+        height, width = image.shape[-2:]
+        if masks.shape[-2] > height or masks.shape[-1] > width:
+            masks = F.interpolate(masks, (height, width), mode="area")
+        return masks
+
+    def _boxes(self, mask_prompt: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompts with boxes: what they add to the learnable tokens, dense prompts, masks behind these.
+
+        The learnable tokens begin as SAM's 'no point', which is taken away where there is a box, so that at step 0 SAM
+        gets the tokens of a box that it was trained with.
+        """
+        box, has_box = (found.flatten(0, 1) for found in class_boxes(most_probable_class(mask_prompt), self.classes))
+        has_mask = torch.ones_like(has_box) if self.prompt == "box+mask" else ~has_box
+        never = torch.zeros_like(has_box)
+        tokens, dense, prompt = encode_prompts(self.sam, logits, has_mask, box, has_box, box[:, :2], never, never)
+        nothing = self.sam.prompt_encoder.not_a_point_embed.weight
+        assert tokens.shape[1] == TOKENS_PER_CLASS
+        return (tokens - nothing).detach(), dense, prompt
+
+
+def pixel_statistics(normalise: PixelNormalisation) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, `(1, 3, 1, 1)` each, that images in [0, 1] are normalised by."""
+    mean, deviation = (PIXEL_MEAN, PIXEL_STD) if normalise == "sam" else ((0.0,) * 3, (1.0,) * 3)
+    return torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(deviation).view(1, 3, 1, 1)

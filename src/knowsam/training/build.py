@@ -21,8 +21,8 @@ def build_method(config: Config, in_channels: int, classes: int) -> Method:
     if config.sam.name != "none":
         from knowsam.sam import SamDistillation
 
-        settings = config.sam.model_dump(exclude={"lr"})
-        sam = SamDistillation.from_name(size=config.data.size, classes=classes, **settings)
+        settings = config.sam.model_dump(exclude={"lr", "size"})
+        sam = SamDistillation.from_name(size=config.data.size, classes=classes, sam_size=config.sam.size, **settings)
     # Students are seeded on their own: the same seed gives the same students with and without SAM.
     torch.manual_seed(config.train.seed + 1)
     method_class: Any = load_method(config.method)  # each method takes its own Options
@@ -30,6 +30,16 @@ def build_method(config: Config, in_channels: int, classes: int) -> Method:
     method: Method = method_class(options, MethodContext(in_channels, classes, sam))
     normalise_single_values(method)
     return method
+
+
+def record_sam_choices(config: Config, method: Method) -> Config:
+    """Return the configuration with what `auto` meant for its SAM here, so that the run goes on like that anywhere."""
+    if method.sam is None:
+        return config
+    teacher = method.sam.teacher
+    size = "image" if teacher.size in (None, config.data.size) else max(teacher.size)
+    chosen = {"size": size, "normalise": teacher.normalise}
+    return config.model_copy(update={"sam": config.sam.model_copy(update=chosen)})
 
 
 def build_optimiser(group: ParameterGroup, config: Config) -> torch.optim.Optimizer:

@@ -15,11 +15,12 @@ from knowsam.presentation.heartbeat import Clock, Heartbeat, Pace
 from knowsam.presentation.text import count_text
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.next_steps import next_commands, wrapped_command
-from knowsam.sam.loading.report import LoadReport
 from knowsam.training.data import RunData
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from knowsam.sam.teacher import SamTeacher
 
 SHOWN_TERMS = 5  # beside the total, where the line has room for them; metrics.jsonl has them all
 BAR_WIDTH, NARROW_BAR_WIDTH, NARROW_CONSOLE = 24, 8, 120
@@ -62,7 +63,7 @@ class TrainingDisplay:
             " validate with"
         )
         for note in data.notes:
-            self.console.print(f"[yellow]note:[/yellow] {note}")
+            self.note(note)
 
     def note(self, sentence: str) -> None:
         """Say one sentence that matters."""
@@ -70,14 +71,14 @@ class TrainingDisplay:
 
         self.console.print(f"[yellow]note:[/yellow] {escape(sentence)}")
 
-    def sam(self, base: LoadReport, learning: int) -> None:
+    def sam(self, teacher: SamTeacher, learning: int) -> None:
         """Say which SAM was loaded, how, and how much of the teacher learns.
 
         Args:
-            base: What was loaded.
+            teacher: With the record of what was loaded.
             learning: Number of weights that learn, adapters and prompts included.
         """
-        for line in base.lines():
+        for line in [*([] if teacher.base is None else teacher.base.lines()), teacher.line()]:
             self.console.print(line, markup=False)
         self.console.print(f"sam: {learning / 1e6:.1f} M weights learn, adapters and prompts included")
 

@@ -31,7 +31,7 @@ from knowsam.runs.folder import RunFolder
 from knowsam.runs.result import Run
 from knowsam.runs.student_file import StudentInfo, save_student
 from knowsam.storage import Background
-from knowsam.training.build import build_method, build_optimiser
+from knowsam.training.build import build_method, build_optimiser, record_sam_choices
 from knowsam.training.data import read_run_data, step_dataset
 from knowsam.training.display import TrainingDisplay
 from knowsam.training.finish import lacking_students, report_at_end, said_how_to_go_on
@@ -111,13 +111,14 @@ class Trainer:
         config, device = self.config, self.accelerator.device
         method = build_method(config, self.data.preprocessing.channels, self.data.coding.classes)
         self.sam_base = None if method.sam is None else method.sam.teacher.base
+        self.config = record_sam_choices(config, method)
         method = method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.data.class_shares is not None:
             start_at_class_prior(method, self.data.class_shares)
         self.groups = method.parameter_groups()
-        if self.sam_base is not None:
+        if method.sam is not None:
             sam_weights = [weight for group in self.groups if group.name == "sam" for weight in group.parameters]
-            self.display.sam(self.sam_base, sum(weight.numel() for weight in sam_weights))
+            self.display.sam(method.sam.teacher, sum(weight.numel() for weight in sam_weights))
         self.method: Method = method
         self.optimisers = {group.name: build_optimiser(group, config) for group in self.groups}
         self._wrapped: nn.Module = self.accelerator.prepare(method)
@@ -187,6 +188,8 @@ class Trainer:
         seed_step(config.seed, self.position, self.accelerator.process_index)
         self._wrapped.train()
         output = self._wrapped(self.augment(batch.to(self.accelerator.device)), progress)
+        if self.method.sam is not None and (warning := self.method.sam.take_warning()) is not None:
+            self.display.note(warning)
         for optimiser in self._prepared.values():
             optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(output.loss)

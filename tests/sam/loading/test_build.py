@@ -103,7 +103,9 @@ def test_bundled_weights_that_are_not_those_shipped_are_refused(
 
 
 def test_an_unknown_name_is_told_with_what_is_known() -> None:
-    with pytest.raises(InputError, match=r"'vit_x' was found, but expected one of none, tiny, vit_b.*did you mean"):
+    with pytest.raises(
+        InputError, match=r"'vit_x' was found, but expected one of none, tiny, lite_medsam.*did you mean"
+    ):
         build_sam("vit_x", (32, 32))
 
 

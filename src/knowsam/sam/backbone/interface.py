@@ -17,9 +17,20 @@ class SamInterface:
     Attributes:
         learns_whole: Whether every weight learns by default. A pretrained SAM of the published sizes is frozen but for
             its adapters and prompts.
+        attends_whole_grid: Whether a block's attention takes all tokens of an image and cuts its windows itself; a
+            layer of `transformers` cuts them before.
+        has_positions: Whether the encoder has tables of positions for one size of input.
+        keeps_scale: Whether images are enlarged by default to about the size it was made for (`sam.size=auto`).
     """
 
     learns_whole: ClassVar[bool] = False
+    attends_whole_grid: ClassVar[bool] = False
+    has_positions: ClassVar[bool] = True
+    keeps_scale: ClassVar[bool] = False
+
+    def encoder_blocks(self, sam: Any) -> list[Any]:
+        """Return the encoder's blocks with attention: each has `attn`, `layer_norm2` and `mlp`."""
+        return list(sam.vision_encoder.layers)
 
     def decoder_extras(self, encoded: Any, mask_prompt: Tensor, per_image: int) -> dict[str, Any]:
         """Return the arguments of the mask decoder beside embedding, positions and prompts.

@@ -10,13 +10,15 @@ from torch import nn
 
 from knowsam.errors import InputError, did_you_mean
 from knowsam.sam.loading.hub import load_folder, load_hub
+from knowsam.sam.loading.lite_medsam import NAME as LITE_MEDSAM
+from knowsam.sam.loading.lite_medsam import load_lite_medsam, note_on
 from knowsam.sam.loading.original import load_original
 from knowsam.sam.loading.report import LoadReport, report_of
 from knowsam.sam.loading.resize import resize_input
-from knowsam.sam.loading.sizes import SIZES
+from knowsam.sam.loading.sizes import SIZES, TinyVitSizes
 from knowsam.storage import not_finite
 
-NAMES = ("none", "tiny", *SIZES)
+NAMES = ("none", "tiny", LITE_MEDSAM, *SIZES)
 RANDOM = "random weights"
 TINY = Path(__file__).parents[1] / "weights"
 """The small SAM that comes with the package, as `knowsam sam pretrain` wrote it (docs/sam-tiny.md)."""
@@ -24,14 +26,12 @@ TINY_SHA256 = "70910743f3b7dfb7718bdd54f5b8cf26c3139d9515cfd37a6151b140896edd1c"
 
 
 def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -> tuple[nn.Module, LoadReport]:
-    """Build a promptable SAM whose encoder takes images of `image_size`.
+    """Build a promptable SAM whose encoder takes images of `image_size`: `load_sam` and `resize_input`.
 
     Args:
-        name: `"tiny"` (2.8 M parameters, patch 8, bundled with the package), `"vit_b"`, `"vit_l"`, `"vit_h"`, the path
-            of a Hugging Face directory (`SamModel`, `SamHQModel`), or the path of an original checkpoint (`.pth`).
+        name: See `load_sam`.
         image_size: `(H, W)` in pixels, multiples of the patch size.
-        pretrained: For the names: load the weights (bundled ones, or published ones from the local cache or the hub);
-            False builds the size with random weights, for measurements.
+        pretrained: See `load_sam`.
 
     Returns:
         The `transformers` model in training mode, and what was loaded (`LoadReport.pretrained` is False for random
@@ -41,25 +41,43 @@ def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -
         InputError: For a name that is neither known nor a path, weights that cannot be found or are no SAM's, or a size
             that SAM cannot be resized to.
     """
+    sam, report = load_sam(name, pretrained, max(image_size))
+    return sam, dataclasses.replace(report, resized=resize_input(sam, image_size))
+
+
+def load_sam(name: str, pretrained: bool = True, random_side: int = 1024) -> tuple[nn.Module, LoadReport]:
+    """Load a promptable SAM as it is, for the size of images it was made for.
+
+    Args:
+        name: `"tiny"` (2.8 M parameters, patch 8, bundled with the package), `"lite_medsam"` (9.8 M, patch 4, from an
+            installed package), `"vit_b"`, `"vit_l"`, `"vit_h"`, the path of a Hugging Face directory (`SamModel`,
+            `SamHQModel`), or the path of an original checkpoint (`.pth`).
+        pretrained: For the names: load the weights (bundled ones, installed ones, or published ones from the local
+            cache or the hub); False builds the size with random weights, for measurements.
+        random_side: Side in pixels of the images that a random `vit_*` is made for.
+
+    Returns:
+        The model in training mode, and what was loaded.
+
+    Raises:
+        InputError: For a name that is neither known nor a path, or weights that cannot be found or are no SAM's.
+    """
     path = Path(name).expanduser()
     sam: Any
-    if name == "tiny" and not pretrained:
-        # Late: it imports transformers, which a run without SAM does not need.
-        from knowsam.sam.backbone.tiny import read_config, tiny_sam
-
-        sam = tiny_sam(read_config(TINY))
+    if name in NAMES and name != "none" and not pretrained:
+        sam = _random_named(name, random_side)
         report = report_of(sam, name, RANDOM, None)
     elif name == "tiny":
         sam, report = _load_tiny()
-    elif name in SIZES and not pretrained:
-        sam = _random_sam(_size_config(name, max(image_size)))
-        report = report_of(sam, name, RANDOM, None)
+    elif name == LITE_MEDSAM:
+        sam, report = load_lite_medsam()
     elif name in SIZES:
         sam, report = load_hub(name)
     elif path.is_dir():
         sam, report = load_folder(path, name)
     elif path.is_file():
         sam, report = load_original(path, name)
+        report = dataclasses.replace(report, note=note_on(report))
     else:
         raise _unknown(name)
     if wrong := not_finite(sam.state_dict()):
@@ -67,7 +85,7 @@ def build_sam(name: str, image_size: tuple[int, int], pretrained: bool = True) -
             f"sam: a weight that is not finite was found in {wrong} of '{name}', but expected numbers; copy or download"
             " its files again, or pretrain it with a lower rate."
         )
-    return sam.train(), dataclasses.replace(report, resized=resize_input(sam, image_size))
+    return sam.train(), report
 
 
 def check_sam_name(name: str) -> None:
@@ -110,6 +128,19 @@ def _load_tiny() -> tuple[nn.Module, LoadReport]:
     return sam, report
 
 
+def _random_named(name: str, side: int) -> Any:
+    """A SAM of a known size with random weights."""
+    # Late: these import transformers, which a run without SAM does not need.
+    from knowsam.sam.backbone.tiny import read_config, tiny_sam
+    from knowsam.sam.backbone.tiny_vit import tiny_vit_sam
+
+    if name == "tiny":
+        return tiny_sam(read_config(TINY))
+    if name == LITE_MEDSAM:
+        return _with_signal(tiny_vit_sam(TinyVitSizes(), {}, {}))
+    return _random_sam(_size_config(name, side))
+
+
 def _size_config(name: str, image_size: int) -> Any:
     from transformers import SamConfig, SamPromptEncoderConfig, SamVisionConfig
 
@@ -123,11 +154,15 @@ def _random_sam(config: Any) -> Any:
     """Build a SAM with random weights that keep activations at scale 1; with those of transformers they vanish."""
     from transformers import SamModel
 
-    sam: Any = SamModel(config)
+    sam = _with_signal(SamModel(config))
+    nn.init.trunc_normal_(sam.vision_encoder.pos_embed, std=0.02)
+    return sam.train()
+
+
+def _with_signal(sam: Any) -> Any:
     for module in sam.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    nn.init.trunc_normal_(sam.vision_encoder.pos_embed, std=0.02)
-    return sam.train()
+    return sam

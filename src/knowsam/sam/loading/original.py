@@ -1,4 +1,4 @@
-"""An original segment-anything state dict (SAM, SAM-HQ, MedSAM, SAM-Med2D) as a transformers model.
+"""An original segment-anything state dict (SAM, SAM-HQ, MedSAM, SAM-Med2D, LiteMedSAM, MobileSAM) as a model of ours.
 
 The names are translated by one table, the sizes are read off the tensors, and every key must be accounted for.
 """
@@ -18,8 +18,10 @@ from knowsam.io.checks import unreadable
 from knowsam.sam.backbone.med2d import insert_branches
 from knowsam.sam.loading.report import LoadReport, report_of, require_known_keys, weights_sha256
 from knowsam.sam.loading.sizes import SIZES
+from knowsam.sam.loading.tiny_vit import FIRST_KEY as TINY_VIT_KEY
+from knowsam.sam.loading.tiny_vit import classifier_keys, is_tiny_vit, read_sizes, translate_tiny_vit
 
-ORIGINALS = "state dict of an original SAM, SAM-HQ, MedSAM or SAM-Med2D"
+ORIGINALS = "state dict of an original SAM, SAM-HQ, MedSAM, SAM-Med2D, LiteMedSAM or MobileSAM"
 FIRST_KEY = "image_encoder.patch_embed.proj.weight"
 POSITIONS = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 BRANCH = "image_encoder.blocks.0.Adapter.channel.0.weight"
@@ -81,15 +83,22 @@ def load_original(path: Path, name: str) -> tuple[nn.Module, LoadReport]:
         name: The name it goes by, for the report.
 
     Returns:
-        A promptable `SamModel` (`SamHQModel` for SAM-HQ) in evaluation mode, and what was loaded.
+        A promptable `SamModel` (`SamHQModel` for SAM-HQ, `TinyVitSam` for LiteMedSAM and MobileSAM) in evaluation mode,
+        and what was loaded.
 
     Raises:
         InputError: If the file cannot be read, is no SAM, or has a key too many or too few.
     """
     state, unused = _state_dict(path)
     sam = _empty_model(state, path)
-    translated = {translate(key, state): value.float() for key, value in state.items() if key not in EXPLAINED_UNUSED}
-    unused |= {key: EXPLAINED_UNUSED[key] for key in state if key in EXPLAINED_UNUSED}
+    explained = EXPLAINED_UNUSED | dict.fromkeys(classifier_keys(state), "of the classifier that the encoder once was")
+    translated = {
+        # Batch normalisation counts its steps in whole numbers.
+        translate(key, state): value.float() if value.is_floating_point() else value
+        for key, value in state.items()
+        if key not in explained
+    }
+    unused |= {key: reason for key, reason in explained.items() if key in state}
     # One matrix in the original, one with two names in transformers.
     translated["prompt_encoder.shared_embedding.positional_embedding"] = state[POSITIONS].float()
     expected = sam.state_dict()
@@ -115,6 +124,8 @@ def translate(key: str, state: Mapping[str, Tensor]) -> str:
         key: Without the prefix that wrappers put before `image_encoder` and its sisters.
         state: The whole state dict, which says how deep the perceptrons are and whether adapters stand beside them.
     """
+    if is_tiny_vit(state) and (own := translate_tiny_vit(key)) is not None:
+        return own
     new = key
     for pattern, replacement in RENAMING:
         new, found = re.subn(pattern, replacement, key)
@@ -164,8 +175,13 @@ def _state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _prefix(state: Mapping[Any, Any]) -> str | None:
     """Find the prefix of the original names: `""`, `"module."`, ...; None if this is no SAM."""
-    ends = [key for key, value in state.items() if isinstance(key, str) and key.endswith(FIRST_KEY)]
-    return ends[0].removesuffix(FIRST_KEY) if len(ends) == 1 else None
+    found = [
+        key.removesuffix(end)
+        for key in state
+        for end in (FIRST_KEY, TINY_VIT_KEY)
+        if isinstance(key, str) and key.endswith(end)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _is_weight(key: Any, value: Any, prefix: str) -> bool:
@@ -176,24 +192,28 @@ def _empty_model(state: Mapping[str, Tensor], path: Path) -> Any:
     """The model whose sizes fit the tensors, without weights."""
     from transformers import SamConfig, SamHQConfig, SamHQModel, SamModel
 
+    from knowsam.sam.backbone.tiny_vit import tiny_vit_sam
+
+    of_vit = ("image_encoder.pos_embed", "image_encoder.neck.0.weight", "image_encoder.blocks.0.mlp.lin1.weight")
     needed = (
-        "image_encoder.pos_embed", "image_encoder.neck.0.weight", "image_encoder.blocks.0.mlp.lin1.weight", POSITIONS,
-        "prompt_encoder.mask_downscaling.3.weight", "mask_decoder.mask_tokens.weight",
+        *(() if is_tiny_vit(state) else of_vit),
+        POSITIONS, "prompt_encoder.mask_downscaling.3.weight", "mask_decoder.mask_tokens.weight",
         "mask_decoder.iou_prediction_head.layers.0.weight", "mask_decoder.transformer.layers.0.mlp.lin1.weight",
         "mask_decoder.transformer.final_attn_token_to_image.q_proj.weight",
     )  # fmt: skip
     require_known_keys(path, [key for key in needed if key not in state], [])
     is_hq = HQ_FEATURES in state
     try:
+        if is_tiny_vit(state):
+            with torch.device("meta"):
+                return tiny_vit_sam(read_sizes(state, path), _prompt_sizes(state), _decoder_sizes(state))
         vision, decoder = _vision_sizes(state, path), _decoder_sizes(state)
         if is_hq:
             decoder["vit_dim"] = state[HQ_FEATURES].shape[0]
         prompt = {
-            "hidden_size": decoder["hidden_size"],
             "image_size": vision["image_size"],
             "patch_size": vision["patch_size"],
-            "mask_input_channels": state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
-            "num_point_embeddings": _count(state, r"prompt_encoder\.point_embeddings\.(\d+)\.weight"),
+            **_prompt_sizes(state),
         }
         model_class, config_class = (SamHQModel, SamHQConfig) if is_hq else (SamModel, SamConfig)
         config: Any = config_class(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
@@ -257,6 +277,14 @@ def _windows(lengths: list[int], grid: int, path: Path) -> tuple[int, list[int]]
             " it was tuned from."
         )
     return (windowed.pop() + 1) // 2, spanning
+
+
+def _prompt_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        "hidden_size": state["mask_decoder.mask_tokens.weight"].shape[1],
+        "mask_input_channels": state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
+        "num_point_embeddings": _count(state, r"prompt_encoder\.point_embeddings\.(\d+)\.weight"),
+    }
 
 
 def _decoder_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:

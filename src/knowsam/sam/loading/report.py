@@ -6,13 +6,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from knowsam.errors import InputError
 from knowsam.storage import checksum
 
+LITE_MEDSAM_PATCH = 4
+"""Pixels along a side of LiteMedSAM's tokens; no other SAM has so small ones."""
+
 SHOWN_DIGITS = 12
 """Digits of a sha256 in messages; the run's files have all 64."""
+
+PixelNormalisation = Literal["sam", "unit"]
+"""By mean and deviation of SAM's training images, or images in [0, 1] as they are, as MedSAM was trained."""
 
 Resized = dict[str, tuple[list[int], list[int]]]
 """Key -> shape in the file, shape in use."""
@@ -28,9 +34,12 @@ class LoadReport:
         sha256: Of the weights (`weights_sha256`), None for random ones.
         sizes: Of the encoder: width, layers, heads, patch and window in px and tokens, global layers; the class.
         parameters: Number of weights.
+        made_for: Side in pixels of the images it was pretrained on.
+        pixels: In which pixel values they were, see `pixels_of`.
         unused: Keys of the file that the model has no place for -> why that is right. What has no reason is an error
             (`require_known_keys`), and so is every key the file lacks.
         resized: Keys resized to the input's token grid, see `Resized`.
+        note: What is odd about it, empty for nothing.
     """
 
     name: str
@@ -38,8 +47,11 @@ class LoadReport:
     sha256: str | None
     sizes: dict[str, Any]
     parameters: int
+    made_for: int
+    pixels: PixelNormalisation = "sam"
     unused: dict[str, str] = field(default_factory=dict)
     resized: Resized = field(default_factory=dict)
+    note: str = ""
 
     @property
     def pretrained(self) -> bool:
@@ -60,6 +72,8 @@ class LoadReport:
             f"sam: {self.name} ({', '.join(origin)}): {sizes['class']}, width {sizes['width']},"
             f" {sizes['layers']} layers, patch {sizes['patch_px']} px, {self.parameters / 1e6:.1f} M parameters"
         ]
+        if self.note:
+            lines.append(f"sam: {self.note}")
         if self.resized:
             shapes = sorted({f"{_shape(old)} to {_shape(new)}" for old, new in self.resized.values()})
             lines.append(f"sam: {len(self.resized)} positional tables resized to the input: {', '.join(shapes)}")
@@ -85,7 +99,21 @@ def report_of(
 ) -> LoadReport:
     """Make the report of a model before anything is resized."""
     parameters = sum(parameter.numel() for parameter in sam.parameters())
-    return LoadReport(name, source, sha256, sizes_of(sam), parameters, dict(unused or {}))
+    sizes = sizes_of(sam)
+    made_for = sam.config.vision_config.image_size
+    return LoadReport(name, source, sha256, sizes, parameters, made_for, pixels_of(name, sizes), dict(unused or {}))
+
+
+def pixels_of(name: str, sizes: Mapping[str, Any]) -> PixelNormalisation:
+    """Return the pixel values that a SAM was trained on; no file says it.
+
+    `"unit"` for what has LiteMedSAM's layout (patches of 4 px), and for a file or directory with `medsam` in its name.
+
+    Args:
+        name: As in the configuration: `tiny`, `vit_b`, a path.
+        sizes: `LoadReport.sizes`.
+    """
+    return "unit" if sizes["patch_px"] == LITE_MEDSAM_PATCH or "medsam" in Path(name).name.lower() else "sam"
 
 
 def weights_sha256(files: Sequence[Path]) -> str:
@@ -117,7 +145,7 @@ def require_known_keys(
     if told:
         raise InputError(
             f"{path}: {' and '.join(told)} were found, but expected every key of a SAM and no other; check that it is a"
-            " whole SAM, SAM-HQ, MedSAM or SAM-Med2D checkpoint."
+            " whole SAM, SAM-HQ, MedSAM, SAM-Med2D, LiteMedSAM or MobileSAM checkpoint."
         )
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowsam.errors import InputError
+from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.loading.report import Resized
 
 SMALLEST_GRID = 4
@@ -22,7 +23,7 @@ def resize_input(sam: Any, image_size: tuple[int, int]) -> Resized:
     promptable by points and boxes; transformers has no points in images that are not square.
 
     Args:
-        sam: A `SamModel` or `SamHQModel` without adapters.
+        sam: A `SamModel`, a `SamHQModel` or a SAM of this package, without adapters.
         image_size: `(H, W)` in pixels.
 
     Returns:
@@ -34,6 +35,10 @@ def resize_input(sam: Any, image_size: tuple[int, int]) -> Resized:
     encoder = sam.vision_encoder
     grid = _grid(sam, image_size)
     resized: Resized = {}
+
+    if not interface_of(sam).has_positions:
+        _resize_prompts(sam, image_size, grid)
+        return resized
 
     def replace(owner: Any, name: str, key: str, table: nn.Parameter) -> None:
         before = getattr(owner, name)
@@ -59,17 +64,17 @@ def _grid(sam: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     height, width = image_size
     found = f"sam: image size {height}x{width} was found, but this SAM cuts images into patches of {patch} px"
     if height % patch or width % patch:
-        raise InputError(f"{found}; choose a data.size whose sides are multiples of {patch}.")
+        raise InputError(f"{found}; choose a data.size or sam.size whose sides are multiples of {patch}.")
     grid = (height // patch, width // patch)
     if min(grid) < SMALLEST_GRID:
         raise InputError(
-            f"{found} and needs {SMALLEST_GRID} of them along each side; choose a data.size of at least"
-            f" {SMALLEST_GRID * patch}x{SMALLEST_GRID * patch}."
+            f"{found} and needs {SMALLEST_GRID} of them along each side; choose a data.size or sam.size of at"
+            f" least {SMALLEST_GRID * patch}x{SMALLEST_GRID * patch}."
         )
     if getattr(sam, "needs_even_grid", False) and (grid[0] % 2 or grid[1] % 2):
         raise InputError(
-            f"{found} and, having the adapters of SAM-Med2D, needs an even number of them; choose a data.size whose"
-            f" sides are multiples of {2 * patch}."
+            f"{found} and, having the adapters of SAM-Med2D, needs an even number of them; choose a data.size or"
+            f" sam.size whose sides are multiples of {2 * patch}."
         )
     return grid
 
@@ -97,3 +102,23 @@ def _resize_prompts(sam: Any, image_size: tuple[int, int], grid: tuple[int, int]
         sam.prompt_encoder.input_image_size = side
         sam.config.vision_config.image_size = sam.config.prompt_encoder_config.image_size = side
         sam.config.prompt_encoder_config.image_embedding_size = grid[0]
+
+
+def input_size(sam: Any, image_size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return the size at which a SAM sees images of `image_size` whose longer side becomes `side`.
+
+    Args:
+        sam: As `resize_input` takes it.
+        image_size: `(H, W)` in pixels.
+        side: In pixels; `resize_input` says whether the SAM can have it.
+
+    Returns:
+        `(H, W)`: the other side in proportion, to the next multiple of the patch.
+    """
+    step = sam.config.vision_config.patch_size * (2 if getattr(sam, "needs_even_grid", False) else 1)
+    longer = max(image_size)
+    height, width = (
+        side if length == longer else max(SMALLEST_GRID * step, round(side * length / longer / step) * step)
+        for length in image_size
+    )
+    return height, width

@@ -9,20 +9,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
-from knowsam.sam.backbone.interface import interface_of
+from knowsam.sam.backbone.prompting import encode_prompts
 from knowsam.sam.backbone.tiny import HALF, Encoded
+from knowsam.sam.loading.report import PixelNormalisation
 from knowsam.sam.pretrain.steps import BOX, MASK, MASK_AND_POINT, POINT, DrawnStep
 from knowsam.sam.pretrain.targets import points_in
-from knowsam.sam.teacher import PIXEL_MEAN, PIXEL_STD
+from knowsam.sam.teacher import pixel_statistics
 
 EDGE_WEIGHT = 4.0
 """Weight of a pixel on an outline; the others have 1. About a fifth of the pixels are on one."""
 
 
 class PromptableSam(nn.Module):
-    """A SAM with what its pretraining needs beside it: answers to mixed prompts, and a head for outlines."""
+    """A SAM with what its pretraining needs beside it: answers to mixed prompts, and a head for outlines.
 
-    def __init__(self, sam: Any) -> None:
+    Args:
+        sam: A `SamModel`, a `SamHQModel` or a SAM of this package.
+        normalise: In which pixel values it sees images, see `SamTeacher`.
+    """
+
+    def __init__(self, sam: Any, normalise: PixelNormalisation = "sam") -> None:
         super().__init__()
         self.sam = sam
         # The random frequencies of the positional encoding stay as they are, as in SAM.
@@ -35,8 +41,9 @@ class PromptableSam(nn.Module):
         )
         self.mean: Tensor
         self.deviation: Tensor
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+        mean, deviation = pixel_statistics(normalise)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("deviation", deviation, persistent=False)
 
     def encode(self, image: Tensor) -> Any:
         """Images `(B, 3, H, W)` in [0, 1] -> what SAM's encoder gives, the embedding `(B, dim, g_h, g_w)` first."""
@@ -50,10 +57,7 @@ class PromptableSam(nn.Module):
     def answer(
         self, encoded: Any, kind: Tensor, logits: Tensor, point: Tensor, inside: Tensor, box: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One answer per prompt.
-
-        Every prompt has two tokens: the corners of a box, or a point and SAM's token for 'no point', or that token
-        twice. Where the SAM asks for it (`SamInterface.draw_prompts`), they are drawn into the mask prompt as well.
+        """One answer per prompt, encoded by `encode_prompts`.
 
         Args:
             encoded: What `encode` gave for B images.
@@ -66,25 +70,10 @@ class PromptableSam(nn.Module):
         Returns:
             Logits `(N, 4 g_h, 4 g_w)` and the estimated IoU `(N,)`.
         """
-        encoder = self.sam.prompt_encoder
-        places = self.sam.shared_image_embedding(torch.stack([box[:, :2], box[:, 2:], point], dim=1))
-        corner, marks = places[:, :2], [entry.weight for entry in encoder.point_embed]
-        corner = corner + torch.cat([marks[2], marks[3]])
-        single = places[:, 2] + torch.where(inside[:, None], marks[1], marks[0])
-        nothing = encoder.not_a_point_embed.weight.expand_as(single)
-        with_point = ((kind == POINT) | (kind == MASK_AND_POINT))[:, None, None]
-        with_box = (kind == BOX)[:, None, None]
-        with_mask = ((kind == MASK) | (kind == MASK_AND_POINT))[:, None, None]
-        tokens = torch.stack([torch.where(with_point[..., 0], single, nothing), nothing], dim=1)
-        tokens = torch.where(with_box, corner, tokens)
-        prompt = torch.where(with_mask, logits, 0.0)
-        drawn = interface_of(self.sam).draw_prompts(prompt, point, inside, box, with_point, with_box)
-        if drawn is not None:
-            prompt, with_mask = drawn, with_mask | with_point | with_box
-        prompt = prompt[:, None]
-        absent = encoder.no_mask_embed.weight[..., None, None]
-        dense = torch.where(with_mask[:, None], encoder.mask_embed(prompt), absent)
-        masks, quality = decode_masks(self.sam, encoded, tokens, dense, prompt)
+        has_point = (kind == POINT) | (kind == MASK_AND_POINT)
+        has_mask = (kind == MASK) | (kind == MASK_AND_POINT)
+        prompts = encode_prompts(self.sam, logits, has_mask, box, kind == BOX, point, inside, has_point)
+        masks, quality = decode_masks(self.sam, encoded, *prompts)
         return masks[:, 0].float(), quality[:, 0].float()
 
 
