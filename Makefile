@@ -41,7 +41,7 @@ test: lint
 
 # Whatever is listed at the end is a candidate for the mark `slow`.
 test-fast: lint
-	@$(BIN)/pytest -n 2 -m "not slow and not subprocess and not torture" --durations=10 --durations-min=1.5
+	@$(BIN)/pytest -n 2 -m "not slow and not subprocess" --durations=10 --durations-min=1.5
 
 format: .venv/.installed
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
