@@ -44,7 +44,7 @@ test: lint
 
 # Whatever is listed at the end is a candidate for the mark `slow`.
 test-fast: lint
-	@$(BIN)/pytest -n 2 -m "not slow and not subprocess" --durations=10 --durations-min=1.5
+	@$(BIN)/pytest -n 2 -m "not slow and not subprocess and not torture" --durations=10 --durations-min=1.5
 
 # Every fault of the machine and every kind of broken file that we can make: docs/reliability.md.
 torture: .venv/.installed

@@ -488,7 +488,7 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or not key:
-            raise InputError(f"'{argument}' was found, but expected key=value, e.g. train.lr=0.02; correct it.")
+            raise InputError(f"'{_short(argument)}' was found, but expected key=value, e.g. train.lr=0.02; correct it.")
         try:
             parsed = _parse_yaml(value)
         except _NoYamlError as error:
