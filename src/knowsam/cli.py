@@ -494,6 +494,39 @@ def pretrain(
 
 
 @sam_app.command()
+def distil(
+    images: Annotated[list[Path], typer.Option(help="A folder of images, repeatable; no mask is read.")],
+    out: Annotated[Path, typer.Option(help="New folder, or that of an earlier call: it goes on there.")],
+    teacher: Annotated[str, typer.Option(help="lite_medsam, vit_b, a directory or .pth file.")] = "lite_medsam",
+    student: Annotated[str, typer.Option(help="Encoder of the small SAM: unet or resnet50.")] = "unet",
+    size: Annotated[int, typer.Option(min=0, help="Side in pixels; 0: as the teacher was made for.")] = 0,
+    steps: Annotated[int, typer.Option(min=2, help="Half for the encoder, half for the decoder.")] = 2000,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
+    lr: Annotated[float, typer.Option(min=0, help="Largest learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Distil a SAM into a small one on a folder's images; afterwards sam=OUT uses it. Repeat the command to go on."""
+    from knowsam.sam.distil.loop import distil as run
+    from knowsam.sam.distil.settings import DistilConfig
+    from knowsam.sam.loading.build import absolute_name
+    from knowsam.storage import require_writable_folder
+    from knowsam.training.interrupt import stop_on_signal
+
+    require_writable_folder(out)
+    folders = tuple(str(folder.resolve()) for folder in images)
+    config = DistilConfig(
+        absolute_name(teacher), student, folders, size=size, steps=steps, batch=batch, lr=lr, seed=seed
+    )
+    with stop_on_signal() as asked_to_stop:
+        finished = run(config, out, quiet, asked_to_stop)
+    if not quiet:
+        print(f"{out}: {'done' if finished else 'saved; repeat the command to go on'}; use it with sam={out}")
+    if not finished:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+@sam_app.command()
 def get(
     name: Annotated[str, typer.Argument(help="lite_medsam.")],
     file: Annotated[Path | None, typer.Option(help="A file of it that you have; else the installed one.")] = None,

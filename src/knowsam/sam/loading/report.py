@@ -101,7 +101,8 @@ def report_of(
     parameters = sum(parameter.numel() for parameter in sam.parameters())
     sizes = sizes_of(sam)
     made_for = sam.config.vision_config.image_size
-    return LoadReport(name, source, sha256, sizes, parameters, made_for, pixels_of(name, sizes), dict(unused or {}))
+    pixels = getattr(sam.config, "pixels", None) or pixels_of(name, sizes)
+    return LoadReport(name, source, sha256, sizes, parameters, made_for, pixels, dict(unused or {}))
 
 
 def pixels_of(name: str, sizes: Mapping[str, Any]) -> PixelNormalisation:
