@@ -134,7 +134,11 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_file_is_safe_before_it_gets_its_name_and_its_folder_afterwards(tmp_path: Path, synced: list[str]) -> None:
     write_text(tmp_path / "a.txt", "text")
-    assert synced == [f"sync .writing-{storage.host_digits()}-{os.getpid()}-a.txt", "rename a.txt", f"sync {tmp_path.name}"]
+    assert synced == [
+        f"sync .writing-{storage.host_mark()}-{os.getpid()}-a.txt",
+        "rename a.txt",
+        f"sync {tmp_path.name}",
+    ]
 
 
 def test_files_made_safe_together_are_synced_once_each(tmp_path: Path, synced: list[str]) -> None:
@@ -174,7 +178,7 @@ def test_in_the_background_nothing_follows_what_failed(tmp_path: Path, monkeypat
 
 
 def test_what_dead_processes_left_is_removed_and_what_others_write_stays(tmp_path: Path) -> None:
-    host, dead = storage.host_digits(), 2**22 + 1
+    host, dead = storage.host_mark(), 2**22 + 1
     mine = f".writing-{host}-{os.getpid()}-a"
     elsewhere = f".writing-{int(host, 16) ^ 1:08x}-{dead}-a"
     for name in (mine, elsewhere, f".writing-{host}-{dead}-checkpoint.pt", "checkpoint.pt"):

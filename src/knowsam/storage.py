@@ -69,7 +69,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written; `filename` is `path`.
     """
-    temporary = path.with_name(f".writing-{host_digits()}-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".writing-{host_mark()}-{os.getpid()}-{path.name}")
     background = _background.get()
     if background is None:
         with _renamed(temporary, path):
@@ -228,7 +228,7 @@ def remove_unfinished(folder: Path) -> None:
     """Remove the half-written files of processes of this machine that are no more; those of others may be alive."""
     for entry in folder.iterdir():
         match = UNFINISHED.match(entry.name)
-        if match and match[1] == host_digits() and not is_alive(int(match[2])):
+        if match and match[1] == host_mark() and not is_alive(int(match[2])):
             with contextlib.suppress(OSError):  # another process does the same, or may not
                 entry.unlink()
 
@@ -254,7 +254,7 @@ def is_alive(process: int) -> bool:
     return True
 
 
-def host_digits() -> str:
+def host_mark() -> str:
     """This machine in eight digits, so that the name of a temporary file stays short."""
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
