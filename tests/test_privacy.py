@@ -19,6 +19,8 @@ BY_NAME = {"setattr", "getattr", "hasattr", "delattr", "object", "patch", "attrg
 """Functions that take the name of an attribute as text, `monkeypatch.setattr` and `mock.patch.object` among them."""
 OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields"}  # public, in spite of their names
 OWNERS = {"self", "cls"}
+DOCUMENTED = {"os._exit"}
+"""Public, in spite of their names."""
 
 
 def is_private(name: str) -> bool:
@@ -34,7 +36,8 @@ def private_names(code: str) -> Iterator[tuple[int, str]]:
             # `from __future__` ends with two underscores and is public.
             yield from ((node.lineno, name) for name in names if is_private(name))
         elif isinstance(node, ast.Attribute) and is_private(node.attr):
-            if not (isinstance(node.value, ast.Name) and node.value.id in OWNERS):
+            owned = isinstance(node.value, ast.Name) and node.value.id in OWNERS
+            if not owned and ast.unparse(node) not in DOCUMENTED:
                 yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.Call):
             function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -134,8 +134,9 @@ def test_a_stopped_distillation_goes_on_to_the_same_weights_and_is_a_sam(images:
 def test_the_embedding_of_images_not_learned_from_is_imitated(images: Path, tmp_path: Path) -> None:
     distil(config(images, steps=240, check_every=60, batch=4), tmp_path / "run", quiet=True)
     scores = [record["held_out"] for record in RunFolder(tmp_path / "run").read_metrics()]
+    assert scores[0]["r2"] > 0  # better than the mean embedding
     assert scores[1]["r2"] > 0.3
-    assert scores[-1]["agreement"] >= scores[0]["agreement"]
+    assert scores[-1]["r2"] == scores[1]["r2"]  # phase B leaves the encoder as it is
 
 
 def test_what_cannot_be_distilled_is_told(images: Path, tmp_path: Path) -> None:

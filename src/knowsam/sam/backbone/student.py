@@ -59,6 +59,15 @@ class ConvEncoder(nn.Module):
         self.join = nn.Conv2d(at_grid + self.trunk.widths[-1], config.hidden_size, 1)
         self.neck = SamVisionNeck(config)
 
+    @torch.no_grad()
+    def start_at(self, mean: Tensor, deviation: Tensor) -> None:
+        """Let the embedding begin with each channel's mean and deviation in the teacher's, `(channels,)` both.
+
+        SAM's channels differ by orders of magnitude; from unit scale most steps would go into learning that.
+        """
+        self.neck.layer_norm2.bias.copy_(mean)
+        self.neck.layer_norm2.weight.copy_(deviation)
+
     def forward(self, pixel_values: Tensor, **arguments: Any) -> Any:
         """Normalised images `(B, 3, H, W)` -> the embedding `(B, channels, H / patch, W / patch)`."""
         height, width = (side // self.patch for side in pixel_values.shape[-2:])

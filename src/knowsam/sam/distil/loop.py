@@ -99,8 +99,10 @@ class _Distillation:
             range(len(self.images) - held_out),
             range(len(self.images) - held_out, len(self.images)),
         )
-        centred = self.embeddings.float() - self.embeddings.float().mean(dim=(0, 2, 3), keepdim=True)
-        self.variance = float(centred.square().mean())
+        known = self.embeddings[: len(self.learned)].float()
+        deviation, mean = torch.std_mean(known, dim=(0, 2, 3))
+        self.student.sam.vision_encoder.start_at(mean.to(self.device), deviation.to(self.device))
+        self.variance = float(deviation.square().mean())
         self.optimisers = [
             torch.optim.AdamW(parameters(self.student), lr=config.lr, weight_decay=config.weight_decay)
             for parameters in (encoder_parameters, decoder_parameters)
