@@ -50,6 +50,22 @@ def test_every_cell_is_done_once_and_never_again(data: Path) -> None:
     assert again.asked == []
 
 
+def test_a_comparison_keeps_the_defaults_it_began_with(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    former = {"train": {**SETTINGS["train"], "flip": "both", "class_prior": False}, "sam": {"kd_weight": 0.2}}
+    do(data, FakeRunner(knowsam="no luck today."), settings=SETTINGS | former)
+    capsys.readouterr()
+    runner, out = FakeRunner(), data.parent / "out"
+    methods = ["supervised", "knowsam"]
+    results = compare(data, out, methods, labelled=[2], settings=SETTINGS, runner=runner)
+    assert runner.asked == NAMES[2:]
+    assert {config.train.flip for config in results.grid.settings.values()} == {"both"}
+    said = " ".join(capsys.readouterr().err.split())
+    assert "began with, which is no longer the default: train.flip=both, train.class_prior=False, sam.kd_weight" in said
+    other = {"train": {**SETTINGS["train"], "flip": "none"}}
+    with pytest.raises(InputError, match=r"train\.flip is 'both' there and 'none' here"):
+        compare(data, out, methods, labelled=[2], settings=SETTINGS | other, quiet=True, runner=runner)
+
+
 def test_what_may_flatter_every_score_is_asked_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = make_folder(tmp_path / "data", n_images=8, n_masks=6)
     for path in [*(data / "images").iterdir(), *(data / "masks").iterdir()]:

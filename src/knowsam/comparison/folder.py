@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from knowsam.comparison.grid import Cell, Grid
-from knowsam.config import VALIDATE_AT_LEAST_EVERY, Config, default_validate_every, flat, read_resolved
+from knowsam.config import (
+    VALIDATE_AT_LEAST_EVERY,
+    Config,
+    flat,
+    merge_layers,
+    nest,
+    read_resolved,
+    resolve_config,
+)
 from knowsam.errors import InputError
 from knowsam.presentation.text import first_few
 from knowsam.runs.folder import RunFolder
@@ -25,6 +33,15 @@ HARMLESS = (
     "train.checkpoint_every",
 )
 """Settings that change no score, so that a comparison may be continued with other values."""
+
+FORMER_DEFAULTS: dict[str, Any] = {
+    "train.validate_every": VALIDATE_AT_LEAST_EVERY,
+    "train.flip": "both",
+    "train.class_prior": False,
+    "sam.kd_weight": 0.2,
+    "sam.normalise": "sam",
+}
+"""Of short runs, before they changed."""
 
 
 class CompareFolder:
@@ -139,23 +156,37 @@ def join_grids(folder: CompareFolder, asked: Grid) -> Grid:
     )
 
 
-def validated_as_before(folder: CompareFolder, asked: Grid) -> Grid:
-    """The grid asked for, validated as often as the one that is there, where how often was not asked for.
+def as_it_began(folder: CompareFolder, asked: Grid) -> tuple[Grid, list[str]]:
+    """The grid asked for, with the former defaults that the comparison in the folder began with.
 
-    Comparisons from before `default_validate_every` have every `VALIDATE_AT_LEAST_EVERY` steps, and go on with that.
+    A default that has changed since would else end every comparison that is not finished. What is asked for by itself
+    and is no default is left for `join_grids` to refuse.
+
+    Returns:
+        The grid, and the settings that were kept, e.g. `"train.flip=both"`.
     """
     if not folder.grid.exists():
-        return asked
-    before = {(config.train.steps, config.train.validate_every) for config in folder.read().settings.values()}
+        return asked, []
+    before = [flat(config.model_dump(mode="json")) for config in folder.read().settings.values()]
+    kept: dict[str, None] = {}
 
-    def kept(config: Config) -> Config:
-        train = config.train
-        old = (train.steps, VALIDATE_AT_LEAST_EVERY)
-        if old not in before or train.validate_every != default_validate_every(train.steps):
-            return config
-        return config.model_copy(update={"train": train.model_copy(update={"validate_every": old[1]})})
+    def kept_as_before(config: Config) -> Config:
+        steps = config.train.steps
+        now = flat(config.model_dump(mode="json"))
+        default = flat(
+            resolve_config({"method": config.method, "preset": config.preset, "train": {"steps": steps}}).model_dump()
+        )
+        former = {
+            key: value
+            for key, value in FORMER_DEFAULTS.items()
+            if now[key] == default[key] != value
+            and any((one["train.steps"], one[key]) == (steps, value) for one in before)
+        }
+        kept.update((f"{key}={value}", None) for key, value in former.items())
+        return Config.model_validate(merge_layers(config.model_dump(), nest(former)))
 
-    return replace(asked, settings={name: kept(config) for name, config in asked.settings.items()})
+    grid = replace(asked, settings={name: kept_as_before(config) for name, config in asked.settings.items()})
+    return grid, list(kept)
 
 
 def _demands(config: Config, key: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from knowsam.comparison.cell import INTERRUPTED, LOG_FILE, CellJob, Registered, work
 from knowsam.comparison.display import GridDisplay, expected_seconds, last_step, seconds_left
-from knowsam.comparison.folder import CompareFolder, join_grids, validated_as_before
+from knowsam.comparison.folder import CompareFolder, as_it_began, join_grids
 from knowsam.comparison.grid import Cell, Grid, plan_grid, plan_splits
 from knowsam.comparison.outcome import OUTCOME_FILE, Outcome
 from knowsam.comparison.results import Results, read_results
@@ -95,7 +95,7 @@ def compare(
         InputError: For bad settings or data, or a folder that holds something else; nothing was trained then.
     """
     folder = CompareFolder(out)
-    asked = validated_as_before(folder, plan_grid(data, methods, sam, labelled, seeds, settings))
+    asked, former = as_it_began(folder, plan_grid(data, methods, sam, labelled, seeds, settings))
     entries = {method: _registered(method, config.options) for method, config in asked.settings.items()}
     scanned, splits = plan_splits(asked)
     for split in splits.values():
@@ -106,6 +106,9 @@ def compare(
         _check_splits(folder, grid, scanned, splits)
         folder.write(grid)
         display = GridDisplay(quiet)
+        if former:
+            kept = ", ".join(former)
+            display.notes([f"this comparison goes on with what it began with, which is no longer the default: {kept}."])
         display.notes(dict.fromkeys(note for split in splits.values() for note in leak_warnings(scanned, split)))
         interrupted = _do_cells(folder, asked, entries, display, runner)
         return read_results(folder, interrupted)
