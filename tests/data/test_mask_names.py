@@ -25,6 +25,7 @@ def touch(root: Path, *names: str) -> Path:
         (["a.png", "b.png"], ["a.png.png", "b.png.png"]),
         (["a_img.png", "b_img.png"], ["a.png", "b.png"]),
         (["a_0000.nii.gz", "b_0000.nii.gz"], ["a.nii.gz", "b.nii.gz"]),
+        (["a_0000.nii.gz", "b_0000.nii.gz"], ["a_seg.nii.gz", "b_seg.nii.gz"]),
         (["img_1.png", "img_2.png"], ["label_1.png", "label_2.png"]),
         (["img1.png", "img12.png"], ["mask1.png", "mask12.png"]),
         (["21_training.png", "22_training.png"], ["21_manual1.png", "22_manual1.png"]),
@@ -51,6 +52,7 @@ def test_all_masks_pair_by_one_rule_and_it_is_said(tmp_path: Path, images: list[
         (["smith_1", "smith_2"], ["jones_1", "jones_2"]),
         (["image_1"], ["image_2_mask"]),
         (["p1_left", "p2_left"], ["p1", "p2"]),
+        (["a_0000"], ["a_left"]),
         (["t1_1", "t2_1"], ["seg_1"]),
     ],
     ids=[
@@ -61,6 +63,7 @@ def test_all_masks_pair_by_one_rule_and_it_is_said(tmp_path: Path, images: list[
         "patients",
         "another number",
         "a side",
+        "a side for a channel",
         "two images",
     ],
 )
@@ -78,6 +81,8 @@ def test_what_is_not_certain_is_no_rule(images: list[str], masks: list[str]) -> 
         ("case-7", "case_007"),
         ("q", None),
         ("case_008", None),
+        ("seg-b_gt", "b"),
+        ("Mask_B_manual1", "b"),
     ],
 )
 def test_hint_names_the_image_it_believes_in(mask: str, image: str | None) -> None:

@@ -2,8 +2,8 @@
 
 Equal names are certain. A *rule of names* is taken by itself if no mask has the name of an image, every mask has its
 image by the one rule, and no two masks have the same: `a_mask` for `a`, `mask_a` for `a`, `a.png` for `a` (a file
-`a.png.png`), `a` for `a_0000`, `mask_a` for `img_a` (but `smith_1` is no mask of `jones_1`). In any other case a rule
-only serves a hint.
+`a.png.png`), `a` or `a_seg` for `a_0000`, `mask_a` for `img_a` (but `smith_1` is no mask of `jones_1`). In any other
+case a rule only serves a hint.
 """
 
 from __future__ import annotations
@@ -78,15 +78,21 @@ def shared_rule(images: Collection[str], masks: Collection[str]) -> tuple[NameRu
 def likely_image(mask: str, images: Collection[str]) -> str | None:
     """The image a mask is probably meant for, for a hint.
 
-    Names that differ in capital letters, separators or leading zeros count as well as the rules.
+    Names that differ in capital letters, separators or leading zeros count as well as the rules; where neither finds
+    one, names that are equal without the words of masks and images (`seg-b_gt` and `b_image`).
 
     Args:
         mask: Stem.
         images: Stems.
     """
     plain = [image for image in images if _plain(image) == _plain(mask)]
-    found = {image for _, image in _Index(images).candidates(mask)}
-    return plain[0] if plain else next(iter(found)) if len(found) == 1 else None
+    if plain:
+        return plain[0]
+    bare = _plain(_without_words(mask, MASK_WORDS))
+    found = {image for _, image in _Index(images).candidates(mask)} or {
+        image for image in images if bare and _plain(_without_words(image, IMAGE_WORDS)) == bare
+    }
+    return next(iter(found)) if len(found) == 1 else None
 
 
 class _Index:
@@ -129,6 +135,8 @@ def _gaps(name: str) -> Iterable[tuple[str, int, str, str]]:
     for number, found in enumerate(tokens):
         word = re.match(r"[^\W\d_]+", found[0])
         if word is None:
+            if number > 0 and found.end() == len(name) and name.endswith(FIRST_CHANNEL):
+                yield name[: found.start()], number, found[0], ""
             continue
         # `img12` and `mask12` differ in the word alone, `21_training` and `21_manual1` in the whole token.
         for end in {found.start() + word.end(), found.end()}:
@@ -139,6 +147,10 @@ def _gaps(name: str) -> Iterable[tuple[str, int, str, str]]:
 
 def _has_word(token: str, words: Collection[str]) -> bool:
     return any(word in words for word in re.findall(r"[^\W\d_]+", token.lower()))
+
+
+def _without_words(name: str, words: Collection[str]) -> str:
+    return "_".join(token for token in TOKEN.findall(name) if not _has_word(token, words))
 
 
 def _plain(name: str) -> str:
