@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,9 +41,9 @@ def allowed_flips(labels: Iterable[np.ndarray], classes: int) -> tuple[Flip, dic
     distances: dict[tuple[int, int], list[np.ndarray]] = {pair: [] for pair in pairs}
     if pairs:
         for label in labels:
-            for pair in pairs:
-                if (distance := _distance(label, pair)) is not None:
-                    distances[pair].append(distance)
+            places = {index: place for index in range(1, classes) if (place := _place(label, index)) is not None}
+            for first, second in combinations(places, 2):
+                distances[first, second].append(_distance(places[first], places[second]))
     left_out: dict[Flip, tuple[int, int]] = {}
     axes: tuple[Flip, Flip] = ("vertical", "horizontal")  # of the rows, of the columns
     for axis, flip in enumerate(axes):
@@ -53,14 +54,26 @@ def allowed_flips(labels: Iterable[np.ndarray], classes: int) -> tuple[Flip, dic
     return ("both" if len(kept) == 2 else kept[0] if kept else "none"), left_out
 
 
-def _distance(label: np.ndarray, pair: tuple[int, int]) -> np.ndarray | None:
-    """From the second class's centre to the first's along rows and columns, as a share of the extent of both."""
-    first, second = (np.argwhere(label == index) for index in pair)
-    if min(len(first), len(second)) < FEWEST_PIXELS:
+class _Place(NamedTuple):
+    """Where a class lies in a slice: its centre, first and last pixel, each along rows and columns."""
+
+    centre: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+
+def _place(label: np.ndarray, index: int) -> _Place | None:
+    """Where a class lies; None where it has too few pixels."""
+    pixels = np.argwhere(label == index)
+    if len(pixels) < FEWEST_PIXELS:
         return None
-    both = np.concatenate([first, second])
-    extent = both.max(axis=0) - both.min(axis=0) + 1
-    return np.asarray((first.mean(axis=0) - second.mean(axis=0)) / extent)
+    return _Place(pixels.mean(axis=0), pixels.min(axis=0), pixels.max(axis=0))
+
+
+def _distance(one: _Place, other: _Place) -> np.ndarray:
+    """From the other's centre to the one's along rows and columns, as a share of the extent of both."""
+    extent = np.maximum(one.last, other.last) - np.minimum(one.first, other.first) + 1
+    return np.asarray((one.centre - other.centre) / extent)
 
 
 def _is_fixed(distances: np.ndarray) -> bool:
