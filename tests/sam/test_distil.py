@@ -12,12 +12,17 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from knowsam.errors import InputError
-from knowsam.functional.losses import embedding_loss
 from knowsam.runs.folder import RunFolder
 from knowsam.sam import SamDistillation
 from knowsam.sam.backbone.student import student_of
 from knowsam.sam.distil.loop import distil
-from knowsam.sam.distil.phases import decoder_loss, decoder_parameters, encoder_loss, encoder_parameters
+from knowsam.sam.distil.phases import (
+    decoder_loss,
+    decoder_parameters,
+    embedding_loss,
+    encoder_loss,
+    encoder_parameters,
+)
 from knowsam.sam.distil.settings import DistilConfig
 from knowsam.sam.pretrain.promptable import PromptableSam
 from support.tiny_vit_sams import small_lite_medsam, small_tiny_vit_sam

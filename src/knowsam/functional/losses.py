@@ -253,13 +253,3 @@ def _require_same_shape(student_logits: Tensor, other_logits: Tensor) -> None:
             f"student logits have shape {tuple(student_logits.shape)} but the logits they are compared with "
             f"{tuple(other_logits.shape)}; expected the same (B, K, H, W)"
         )
-
-
-def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """`mean (F_S - F_T)^2`, phase A of KD SAM (arXiv 2501.16740); in [0, inf), 0 for equal embeddings.
-
-    Args:
-        student: `(B, D, h, w)`, learns.
-        teacher: The same shape; detached here.
-    """
-    return F.mse_loss(student.float(), teacher.detach().float())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowsam.functional.losses import embedding_loss
 from knowsam.sam.corruption import corrupt
 from knowsam.sam.pretrain.promptable import PromptableSam, mask_loss
 from knowsam.sam.pretrain.steps import BOX, MASK
@@ -25,6 +25,16 @@ def decoder_parameters(student: PromptableSam) -> list[nn.Parameter]:
     parts = [*sam.mask_decoder.parameters(), *sam.prompt_encoder.parameters()]
     fixed = {id(weight) for weight in sam.shared_image_embedding.parameters()}
     return [weight for weight in parts if id(weight) not in fixed]
+
+
+def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """`mean (F_S - F_T)^2`, phase A of KD SAM (arXiv 2501.16740); in [0, inf), 0 for equal embeddings.
+
+    Args:
+        student: `(B, D, h, w)`, learns.
+        teacher: The same shape; detached here.
+    """
+    return F.mse_loss(student.float(), teacher.detach().float())
 
 
 def encoder_loss(student: PromptableSam, image: Tensor, target: Tensor, variance: float) -> Tensor:
