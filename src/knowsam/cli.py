@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -256,7 +257,7 @@ def export(
     """Write the network as one file that predicts without knowsam, verified, with a model card beside it."""
     written = knowsam.export(run, to, network, images)
     if written.outdated is not None:
-        print(f"warning: {written.outdated}.", file=sys.stderr)
+        say(f"warning: {written.outdated}.", file=sys.stderr)
     if not quiet:
         say(f"{written.path}: network {written.network}, {written.path.stat().st_size / 1e6:.1f} MB")
         say(str(written.verification))
@@ -470,7 +471,6 @@ def pretrain(
     from knowsam.sam.pretrain.loop import pretrain as run
     from knowsam.sam.pretrain.steps import PretrainConfig
     from knowsam.storage import require_writable_folder
-    from knowsam.training.interrupt import stop_on_signal
 
     sides = None if sizes is None else tuple(_parse_numbers(sizes, "--sizes", "96,128"))
     given = {
@@ -485,12 +485,7 @@ def pretrain(
     }
     require_writable_folder(out)
     config = PretrainConfig(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    with stop_on_signal() as asked_to_stop:
-        finished = run(config, out, quiet, asked_to_stop)
-    if not quiet:
-        say(f"{out}: {'done' if finished else 'saved; repeat the command to go on'}; use it with sam={out}")
-    if not finished:
-        raise typer.Exit(EXIT_INTERRUPTED)
+    _make_sam(run, config, out, quiet)
 
 
 @sam_app.command()
@@ -511,19 +506,13 @@ def distil(
     from knowsam.sam.distil.settings import DistilConfig
     from knowsam.sam.loading.build import absolute_name
     from knowsam.storage import require_writable_folder
-    from knowsam.training.interrupt import stop_on_signal
 
     require_writable_folder(out)
     folders = tuple(str(folder.resolve()) for folder in images)
     config = DistilConfig(
         absolute_name(teacher), student, folders, size=size, steps=steps, batch=batch, lr=lr, seed=seed
     )
-    with stop_on_signal() as asked_to_stop:
-        finished = run(config, out, quiet, asked_to_stop)
-    if not quiet:
-        print(f"{out}: {'done' if finished else 'saved; repeat the command to go on'}; use it with sam={out}")
-    if not finished:
-        raise typer.Exit(EXIT_INTERRUPTED)
+    _make_sam(run, config, out, quiet)
 
 
 @sam_app.command()
@@ -539,11 +528,23 @@ def get(
             f"sam get: '{name}' was found, but expected {NAME}: tiny comes with this package, vit_b, vit_l and vit_h"
             " are fetched when they are first used."
         )
-    print(
+    say(
         f"{require_lite_medsam()}: LiteMedSAM as published; use it with sam={NAME}"
         if file is None
         else check_lite_medsam(file)
     )
+
+
+def _make_sam(run: Callable[..., bool], config: Any, out: Path, quiet: bool) -> None:
+    """Let `run` write a SAM into a folder, until it is done or a signal asks to stop, and say how to use it."""
+    from knowsam.training.interrupt import stop_on_signal
+
+    with stop_on_signal() as asked_to_stop:
+        finished = run(config, out, quiet, asked_to_stop)
+    if not quiet:
+        say(f"{out}: {'done' if finished else 'saved; repeat the command to go on'}; use it with sam={out}")
+    if not finished:
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _parse_settings(overrides: list[str] | None) -> dict[str, Any]:

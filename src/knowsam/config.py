@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from knowsam.errors import InputError, did_you_mean
 from knowsam.plugins import names_file
+from knowsam.presentation.text import shortened
 from knowsam.storage import reason_of
 
 if TYPE_CHECKING:
@@ -438,17 +439,12 @@ def _parse_yaml(text: str) -> Any:
         raise _NoYamlError(reason_of(error)) from error
 
 
-def _short(text: str) -> str:
-    """A text for a sentence, cut where it is long."""
-    return text if len(text) <= MOST_OF_A_VALUE else f"{text[: MOST_OF_A_VALUE - 3]}..."
-
-
 def _shown(value: object) -> str:
     """A value for a sentence, cut where it is long, wide or deep."""
     shortener = reprlib.Repr()
     shortener.maxlevel, shortener.maxlist, shortener.maxdict = 3, 8, 8
     shortener.maxstring = shortener.maxother = shortener.maxlong = MOST_OF_A_VALUE
-    return _short(shortener.repr(value))
+    return shortened(shortener.repr(value), MOST_OF_A_VALUE)
 
 
 def recipe_names() -> list[str]:
@@ -486,15 +482,15 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
     """
     nested: dict[str, Any] = {}
     for argument in arguments:
+        shown = shortened(argument, MOST_OF_A_VALUE)
         key, equals, value = argument.partition("=")
         if not equals or not key:
-            raise InputError(f"'{_short(argument)}' was found, but expected key=value, e.g. train.lr=0.02; correct it.")
+            raise InputError(f"'{shown}' was found, but expected key=value, e.g. train.lr=0.02; correct it.")
         try:
             parsed = _parse_yaml(value)
         except _NoYamlError as error:
             raise InputError(
-                f"'{_short(argument)}' was found, but the part after = is no valid YAML value ({error}); correct or"
-                " quote it."
+                f"'{shown}' was found, but the part after = is no valid YAML value ({error}); correct or quote it."
             ) from error
         nested = _merge(nested, nest({key: parsed}))
     return nested
@@ -537,7 +533,7 @@ def _explain(error: ValidationError, prefix: str, known: list[str]) -> list[str]
     for item in error.errors():
         key = prefix + ".".join(part for part in item["loc"] if isinstance(part, str))
         if item["type"] == "extra_forbidden":
-            unknown.append(f"the key '{_short(key)}' does not exist{_nearest(key, known)}")
+            unknown.append(f"the key '{shortened(key, MOST_OF_A_VALUE)}' does not exist{_nearest(key, known)}")
             continue
         # pydantic appends the members of a union to the place; a person knows only the key.
         while key not in known and "." in key:

@@ -132,6 +132,26 @@ def test_volumes_count_by_slice_and_name_them(tmp_path: Path) -> None:
     assert [store[i][2] for i in (0, 4, 5)] == ["vol_0:0", "vol_0:4", "vol_1:0"]
 
 
+@pytest.mark.parametrize("cache_mb", [4096.0, 0.0])
+def test_all_labels_are_those_of_the_slices_and_each_case_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_mb: float
+) -> None:
+    folder = scan_folder(make_nifti_folder(tmp_path))
+    store = SliceStore([case for case in folder.cases.values() if case.label], PREPROCESSING, CODING, cache_mb)
+    store.fill()
+    wanted = [store[index][1] for index in range(len(store))]
+    decoded: list[str] = []
+    monkeypatch.setattr(
+        module, "decode_case", lambda case, *rest: decoded.append(case.stem) or decode_case(case, *rest)
+    )
+    found = list(store.labels())
+    assert len(found) == len(wanted) > len(store.cases)
+    assert all(
+        label.dtype == torch.int64 and torch.equal(label, same) for label, same in zip(found, wanted, strict=True)
+    )
+    assert decoded == ([] if cache_mb else [case.stem for case in store.cases])
+
+
 def test_an_unlabelled_cases_mask_is_never_opened(folder: DataFolder) -> None:
     case = folder.cases["case_0"]
     case.label.write_bytes(b"no mask at all")

@@ -10,7 +10,15 @@ import pytest
 from rich.console import Console
 from rich.markup import escape
 
-from knowsam.presentation.console import make_bar, make_console, make_table, progress_bar, say, start_progress
+from knowsam.presentation.console import (
+    make_bar,
+    make_console,
+    make_table,
+    print_note,
+    progress_bar,
+    say,
+    start_progress,
+)
 from knowsam.presentation.console import printed as printed_text
 
 
@@ -25,6 +33,11 @@ def test_table_aligns_names_left_and_numbers_right() -> None:
     assert lines[0] == "Scores"
     cells = [line for line in lines if line.strip() and "━" not in line][1:]
     assert cells == [" class    Dice", " liver     0.9", " a        0.25", " mean    0.575"]
+
+
+def test_a_note_takes_nothing_for_markup() -> None:
+    said = printed_text(lambda console: print_note(console, "data[red]/a[1].png is odd"))
+    assert said == "note: data[red]/a[1].png is odd"
 
 
 def test_table_takes_nothing_for_markup() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from knowsam.comparison.grid import Cell
 from knowsam.comparison.outcome import Outcome
-from knowsam.presentation.console import make_bar, make_console
+from knowsam.presentation.console import make_bar, make_console, print_note
 from knowsam.presentation.heartbeat import Clock, Heartbeat
 from knowsam.presentation.text import count_text, duration_text
 
@@ -96,7 +96,7 @@ class GridDisplay:
     def notes(self, sentences: Iterable[str]) -> None:
         """What is unusual about the data, said once for all cells."""
         for sentence in sentences:
-            self.console.print(f"[yellow]note:[/yellow] {sentence}")
+            print_note(self.console, sentence)
 
     def start(self, cells: int, done: int) -> None:
         """Say how many runs there are."""

@@ -102,6 +102,13 @@ class SliceStore:
     def __len__(self) -> int:
         return len(self._index)
 
+    def labels(self) -> Iterator[Tensor]:
+        """The label of every slice in order, `(H, W)` int64, without its image; each case is decoded once at most."""
+        for number in range(len(self.cases)):
+            labels = self._decode(number).labels
+            assert labels is not None  # of a labelled store
+            yield from labels.long()
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None, str]:
         """Slice `index`: image `(C, H, W)` float32, label `(H, W)` int64 or None, name."""
         number, position = self._index[index]

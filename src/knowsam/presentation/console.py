@@ -73,6 +73,13 @@ def make_console(stderr: bool = False, quiet: bool = False) -> Console:
     return _console_class()(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
 
 
+def print_note(console: Console, sentence: str) -> None:
+    """Say one sentence that a person should know; brackets in it are brackets, no colours."""
+    from rich.markup import escape
+
+    console.print(f"[yellow]note:[/yellow] {escape(sentence)}")
+
+
 @cache
 def _console_class() -> type[Console]:
     from rich.console import Console

@@ -129,8 +129,7 @@ def choose_flip(asked: Flip | Literal["auto"], labelled: SliceStore, coding: Lab
     """What `train.flip` means for these labels, and sentences about the flips that `auto` leaves out."""
     if asked != "auto":
         return asked, []
-    maps = (labelled[index][1] for index in range(len(labelled)))
-    flip, left_out = allowed_flips((label.numpy() for label in maps if label is not None), coding.classes)
+    flip, left_out = allowed_flips((label.numpy() for label in labelled.labels()), coding.classes)
     return flip, [
         f"Images are not mirrored ({name}): {coding.names[first]} and {coding.names[second]} always lie in the same"
         " order in the labels; train.flip=both mirrors them all the same."
@@ -141,9 +140,7 @@ def choose_flip(asked: Flip | Literal["auto"], labelled: SliceStore, coding: Lab
 def class_shares(labelled: SliceStore, classes: int) -> Tensor:
     """Share of each class of all labelled pixels at network size, `(K,)` float32; `IGNORE` counts nowhere."""
     counts = torch.zeros(classes, dtype=torch.float64)
-    for index in range(len(labelled)):
-        label = labelled[index][1]
-        assert label is not None
+    for label in labelled.labels():
         counts += torch.bincount(label[label >= 0], minlength=classes)
     return (counts / counts.sum().clamp(min=1)).float()
 

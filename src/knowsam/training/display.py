@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from knowsam.config import Config
 from knowsam.evaluation.scoring import ValidationScores
-from knowsam.presentation.console import ProgressStart, make_bar, make_console, progress_bar
+from knowsam.presentation.console import ProgressStart, make_bar, make_console, print_note, progress_bar
 from knowsam.presentation.heartbeat import Clock, Heartbeat, Pace
 from knowsam.presentation.text import count_text
 from knowsam.runs.folder import RunFolder
@@ -67,9 +67,7 @@ class TrainingDisplay:
 
     def note(self, sentence: str) -> None:
         """Say one sentence that matters."""
-        from rich.markup import escape
-
-        self.console.print(f"[yellow]note:[/yellow] {escape(sentence)}")
+        print_note(self.console, sentence)
 
     def sam(self, teacher: SamTeacher, learning: int) -> None:
         """Say which SAM was loaded, how, and how much of the teacher learns.

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +26,9 @@ from knowsam.sam.distil.phases import decoder_loss, decoder_parameters, encoder_
 from knowsam.sam.distil.settings import DistilConfig
 from knowsam.sam.loading.build import load_sam
 from knowsam.sam.loading.resize import resize_input
-from knowsam.sam.pretrain.loop import TIED
+from knowsam.sam.loading.write import write_sam
 from knowsam.sam.pretrain.promptable import PromptableSam
-from knowsam.storage import write_json, write_safetensors
+from knowsam.storage import is_unused, read_json, write_json
 
 SETTINGS = "distil.json"
 HELD_OUT_SHARE = 0.1
@@ -120,17 +119,18 @@ class _Distillation:
         """Write the settings of a new folder, or compare those of an old one."""
         path, settings = self.folder.path, json.loads(json.dumps(asdict(self.config)))
         if (path / SETTINGS).exists():
-            found = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
-            different = [name for name in settings if found["settings"].get(name) != settings[name]]
-            different += ["teacher's weights"] * (found["teacher_sha256"] != sha256)
+            found = read_json(path / SETTINGS, "restore it, or choose a new folder")
+            before = found.get("settings")
+            before = before if isinstance(before, dict) else {}
+            different = [name for name in settings if before.get(name) != settings[name]]
+            different += ["teacher's weights"] * (found.get("teacher_sha256") != sha256)
             if different:
                 raise InputError(
                     f"{path}: a distillation with another {', '.join(different)} was found, but expected the same to"
                     " continue it; repeat them, or choose a new folder."
                 )
             return
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
+        if not is_unused(path):
             raise InputError(
                 f"{path}: files but no distillation were found, but expected a new or empty folder, or that of an"
                 " earlier call; choose another."
@@ -194,11 +194,7 @@ class _Distillation:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }  # fmt: skip
         save_checkpoint(self.folder.checkpoint, state)
-        sam = self.student.sam
-        weights = {key: value.cpu().contiguous() for key, value in sam.state_dict().items() if key not in TIED}
-        write_safetensors(self.folder.path / "model.safetensors", weights, {"format": "pt"})
-        kind: dict[str, Any] = {"model_type": MODEL_TYPE, "architectures": [type(sam).__name__], "dtype": "float32"}
-        write_json(self.folder.path / "config.json", {**sam.config.to_diff_dict(), **kind})
+        write_sam(self.student.sam, self.folder.path, MODEL_TYPE, torch.float32)
 
 
 def read_images(folders: tuple[str, ...], side: int) -> Tensor:

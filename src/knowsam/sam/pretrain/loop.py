@@ -36,15 +36,16 @@ from knowsam.runs.lock import folder_lock
 from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.backbone.tiny import MODEL_TYPE, read_config, tiny_sam
 from knowsam.sam.loading.build import TINY, build_sam
-from knowsam.sam.loading.hub import silent_transformers
+from knowsam.sam.loading.hub import CONFIG, silent_transformers
 from knowsam.sam.loading.resize import SMALLEST_GRID
+from knowsam.sam.loading.write import write_sam, write_sam_config
 from knowsam.sam.pretrain.promptable import PromptableSam, step_losses
 from knowsam.sam.pretrain.steps import DrawnStep, PretrainConfig, PretrainSteps, draw_step
-from knowsam.storage import is_own, is_unused, not_finite, read_json, write_json, write_safetensors
+from knowsam.storage import is_own, is_unused, not_finite, read_json, write_json
 
-SETTINGS, CONFIG_NAME = "pretrain.json", "config.json"
-TIED = ("prompt_encoder.shared_embedding.positional_embedding",)
-"""A second name of `shared_image_embedding.positional_embedding`."""
+SETTINGS = "pretrain.json"
+STORED = torch.float16
+"""Precision of the weights of the directory."""
 HELD_OUT_SEED = 2**31
 """Added to the seed of drawn scenes that are not trained on."""
 
@@ -182,7 +183,7 @@ class _Pretraining:
             )
         self.folder.sync_measurements()
         save_checkpoint(self.folder.checkpoint, state)
-        write_sam(self.average.sam, self.folder.path)
+        write_sam(self.average.sam, self.folder.path, MODEL_TYPE, STORED)
 
     def restore(self) -> None:
         """Continue from the folder's checkpoint, or begin: in an empty folder, or where there is no checkpoint yet."""
@@ -206,7 +207,7 @@ class _Pretraining:
         if not saved:
             self.folder.metrics.unlink(missing_ok=True)
             # What describes the network: a call that goes on builds it from this.
-            write_json(self.folder.path / CONFIG_NAME, sam_config(self.average.sam))
+            write_sam_config(self.average.sam, self.folder.path, MODEL_TYPE, STORED)
             return
         state = load_checkpoint(self.folder.checkpoint)
         self.model.load_state_dict(state["model"])
@@ -215,11 +216,11 @@ class _Pretraining:
         self.step, self.sums = state["step"], state["sums"]
         self.folder.forget_after(self.step)
         # It may have been killed after its checkpoint and before these.
-        write_sam(self.average.sam, self.folder.path)
+        write_sam(self.average.sam, self.folder.path, MODEL_TYPE, STORED)
 
     def _may_begin(self) -> bool:
         """Whether a folder without a checkpoint holds nothing, or only what is written before the first one."""
-        first = {self.settings.name, CONFIG_NAME, self.folder.metrics.name}
+        first = {self.settings.name, CONFIG, self.folder.metrics.name}
         if is_unused(self.folder.path):
             return True
         others = [one for one in self.folder.path.iterdir() if one.name not in first and not is_own(one.name)]
@@ -269,16 +270,3 @@ def build_optimiser(model: nn.Module, config: PretrainConfig) -> torch.optim.Opt
     others = [weight for name, weight in learning if weight.ndim <= 1 or "embed" in name]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
-
-
-def write_sam(sam: Any, out: Path) -> None:
-    """Write a `TinySam` as `config.json` and `model.safetensors` in half precision, each whole or not at all."""
-    weights = {name: value.half().cpu().contiguous() for name, value in sam.state_dict().items() if name not in TIED}
-    write_safetensors(out / "model.safetensors", weights, {"format": "pt"})
-    write_json(out / CONFIG_NAME, sam_config(sam))
-
-
-def sam_config(sam: Any) -> dict[str, Any]:
-    """What `config.json` says of a `TinySam`: enough to build it."""
-    kind = {"model_type": MODEL_TYPE, "architectures": [type(sam).__name__], "dtype": "float16"}
-    return {**sam.config.to_diff_dict(), **kind}
