@@ -1,17 +1,18 @@
-"""The paper's setting on one GPU, in one call: steps per second, share of the floor, memory, TFLOP/s, a profile.
+"""Where the time of a training step goes on one GPU: wall time, GPU time and kernels of each part, plain and replayed.
 
-    python benchmarks/gpu.py --out gpu.json
-    python benchmarks/gpu.py --dry-run            tiny sizes on the CPU: does the script itself work?
+    python benchmarks/gpu.py --sam vit_b --out gpu.json
+    python benchmarks/gpu.py --sam tiny --size 128
+    python benchmarks/gpu.py --dry-run                 tiny sizes on the CPU: does the script itself work?
 
-256 px, 12+12 images, a SAM of ViT-B's size with random weights of which adapters and prompts learn, after UGDA has
-started, for each K; full precision, bf16 autocast, and bf16 with torch.compile of the students. The floor is two
-forward and backward passes of the students in the same precision and layout. FLOP are counted by torch on one step;
-TFLOP/s stand beside those of one large matrix product of the same precision.
+KnowSAM with the paper's settings after UGDA has started, bf16. SAM's weights are random where its file is not at hand:
+time does not depend on them. `wall` is the median of rounds with its spread; `GPU` and `kernels` come from torch's
+profiler in one round. The floor is two forward and backward passes of the students alone.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -21,99 +22,156 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from knowsam.config import resolve_config
+from knowsam.data.augment import strong_augmentation, weak_augmentation
 from knowsam.training.build import build_method, build_optimiser
-from knowsam.types import Batch, Progress
+from knowsam.training.cuda_graph import PLAIN_STEPS, ReplayedSteps
+from knowsam.types import Batch, Progress, StepOutput
 from measure import keep, parser, ratio, show, spread, summary, take_turns
 
 PROGRESS = Progress(600, 1000)
-VARIANTS = {"fp32": (None, False), "bf16": (torch.bfloat16, False), "bf16, compiled": (torch.bfloat16, True)}
 PAPER_STEPS = 50_000
 
 
+class Step:
+    """A step as the training loop does it, and its parts, for one setting."""
+
+    def __init__(self, sam: str, size: int, half: int, classes: int, device: str) -> None:
+        self.device, self.size = torch.device(device), (size, size)
+        torch.manual_seed(0)
+        settings = {"name": sam, "pretrained": False, "train": "all" if sam == "tiny" else "adapters"}
+        config = resolve_config({"method": "knowsam", "preset": "paper", "data": {"size": size}, "sam": settings})
+        method: Any = build_method(config, 1, classes)
+        self.method = method.to(self.device, memory_format=torch.channels_last)
+        groups = self.method.parameter_groups()
+        self.optimisers = [build_optimiser(group, config) for group in groups]
+        self.weak = weak_augmentation(self.size).to(self.device)
+        self.strong = strong_augmentation(self.size).to(self.device)
+        self.batch = make_batch(half, classes, size, self.device)
+        self.images = torch.cat([self.batch.labelled_image, self.batch.unlabelled_image])  # type: ignore[list-item]
+        self.parameters = [weight for group in groups for weight in group.parameters]
+        self.replayed = ReplayedSteps(self.gradients, self.parameters, self.device) if device == "cuda" else None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def augment(self, batch: Batch) -> Batch:
+        assert batch.unlabelled_image is not None
+        image, label = self.weak(batch.labelled_image, batch.label)
+        unlabelled, _ = self.strong(batch.unlabelled_image)
+        return Batch(image, label, unlabelled)
+
+    def gradients(self, batch: Batch, progress: Progress) -> StepOutput:
+        batch = self.augment(batch)
+        with self.autocast():
+            output = self.method(batch, progress)
+        output.loss.backward()
+        return StepOutput(output.loss.detach(), output.terms)
+
+    def forget(self) -> None:
+        for weight in self.parameters:
+            weight.grad = None
+
+    def optimise(self) -> None:
+        for optimiser in self.optimisers:
+            optimiser.step()
+
+    def plain(self) -> None:
+        self.forget()
+        self.gradients(self.batch, PROGRESS)
+        self.optimise()
+
+    def replay(self) -> None:
+        assert self.replayed is not None
+        self.replayed(self.batch, PROGRESS)
+        self.optimise()
+
+    def passes(self, forward: Callable[[], Tensor]) -> None:
+        """Forward and backward pass of a part."""
+        with self.autocast():
+            value = forward()
+        value.backward()
+
+    def students(self) -> Tensor:
+        return torch.stack([one.float().mean() for one in self.method.students.outputs(self.images).values()]).sum()
+
+    def floor(self) -> None:
+        self.forget()
+        for _ in range(2):
+            self.passes(self.students)
+
+    def parts(self) -> dict[str, Callable[[], Any]]:
+        teacher = self.method.sam.teacher
+        prompt = torch.zeros(len(self.images), teacher.classes, *self.size, device=self.device)
+        rgb = self.images.expand(-1, 3, -1, -1)
+        if teacher.size is not None:
+            rgb = torch.nn.functional.interpolate(rgb, teacher.size, mode="bilinear")
+        with torch.no_grad(), self.autocast():
+            embedding = teacher.sam.vision_encoder(rgb)[0]
+        return {
+            "students, forward and backward": lambda: self.passes(self.students),
+            "SAM, forward and backward": lambda: self.passes(lambda: teacher(self.images, prompt).float().mean()),
+            "  its encoder": lambda: self.passes(lambda: teacher.sam.vision_encoder(rgb)[0].float().mean()),
+            "  its prompts": lambda: self.passes(lambda: teacher.prompts(embedding).float().mean()),
+            "augmentation, weak and strong": lambda: self.augment(self.batch),
+            "optimisers": self.optimise,
+        }
+
+
 def main() -> None:
-    options = parser(__doc__, rounds=20)
+    options = parser(__doc__, rounds=10)
+    options.add_argument("--sam", default="vit_b", help="tiny, vit_b or lite_medsam")
+    options.add_argument("--size", type=int, default=256)
+    options.add_argument("--half", type=int, default=12, help="labelled images, and as many unlabelled ones")
+    options.add_argument("--classes", type=int, default=4)
     options.add_argument("--dry-run", action="store_true")
     arguments = options.parse_args()
     device = "cpu" if arguments.dry_run else "cuda"
     if not arguments.dry_run and not torch.cuda.is_available():
         raise SystemExit("no GPU was found; to see whether the script works use --dry-run")
-    setting: dict[str, Any] = {"size": 256, "half": 12, "sam": "vit_b", "classes": (2, 4)}
     if arguments.dry_run:
-        setting = {"size": 32, "half": 1, "sam": "tiny", "classes": (2,)}
-    rounds = 1 if arguments.dry_run else arguments.rounds
-    report: dict[str, Any] = {"setting": setting}
-    for name, (precision, compiled) in VARIANTS.items():
-        if compiled and arguments.dry_run:
-            continue
-        product = matrix_product(device, precision, 256 if arguments.dry_run else 8192)
-        for classes in setting["classes"]:
-            key = f"{name}, K={classes}"
-            report[key] = measure(key, device, classes, precision, compiled, rounds, setting) | {
-                "matrix_product_tflops": product
-            }
-            print(f"  a matrix product alone: {product:.2f} TFLOP/s")
-    keep(arguments.out, report)
-
-
-def measure(
-    key: str, device: str, classes: int, precision: torch.dtype | None, compiled: bool, rounds: int, setting: Any
-) -> dict[str, Any]:
-    """One variant: its times, FLOP, memory and profile."""
-    torch.manual_seed(0)
-    sam = {"name": setting["sam"], "pretrained": False, "train": "adapters"}
-    config = resolve_config({"method": "knowsam", "preset": "paper", "data": {"size": setting["size"]}, "sam": sam})
-    method: Any = build_method(config, 1, classes).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimisers = [build_optimiser(group, config) for group in method.parameter_groups()]
-    batch = make_batch(setting["half"], classes, setting["size"], device)
-    if compiled:
-        method.students.outputs = torch.compile(method.students.outputs)
-
-    def autocast() -> AbstractContextManager[Any]:
-        return torch.autocast(device, precision or torch.bfloat16, enabled=precision is not None)
-
-    def step() -> None:
-        with autocast():
-            loss = method(batch, PROGRESS).loss
-        loss.backward()
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-
-    images = torch.cat([batch.labelled_image, batch.unlabelled_image])  # type: ignore[list-item]
-
-    def floor() -> None:
-        for _ in range(2):
-            with autocast():
-                outputs = method.students.outputs(images)
-            torch.autograd.backward(list(outputs.values()), [torch.ones_like(one) for one in outputs.values()])
-        method.zero_grad(set_to_none=True)
-
-    step()  # compiles, and lets cuDNN choose
+        arguments.sam, arguments.size, arguments.half, arguments.classes, arguments.rounds = "tiny", 32, 1, 2, 1
+    step = Step(arguments.sam, arguments.size, arguments.half, arguments.classes, device)
+    contenders: dict[str, Callable[[], Any]] = {"step, plain": step.plain, "floor": step.floor}
+    if step.replayed is not None:
+        for _ in range(PLAIN_STEPS + 1):
+            step.replay()
+        if step.replayed.obstacle is not None:
+            print(f"not replayed: {step.replayed.obstacle}")
+        contenders["step, replayed"] = step.replay
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    times = take_turns({"step": step, "floor": floor}, rounds, warm_up=3)
-    clock = spread(times["step"].wall)
-    flop = count(step) if not compiled else None
-    found = {
-        "seconds": summary(times),
-        "steps_per_s": 1 / clock["median"],
-        "hours_of_the_paper": PAPER_STEPS * clock["median"] / 3600,
-        "step / floor": ratio(times["step"], times["floor"], "wall"),
-        "peak_gb": torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None,
-        "tflops": None if flop is None else flop / clock["median"] / 1e12,
-        "profile": profile(step, device),
-    }
-    print(f"{key}: {found['steps_per_s']:.2f} steps/s, {found['hours_of_the_paper']:.2f} h for {PAPER_STEPS} steps")
-    show("  step / floor", found["step / floor"])
-    print(f"  {found['peak_gb']} GB, {found['tflops']} TFLOP/s; most time in:")
-    for line in found["profile"]:
-        print(f"    {line['ms']:9.2f} ms  {line['name']}")
-    return found
+    times = take_turns(contenders | step.parts(), arguments.rounds, warm_up=2)
+    profiles = {name: profile(run, device) for name, run in (contenders | step.parts()).items()}
+    title = f"{arguments.sam}, {arguments.size} px, {arguments.half}+{arguments.half}, K={arguments.classes}"
+    print(f"{title:<34} {'wall ms':>24} {'GPU ms':>8} {'kernels':>8}")
+    for name, one in times.items():
+        wall = {key: value * 1000 for key, value in spread(one.wall).items()}
+        found = profiles[name]
+        print(
+            f"{name:<34} {wall['median']:8.1f} ({wall['p10']:.1f} to {wall['p90']:.1f})"
+            f" {found['gpu_ms']:8.1f} {found['kernels']:8d}"
+        )
+    fastest = "step, replayed" if step.replayed is not None else "step, plain"
+    seconds = spread(times[fastest].wall)["median"]
+    busy = profiles[fastest]["gpu_ms"] / 1000
+    print(f"{1 / seconds:.2f} steps/s, {PAPER_STEPS * seconds / 3600:.2f} h for {PAPER_STEPS} steps")
+    if busy:
+        print(f"wall over GPU time: {seconds / busy:.2f}")
+    show("step / floor", ratio(times[fastest], times["floor"], "wall"))
+    flop = count(step.plain)
+    product = matrix_product(device, 256 if arguments.dry_run else 8192)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
+    print(f"{flop / seconds / 1e12:.1f} TFLOP/s, one matrix product {product:.0f}; peak {peak} GB")
+    print("most GPU time of a plain step:")
+    for line in profiles["step, plain"]["most"]:
+        print(f"  {line['ms']:8.2f} ms {line['calls']:6d}  {line['name'][:110]}")
+    report = {"setting": {key: str(value) for key, value in vars(arguments).items()}, "seconds": summary(times)}
+    keep(arguments.out, report | {"profiles": profiles, "flop": flop, "product_tflops": product, "peak_gb": peak})
 
 
-def make_batch(half: int, classes: int, size: int, device: str) -> Batch:
+def make_batch(half: int, classes: int, size: int, device: torch.device) -> Batch:
     def image() -> Tensor:
-        return torch.rand(half, 1, size, size, device=device).contiguous(memory_format=torch.channels_last)
+        return torch.rand(half, 1, size, size, device=device)
 
     return Batch(image(), torch.randint(0, classes, (half, size, size), device=device), image())
 
@@ -125,23 +183,28 @@ def count(step: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def profile(step: Callable[[], None], device: str) -> list[dict[str, Any]]:
-    """The ten operations with most time of their own."""
-    kinds = [torch.profiler.ProfilerActivity.CPU]
-    if device == "cuda":
-        kinds.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=kinds) as record:
-        step()
-        if device == "cuda":
+def profile(run: Callable[[], Any], device: str) -> dict[str, Any]:
+    """GPU time, number of kernels, and the kernels with most time (on a CPU: its operations)."""
+    on_gpu = device == "cuda"
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[activity.CUDA] if on_gpu else [activity.CPU]) as record:
+        run()
+        if on_gpu:
             torch.cuda.synchronize()
-    attribute = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    events = sorted(record.key_averages(), key=lambda event: -getattr(event, attribute))[:10]
-    return [{"name": event.key, "ms": getattr(event, attribute) / 1000, "calls": event.count} for event in events]
+    time_of: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    for event in record.key_averages():
+        spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if spent > 0 and not event.key.startswith(("cuda", "Activity", "ProfilerStep")):
+            time_of[event.key] += spent / 1000
+            calls[event.key] += event.count
+    most = [{"name": name, "ms": round(ms, 3), "calls": calls[name]} for name, ms in time_of.most_common(30)]
+    return {"gpu_ms": sum(time_of.values()) if on_gpu else 0.0, "kernels": sum(calls.values()), "most": most}
 
 
-def matrix_product(device: str, precision: torch.dtype | None, side: int) -> float:
-    """TFLOP/s of a square matrix product."""
-    a = torch.randn(side, side, device=device, dtype=precision or torch.float32)
+def matrix_product(device: str, side: int) -> float:
+    """TFLOP/s of a square matrix product in bf16."""
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     for number in range(13):
         if number == 3:
             if device == "cuda":

@@ -245,6 +245,8 @@ class TrainConfig(_Section):
     """Largest norm of the gradient; None does not clip."""
     amp: Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(_parse_amp)] = "auto"
     """Mixed precision; `auto`: on a GPU only."""
+    cuda_graph: bool = True
+    """On a GPU, record a step once and replay it, if the method allows it."""
     validate_every: int | None = Field(None, ge=1)
     """Steps between validations; the best student is kept. None: a tenth of the run, at most 200."""
     checkpoint_every: int | None = Field(None, ge=1)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
     from torch.nn import Parameter
 
@@ -203,6 +205,18 @@ class Progress(NamedTuple):
     def fraction(self) -> float:
         """`t = step / total`, in [0, 1)."""
         return self.step / self.total
+
+    def reached(self, share: float) -> bool:
+        """Whether this share of the run, in [0, 1], has passed: `t >= share`.
+
+        A method asks this, and `weight`, rather than looking at `fraction`: then a GPU can replay a recorded step
+        (`knowsam.training.cuda_graph`) without asking the method again.
+        """
+        return self.fraction >= share
+
+    def weight(self, schedule: Callable[[float], float]) -> float | Tensor:
+        """The value of a schedule at `t`: a number, or on a GPU a float32 scalar that each step sets anew."""
+        return schedule(self.fraction)
 
 
 @dataclass

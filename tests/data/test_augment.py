@@ -12,10 +12,13 @@ from knowsam.data.augment import (
     Augmentation,
     Flip,
     IntensityAugmentation,
+    blur_matrix,
     erase_holes,
+    spline_basis,
     strong_augmentation,
     weak_augmentation,
 )
+from knowsam.training.host_waits import HostWaits
 from knowsam.types import IGNORE
 
 SIZE = (40, 64)
@@ -135,10 +138,60 @@ def test_strong_distorts_beyond_what_weak_does() -> None:
     # A straight edge stays straight under flips and affine maps, and does not under a distortion.
     torch.manual_seed(0)
     distort = Augmentation(SIZE, brightness_p=0.0, distortion_p=1.0, holes=(1, 1), holes_p=0.0)
-    image = torch.zeros(16, 1, *SIZE)
+    image = torch.zeros(64, 1, *SIZE)
     image[..., 32:] = 1.0
-    changed = [not torch.allclose(one, other) for one, other in zip(distort.distort(image), image, strict=True)]
-    assert 4 <= sum(changed) <= 16
+
+    def straight(picture: Tensor) -> bool:
+        """The edge's place in each row, where it is within the picture, lies on one line."""
+        rows = picture[0, 12:-12].clamp(0, 1)
+        edge = (rows.diff(dim=1).abs() * torch.arange(SIZE[1] - 1)).sum(1) / rows.diff(dim=1).abs().sum(1)
+        return bool((edge.diff().diff().abs() < 0.05).all())
+
+    displaced = distort.distortion(64)[0].abs().amax((1, 2, 3)) > 0
+    assert 0.5 < displaced.float().mean() < 1  # three of four get one of the two at least
+    plain = Augmentation(SIZE, brightness_p=0.0, distortion_p=0.0, holes=(1, 1), holes_p=0.0)
+    assert sum(not straight(one) for one in distort(image)[0]) > sum(not straight(one) for one in plain(image)[0])
+
+
+def test_a_turn_keeps_angles_whatever_the_shape_of_the_image() -> None:
+    torch.manual_seed(0)
+    augment = only_space()
+    value = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.15, 1.03, 0.02, -0.03]])
+    places, moved = augment.places(value, torch.ones(1, 1, 1, dtype=torch.bool))
+    assert moved.all()
+    pixels = places[0] * torch.tensor([SIZE[1], SIZE[0]]) / 2
+    along_x, along_y = pixels.diff(dim=1), pixels.diff(dim=0)
+    torch.testing.assert_close(along_x.norm(dim=-1), torch.full(along_x.shape[:2], 1 / 1.03), rtol=1e-4, atol=0)
+    torch.testing.assert_close(along_y.norm(dim=-1), torch.full(along_y.shape[:2], 1 / 1.03), rtol=1e-4, atol=0)
+    assert (along_x[:-1] * along_y[:, :-1]).sum(-1).abs().max() < 1e-4
+
+
+def test_a_spline_passes_through_its_points_and_bends_between_them() -> None:
+    points = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [0.0, 0.0], [0.5, 0.5]])
+    basis = spline_basis(points)
+    torch.testing.assert_close(basis[:5], torch.eye(5), atol=1e-5, rtol=0)
+    shift = torch.tensor([[0.1, 0.0]]).expand(5, 2)
+    torch.testing.assert_close(basis @ shift, torch.tensor([[0.1, 0.0]]).expand(6, 2), atol=1e-5, rtol=0)
+    corner_alone = torch.zeros(5, 1).index_fill(0, torch.tensor([3]), 1.0)
+    assert 0.1 < (basis @ corner_alone)[5] < 0.9
+
+
+def test_the_blur_of_displacements_is_a_gaussian_one() -> None:
+    signal = torch.rand(1, 1, 50)
+    radius = 8
+    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / 4.0) ** 2)
+    expected = F.conv1d(signal, (taps / taps.sum()).view(1, 1, -1), padding=radius)
+    torch.testing.assert_close(signal @ blur_matrix(50, 4.0).T, expected)
+
+
+@pytest.mark.parametrize("make", [weak_augmentation, strong_augmentation])
+def test_a_gpu_need_not_wait_for_an_augmentation(make: Callable[..., Augmentation]) -> None:
+    with torch.device("meta"):
+        image, label = torch.rand(4, 1, *SIZE), torch.zeros(4, *SIZE, dtype=torch.long)
+    augment = make(SIZE).to("meta")
+    with HostWaits() as waits:
+        augment(image, label if make is weak_augmentation else None)
+    assert not waits.found
 
 
 def test_holes_have_the_stated_size() -> None:

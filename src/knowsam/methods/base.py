@@ -45,6 +45,9 @@ class Method(nn.Module):
             B_l + B_u labelled images, as many per step as the others.
         unlabelled_view: How the unlabelled images of a batch are augmented: `"strong"`, or `"weak"` like the labelled
             ones, for a method that makes stronger views of them itself or takes pseudo-labels from them.
+        replayable: True if a step is nothing but operations on tensors: no value is read on the processor, no number
+            drawn or counted there, and of `progress` only `reached` and `weight` are asked. On a GPU such a step is
+            recorded once and replayed (`train.cuda_graph`), which is several times as fast.
         paper_train: Settings of `train` that the method's paper has and others do not, for `preset: paper`.
         footnote: What a table must say of this method beside others: where it does not share their network, batch or
             steps. Empty where there is nothing to say.
@@ -57,6 +60,7 @@ class Method(nn.Module):
     Options: ClassVar[type[BaseModel]]
     uses_unlabelled: ClassVar[bool] = True
     unlabelled_view: ClassVar[Literal["strong", "weak"]] = "strong"
+    replayable: ClassVar[bool] = False
     paper_train: ClassVar[Mapping[str, Any]] = {}
     footnote: ClassVar[str] = ""
     term_names: ClassVar[Mapping[str, str]] = {}

@@ -40,6 +40,7 @@ class BidirectionalCopyPaste(StudentMethod):
     """One network and its running average; the student is kept. For any B_l, B_u >= 1 and any H and W."""
 
     Options = BidirectionalCopyPasteOptions
+    replayable = True
     unlabelled_view = "weak"  # the paper flips and rotates all images alike; the teacher labels what the student sees
     paper_train: ClassVar[Mapping[str, Any]] = {"pretrain": 0.25}  # 10,000 of 40,000 iterations, on ACDC
     footnote = "its unlabelled images are augmented weakly, and it pre-trains on labelled images pasted into each other"

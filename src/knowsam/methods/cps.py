@@ -32,6 +32,7 @@ class CrossPseudoSupervision(StudentMethod):
     """Two networks; the first is kept, as in the paper, so that what predicts is no larger than a baseline."""
 
     Options = CrossPseudoSupervisionOptions
+    replayable = True
     term_names: ClassVar[Mapping[str, str]] = {
         "first_sup": "First network: against the truth",
         "second_sup": "Second network: against the truth",
@@ -60,7 +61,7 @@ class CrossPseudoSupervision(StudentMethod):
         The pseudo-labels are those of all images, labelled and unlabelled.
         """
         options = self.options
-        lam = options.pseudo_weight * (gaussian_rampup(progress.fraction) if options.ramp else 1.0)
+        lam = progress.weight(lambda t: options.pseudo_weight * (gaussian_rampup(t) if options.ramp else 1.0))
         image, label = join_halves(batch)
         first, second = self.network(image), self.second(image)
         # argmax has no gradient: each network is taught, none is changed for the sake of its pseudo-label.

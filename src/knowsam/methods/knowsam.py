@@ -83,6 +83,7 @@ class KnowSAM(Method):
     """
 
     Options = KnowSAMOptions
+    replayable = True
     footnote = "two students (U-Net and V-Net) and a fusion head, whose fused map is what is scored"
     prediction_names: ClassVar[Mapping[str, str]] = {"fused": "fused", **STUDENT_NAMES}
     term_names: ClassVar[Mapping[str, str]] = {
@@ -145,9 +146,12 @@ class KnowSAM(Method):
                + seg(z_s^l, y) + w_kd(t) 1/2 sum_k L_kd(k)            (SAM's part, `SamStep.loss`)
         """
         options = self.options
-        ramp = gaussian_rampup(progress.fraction / options.ramp_end)
-        lam = options.consistency_weight * ramp
-        entropy_weight = options.entropy_weight * (ramp if options.entropy_ramp else 1.0)
+
+        def ramp(t: float) -> float:
+            return gaussian_rampup(t / options.ramp_end)
+
+        lam = progress.weight(lambda t: options.consistency_weight * ramp(t))
+        entropy_weight = progress.weight(lambda t: options.entropy_weight * (ramp(t) if options.entropy_ramp else 1.0))
 
         image, label = join_halves(batch)
         z = self.students.outputs(image)
@@ -172,7 +176,7 @@ class KnowSAM(Method):
             candidates = {"sam": sam_probs, "fused": teacher_probs, "mean": (sam_probs + teacher_probs) / 2}
             teacher_probs = candidates[options.ugda_teacher]
 
-        if batch.unlabelled_image is not None and progress.fraction >= options.ugda_start < 1:
+        if batch.unlabelled_image is not None and options.ugda_start < 1 and progress.reached(options.ugda_start):
             mixed_image, mixed_label = self.exchange_cells(batch, fused_logits, teacher_probs)
             m = self.students.outputs(mixed_image)
             mixed = [m["unet"], m["vnet"]]

@@ -39,6 +39,7 @@ class MeanTeacher(StudentMethod):
     """One network and its running average; the student is kept."""
 
     Options = MeanTeacherOptions
+    replayable = True
     term_names: ClassVar[Mapping[str, str]] = {"student_cons": "Network: agreement with the EMA teacher"}
 
     @classmethod
@@ -63,7 +64,7 @@ class MeanTeacher(StudentMethod):
         `x + xi` is the noisy image, `theta'` the EMA teacher.
         """
         options = self.options
-        lam = options.consistency_weight * gaussian_rampup(progress.fraction / options.ramp_end)
+        lam = progress.weight(lambda t: options.consistency_weight * gaussian_rampup(t / options.ramp_end))
         image, label = join_halves(batch)
         logits = self.network(image)
         loss = segmentation_loss(logits, label)

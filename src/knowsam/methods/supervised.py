@@ -15,6 +15,7 @@ class Supervised(StudentMethod):
     """One network, cross-entropy + Dice on the labelled images."""
 
     Options = SupervisedOptions
+    replayable = True
     uses_unlabelled = False
     footnote = "its labelled images fill the unlabelled half of every batch too"
 

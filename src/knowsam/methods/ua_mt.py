@@ -42,6 +42,7 @@ class UncertaintyAwareMeanTeacher(StudentMethod):
     """One network and its running average; the student is kept."""
 
     Options = UncertaintyAwareMeanTeacherOptions
+    replayable = True
     term_names: ClassVar[Mapping[str, str]] = {
         "student_cons": "Network: agreement with the EMA teacher",
         "ema_certain": "Share of pixels of which the EMA teacher is certain",
@@ -71,7 +72,7 @@ class UncertaintyAwareMeanTeacher(StudentMethod):
         `xi` is noise, `theta'` the EMA teacher, H the entropy, K the number of classes.
         """
         options = self.options
-        lam = options.consistency_weight * gaussian_rampup(progress.fraction / options.ramp_end)
+        lam = progress.weight(lambda t: options.consistency_weight * gaussian_rampup(t / options.ramp_end))
         image, label = join_halves(batch)
         logits = self.network(image)
         loss = segmentation_loss(logits, label)
@@ -81,7 +82,7 @@ class UncertaintyAwareMeanTeacher(StudentMethod):
             with torch.no_grad():
                 target = self.noisy_answer(batch.unlabelled_image)
                 uncertainty = self.teacher_uncertainty(batch.unlabelled_image)
-            certain = uncertainty < uncertainty_threshold(progress.fraction, logits.shape[1])
+            certain = uncertainty < progress.weight(lambda t: uncertainty_threshold(t, logits.shape[1]))
             consistency = softmax_mse_loss(unlabelled_logits, target, certain)
             loss = loss + lam * consistency
             terms |= {"student_cons": consistency, "ema_certain": certain.float().mean()}

@@ -43,6 +43,7 @@ class UniMatch(StudentMethod):
     """One network. For any B_l and B_u; CutMix needs B_u >= 2 to have another image."""
 
     Options = UniMatchOptions
+    replayable = True
     unlabelled_view = "weak"
     footnote = "its unlabelled images are augmented weakly; it makes two strong views of them itself"
     term_names: ClassVar[Mapping[str, str]] = {

@@ -39,6 +39,7 @@ class PyramidConsistency(StudentMethod):
     """One network with heads at four scales; the network with its main head is kept."""
 
     Options = PyramidConsistencyOptions
+    replayable = True
     term_names: ClassVar[Mapping[str, str]] = {
         "student_scales": "Network: agreement of the scales",
         "student_divergence": "Network: divergence of the scales",
@@ -72,7 +73,7 @@ class PyramidConsistency(StudentMethod):
         `z_s` are the logits of scale s = 1..S at the size of the image; for both terms see `pyramid_consistency`.
         """
         options = self.options
-        lam = options.consistency_weight * gaussian_rampup(progress.fraction / options.ramp_end)
+        lam = progress.weight(lambda t: options.consistency_weight * gaussian_rampup(t / options.ramp_end))
         image, label = join_halves(batch)
         *coarse, finest = self.network.features(image)
         logits = self.network.head(finest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from knowsam.sam.backbone.attention import window_attention
@@ -80,7 +81,7 @@ class AdaptedMlp(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """`(..., dim)` -> `(..., dim)`."""
-        return self.base(hidden_states) + self.scale * self.adapter(hidden_states)
+        return torch.add(self.base(hidden_states), self.adapter(hidden_states), alpha=self.scale)
 
 
 def insert_adapters(sam: Any, init: AdapterInit = "zero") -> None:

@@ -27,29 +27,33 @@ def corrupt_prompts(prompt: Tensor, label: Tensor, share: float) -> tuple[Tensor
 
     Returns:
         Logits `(B, K, H, W)`, `prompt` itself where nothing was replaced, and on which images it was, `(B,)` bool. All
-        that is random comes from torch's CPU generator.
+        that is random comes from torch's generator of their device.
     """
     if share == 0:
         return prompt, torch.zeros(len(label), dtype=torch.bool, device=label.device)
     known = (label != IGNORE).flatten(1).any(dim=1)
-    replaced = known & (torch.rand(len(label)) < share).to(label.device)
-    chosen = torch.nonzero(replaced)[:, 0]
-    if len(chosen) == 0:
-        return prompt, replaced
+    replaced = known & (torch.rand(len(label), device=label.device) < share)
+    generator: torch.Generator | None = None
+    chosen: Tensor | slice = slice(None)  # a GPU corrupts all rather than wait to be told how many
+    if label.device.type == "cpu":
+        chosen = torch.nonzero(replaced)[:, 0]
+        if len(chosen) == 0:
+            return prompt, replaced
     classes, size = prompt.shape[1], prompt.shape[-2:]
     truth = torch.stack([label[chosen] == k for k in range(classes)], dim=1).float()
     truth = F.interpolate(truth, size=(size[0] // 2, size[1] // 2), mode="area")
-    neighbour = truth[:, torch.randperm(classes).to(truth.device)]
-    generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+    neighbour = truth[:, torch.randperm(classes, device=truth.device)]
+    if label.device.type == "cpu":
+        generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     logits = corrupt(truth.flatten(0, 1), neighbour.flatten(0, 1), generator).view_as(truth)
-    logits = resize_logits(logits, (size[0], size[1]))
-    prompt = prompt.clone()
-    prompt[chosen] = logits.to(prompt.dtype)
-    return prompt, replaced
+    logits = resize_logits(logits, (size[0], size[1])).to(prompt.dtype)
+    if isinstance(chosen, slice):
+        return torch.where(replaced.view(-1, 1, 1, 1), logits, prompt), replaced
+    return prompt.index_copy(0, chosen, logits), replaced
 
 
 def corrupt(
-    mask: Tensor, neighbour: Tensor, generator: torch.Generator, severity: tuple[float, float] = (0.0, 1.0)
+    mask: Tensor, neighbour: Tensor, generator: torch.Generator | None, severity: tuple[float, float] = (0.0, 1.0)
 ) -> Tensor:
     """Make mask logits with the errors that students make.
 
@@ -59,7 +63,8 @@ def corrupt(
     Args:
         mask: `(N, h, w)` float in [0, 1], the truth at the size of the mask prompt.
         neighbour: `(N, h, w)` float in [0, 1], another object that may be joined with it.
-        generator: All that is random; drawn on the CPU, so that it is the same on every device.
+        generator: A CPU generator for all that is random, so that it is the same on every device; None: the global one
+            of the masks' device, which then waits for nothing.
         severity: Range from which each mask's own severity is drawn, in [0, 1]: how far boundaries move and how often
             each error occurs.
 
@@ -100,10 +105,14 @@ def corrupt(
 class _Noise:
     """Random quantities per mask, shaped `(N, 1, 1)` or `(N, h, w)`."""
 
-    def __init__(self, count: int, size: tuple[int, int], generator: torch.Generator, device: torch.device) -> None:
+    def __init__(
+        self, count: int, size: tuple[int, int], generator: torch.Generator | None, device: torch.device
+    ) -> None:
         self.count, self.size, self.generator, self.device = count, size, generator, device
 
     def _drawn(self) -> Tensor:
+        if self.generator is None:
+            return torch.rand(self.count, 1, 1, device=self.device)
         return torch.rand(self.count, 1, 1, generator=self.generator).to(self.device)
 
     def uniform(self, low: float, high: float) -> Tensor:
@@ -122,9 +131,19 @@ class _Noise:
 
     def smooth(self, cells: tuple[int, int]) -> Tensor:
         """Noise of about unit deviation, `cells` of it along a side."""
+        if self.generator is None:
+            return self._smooth_anywhere(cells)
         number = int(torch.randint(cells[0], cells[1] + 1, (), generator=self.generator))
         coarse = torch.randn(self.count, 1, number, number, generator=self.generator).to(self.device)
         return F.interpolate(coarse, size=self.size, mode="bicubic", align_corners=True)[:, 0] * 1.4
+
+    def _smooth_anywhere(self, cells: tuple[int, int]) -> Tensor:
+        """The same with a number of cells, one for each mask, that nobody but the device knows."""
+        number = torch.randint(cells[0], cells[1] + 1, (self.count, 1, 1, 1), device=self.device)
+        coarse = torch.randn(self.count, 1, cells[1], cells[1], device=self.device)
+        y, x = (torch.linspace(0, 1, side, device=self.device) for side in self.size)
+        places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1) * (2 * (number - 1) / (cells[1] - 1)) - 1
+        return F.grid_sample(coarse, places, mode="bicubic", padding_mode="border", align_corners=True)[:, 0] * 1.4
 
 
 def extent_of(mask: Tensor) -> Tensor:

@@ -67,6 +67,8 @@ class SamDistillation(nn.Module):
             little to teach at first; else, the paper's, it is constant.
     """
 
+    _empty_steps: Tensor
+
     def __init__(
         self,
         teacher: SamTeacher,
@@ -83,8 +85,8 @@ class SamDistillation(nn.Module):
         self.prompt_spoil = prompt_spoil
         self.kd_resolution = kd_resolution
         self.kd_ramp = kd_ramp
-        self._empty_steps: int | None = 0
-        self._warning: str | None = None
+        self._watches = True
+        self.register_buffer("_empty_steps", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @classmethod
     def from_name(
@@ -182,31 +184,32 @@ class SamDistillation(nn.Module):
         # SAM alone learns from a corrupted prompt: its answer may be worse than what the students predict.
         weight = (~corrupted).float().view(-1, 1, 1).expand(target[:, 0].shape) if self.prompt_spoil > 0 else None
         distilled = torch.stack([distillation_loss(z, target, self.temperature, weight) for z in students]).mean()
-        kd_weight = self.kd_weight * (gaussian_rampup(progress.fraction) if self.kd_ramp else 1.0)
+        kd_weight = progress.weight(lambda t: self.kd_weight * (gaussian_rampup(t) if self.kd_ramp else 1.0))
         loss = supervised + kd_weight * distilled
         self._watch(target, label)
         return SamStep(logits.detach(), loss, {"sam_sup": supervised, "sam_kd": distilled})
 
     def take_warning(self) -> str | None:
-        """Return what a person should look at, once; None if there is nothing."""
-        warning, self._warning = self._warning, None
-        return warning
+        """Return what a person should look at, once, or None; waits for the device while it watches."""
+        if not self._watches:
+            return None
+        empty_steps = int(self._empty_steps)
+        self._watches = 0 <= empty_steps < EMPTY_STEPS
+        if empty_steps < EMPTY_STEPS:
+            return None
+        return (
+            f"in its first {EMPTY_STEPS} batches SAM answered nothing but background, although there are"
+            " objects; check sam.normalise (unit for MedSAM and LiteMedSAM, sam for others), sam.size (not far"
+            " below what it was made for) and that its weights are meant for such images."
+        )
 
+    @torch.no_grad()
     def _watch(self, logits: Tensor, label: Tensor) -> None:
-        """Count the first steps in which SAM answers nothing although there are objects; the first answer ends it."""
-        if self._empty_steps is None or not self.training:
+        """Count steps without an answer although there are objects, on the device; -1: SAM has answered."""
+        if not self._watches or not self.training:
             return
-        if most_probable_class(logits).any():
-            self._empty_steps = None
-        elif (label > 0).any():
-            self._empty_steps += 1
-            if self._empty_steps == EMPTY_STEPS:
-                self._empty_steps = None
-                self._warning = (
-                    f"in its first {EMPTY_STEPS} batches SAM answered nothing but background, although there are"
-                    " objects; check sam.normalise (unit for MedSAM and LiteMedSAM, sam for others), sam.size (not far"
-                    " below what it was made for) and that its weights are meant for such images."
-                )
+        answered = most_probable_class(logits).any() | (self._empty_steps < 0)
+        self._empty_steps.copy_(torch.where(answered, -1, self._empty_steps + (label > 0).any()))
 
     @torch.no_grad()
     def predict(self, image: Tensor, mask_prompt: Tensor) -> Tensor:

@@ -45,10 +45,13 @@ def record_sam_choices(config: Config, method: Method) -> Config:
 def build_optimiser(group: ParameterGroup, config: Config) -> torch.optim.Optimizer:
     """SGD or AdamW for the students, Adam for SAM (docs/method.md, section 5)."""
     train = config.train
+    # On a GPU one kernel updates many tensors; on a CPU torch's own choice stays.
+    fused = True if group.parameters[0].device.type == "cuda" else None
     if group.name == "sam":
-        return torch.optim.Adam(group.parameters, lr=config.sam.lr, betas=SAM_OPTIMISER_BETAS)
+        return torch.optim.Adam(group.parameters, lr=config.sam.lr, betas=SAM_OPTIMISER_BETAS, fused=fused)
     if train.optimiser == "adamw":
-        return torch.optim.AdamW(group.parameters, lr=train.lr, weight_decay=train.weight_decay)
+        return torch.optim.AdamW(group.parameters, lr=train.lr, weight_decay=train.weight_decay, fused=fused)
     return torch.optim.SGD(
-        group.parameters, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay, foreach=True
-    )
+        group.parameters, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay,
+        foreach=not fused, fused=fused,
+    )  # fmt: skip

@@ -32,6 +32,7 @@ from knowsam.runs.result import Run
 from knowsam.runs.student_file import StudentInfo, save_student
 from knowsam.storage import Background
 from knowsam.training.build import build_method, build_optimiser, record_sam_choices
+from knowsam.training.cuda_graph import ReplayedSteps
 from knowsam.training.data import read_run_data, step_dataset
 from knowsam.training.display import TrainingDisplay
 from knowsam.training.finish import lacking_students, report_at_end, said_how_to_go_on
@@ -127,6 +128,22 @@ class Trainer:
         self._weak = weak_augmentation(config.data.size, self.data.flip).to(device)
         strong = strong_augmentation(config.data.size, self.data.flip).to(device)
         self._unlabelled_view = self._weak if method.unlabelled_view == "weak" else strong
+        self._replayed = self._replay_steps()
+
+    def _replay_steps(self) -> ReplayedSteps | None:
+        """What records a step and replays it: on one GPU, without a scaler, if the method allows it."""
+        device, config = self.accelerator.device, self.config.train
+        single = device.type == "cuda" and self.accelerator.num_processes == 1
+        if not (config.cuda_graph and single and self.method.replayable and self.accelerator.scaler is None):
+            return None
+        parameters = [parameter for group in self.groups for parameter in group.parameters]
+        return ReplayedSteps(self._gradients, parameters, device)
+
+    def _gradients(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Augmentation, forward pass and backward pass of a batch on the device; the values are detached."""
+        output: StepOutput = self._wrapped(self.augment(batch), progress)
+        self.accelerator.backward(output.loss)
+        return StepOutput(output.loss.detach(), output.terms)
 
     def fit(self) -> Run:
         """Train from `position` to the end, or until a signal asks to stop.
@@ -156,6 +173,7 @@ class Trainer:
                 if self.position % train.log_every == 0 or self.position == total:
                     lr = {name: optimiser.param_groups[0]["lr"] for name, optimiser in self.optimisers.items()}
                     self.log.step(self.position, output, lr)
+                    self._tell_warnings()
                 self.log.alive(self.position, output)
                 stopping = self._any_process(asked_to_stop())
                 last = self.position == total
@@ -187,12 +205,12 @@ class Trainer:
         progress = Progress(self.position, config.steps)
         seed_step(config.seed, self.position, self.accelerator.process_index)
         self._wrapped.train()
-        output = self._wrapped(self.augment(batch.to(self.accelerator.device)), progress)
-        if self.method.sam is not None and (warning := self.method.sam.take_warning()) is not None:
-            self.display.note(warning)
-        for optimiser in self._prepared.values():
-            optimiser.zero_grad(set_to_none=True)
-        self.accelerator.backward(output.loss)
+        if self._replayed is None:
+            for optimiser in self._prepared.values():
+                optimiser.zero_grad(set_to_none=True)
+            output = self._gradients(batch.to(self.accelerator.device), progress)
+        else:
+            output = self._replayed(batch, progress)
         if config.clip is not None:
             for group in self.groups:
                 # Not accelerate's own clipping: under fp16 it unscales every optimiser at each call, which torch
@@ -209,6 +227,12 @@ class Trainer:
             update_ema(self.averaged, self.method.student(), ema_decay(self.position, config.ema))
         self.position += 1
         return output
+
+    def _tell_warnings(self) -> None:
+        if self.method.sam is not None and (warning := self.method.sam.take_warning()) is not None:
+            self.display.note(warning)
+        if self._replayed is not None and (obstacle := self._replayed.take_obstacle()) is not None:
+            self.display.note(f"each step is launched kernel by kernel, not replayed as a whole: {obstacle}.")
 
     def augment(self, batch: Batch) -> Batch:
         """The views a method sees: labelled images weakly augmented, unlabelled ones as its `unlabelled_view` says."""

@@ -1,19 +1,24 @@
-"""SAM's window attention without the windows' padding: the same function from fewer tokens.
+"""SAM's window attention: the same function from fewer tokens on a CPU, from fewer operations on a GPU.
 
 SAM cuts the token grid into windows of 14 and pads it with zeros to a multiple of that: a 16x16 grid (256 px) becomes
 28x28, two thirds of it padding. The padding takes part: its keys and values are those of a zero token, the layer's
 biases, and a real token attends to them at their place in the window. But they are the same everywhere. So only real
-tokens are projected here, and a window's padding is one more key, whose logit is the log of the sum it stands for.
+tokens are projected here. On a CPU a window's padding is one more key, whose logit is the log of the sum it stands for;
+a GPU, to which a hundred small operations cost more than the padding, gets it in full.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+KERNEL_WIDTH = 8
+"""Widths of queries, keys and values that fused kernels take are multiples of this."""
 
 NEGLIGIBLE = 1e-20
 """Attention below this is exactly 0: a sum of millions of such terms does not reach float32's last digit."""
@@ -31,6 +36,8 @@ def window_attention(base: Any, tokens: Tensor, window: int) -> Tensor:
         `(B, h, w, dim)`, after the output projection.
     """
     height, width = tokens.shape[1:3]
+    if tokens.device.type != "cpu":
+        return base.proj(_attend_padded(base, tokens, (window, window) if window else (height, width)))
     heads = base.num_attention_heads
     qkv = base.qkv(tokens).unflatten(-1, (3, heads, -1))  # (B, h, w, 3, heads, d)
     if window == 0:
@@ -88,8 +95,8 @@ def _with_positions(
     parts_q, parts_k = [scaled], [key]
     if base.use_rel_pos:
         grid = query.unflatten(2, real)
-        to_row = base.get_rel_pos(window[0], window[0], base.rel_pos_h)[: real[0]]
-        to_column = base.get_rel_pos(window[1], window[1], base.rel_pos_w)[: real[1]]
+        to_row = relative_positions(base.rel_pos_h, window[0])[: real[0]]
+        to_column = relative_positions(base.rel_pos_w, window[1])[: real[1]]
         rows = torch.einsum("bnhwc,hkc->bnhwk", grid, to_row).flatten(2, 3)  # to every row of the padded window
         columns = torch.einsum("bnhwc,wkc->bnhwk", grid, to_column).flatten(2, 3)
         parts_q += [rows[..., : real[0]], columns[..., : real[1]]]
@@ -104,6 +111,86 @@ def _with_positions(
     key = F.pad(torch.cat(parts_k, dim=-1), (0, 1, 0, 1))
     key[..., -1, -1] = 1  # the padding's key picks the padding's logit and nothing else
     return query, key, torch.cat([value, bias_value.expand(*value.shape[:2], 1, -1)], dim=2)
+
+
+def _attend_padded(base: Any, tokens: Tensor, window: tuple[int, int]) -> Tensor:
+    """Attention over all windows at once, their padding included.
+
+    Args:
+        base: The attention.
+        tokens: `(B, h, w, dim)`, normalised.
+        window: Size of a padded window.
+
+    Returns:
+        `(B, h, w, dim)`, before the output projection.
+    """
+    height, width = tokens.shape[1:3]
+    below, beside = -height % window[0], -width % window[1]
+    if below or beside:
+        bias = 0 if base.qkv.bias is None else base.qkv.bias
+        qkv = F.pad(F.linear(tokens, base.qkv.weight), (0, 0, 0, beside, 0, below))
+        qkv = qkv + (bias if isinstance(bias, int) else bias.to(qkv.dtype))
+    else:
+        qkv = base.qkv(tokens)
+    rows, columns = (height + below) // window[0], (width + beside) // window[1]
+    cut = qkv.view(
+        -1,
+        rows,
+        window[0],
+        columns,
+        window[1],
+        3,
+        base.num_attention_heads,
+        base.qkv.in_features // base.num_attention_heads,
+    )
+    cut = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 3).flatten(3, 4)  # (3, B * windows, heads, tokens, d)
+    query, key, value = cut.unbind(0)
+    if base.use_rel_pos:
+        grid = query.unflatten(2, window)
+        to_row = torch.einsum("bnhwc,hkc->bnhwk", grid, relative_positions(base.rel_pos_h, window[0]).to(grid.dtype))
+        to_column = torch.einsum("bnhwc,wkc->bnhwk", grid, relative_positions(base.rel_pos_w, window[1]).to(grid.dtype))
+        free = -(query.shape[-1] + sum(window)) % KERNEL_WIDTH
+        place = _scaled_places(window, free, base.scale, key.dtype, key.device)
+        nothing = to_row.new_zeros(()).expand(*query.shape[:3], free)
+        query = torch.cat([query, to_row.flatten(2, 3), to_column.flatten(2, 3), nothing], dim=-1)
+        key = torch.cat([key, place.expand(*key.shape[:2], -1, -1)], dim=-1)
+    attended = fused_attention(query, key, value, base.scale)
+    attended = attended.unflatten(0, (-1, rows, columns)).unflatten(4, window)
+    attended = attended.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+    return attended[:, :height, :width]
+
+
+@lru_cache
+def _scaled_places(
+    window: tuple[int, int], free: int, scale: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What follows a key: its row and column as one-hot vectors over the scale of the product, and free places."""
+    with torch.inference_mode(False):  # else one that validation made could not be used in training
+        like = torch.empty((), dtype=dtype, device=device)
+        return F.pad(torch.cat(_one_hot_places(window, like), dim=1) / scale, (0, free))
+
+
+def relative_positions(table: Tensor, side: int) -> Tensor:
+    """Embedding of the distance from each query to each key along an axis of `side` tokens.
+
+    Args:
+        table: `(L, d)`, by distance; resampled linearly where L is not `2 side - 1`.
+        side: Tokens along the axis.
+
+    Returns:
+        `(side, side, d)`, query first.
+    """
+    if len(table) != 2 * side - 1:
+        table = F.interpolate(table.T[None], size=2 * side - 1, mode="linear")[0].T
+    return table[_distances(side, table.device)]
+
+
+@lru_cache
+def _distances(side: int, device: torch.device) -> Tensor:
+    """Index of the distance between each query and each key, `(side, side)`."""
+    with torch.inference_mode(False):
+        place = torch.arange(side, device=device)
+        return place[:, None] - place + side - 1
 
 
 def _one_hot_places(real: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,9 +240,11 @@ class _Softmax(torch.autograd.Function):
         return weighted.addcmul_(weights, weighted.sum(dim=-1, keepdim=True), value=-1).to(ctx.dtype)
 
 
-def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The same by torch's own kernels, which want all three of one width, a multiple of 8."""
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0) -> Tensor:
+    """`softmax(scale query key^T) value` by torch's own kernels, which want all three of one width, a multiple of 8."""
     width = value.shape[-1]
-    wanted = -(-query.shape[-1] // 8) * 8
-    query, key, value = (F.pad(one, (0, wanted - one.shape[-1])) for one in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :width]
+    wanted = -(-query.shape[-1] // KERNEL_WIDTH) * KERNEL_WIDTH
+    query, key, value = (
+        one if one.shape[-1] == wanted else F.pad(one, (0, wanted - one.shape[-1])) for one in (query, key, value)
+    )
+    return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :width]
