@@ -52,15 +52,18 @@ class Step:
         self.replayed = ReplayedSteps(self.gradients, self.parameters, self.device) if device == "cuda" else None
 
     def autocast(self) -> AbstractContextManager[Any]:
+        """bf16, as the training loop has it."""
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def augment(self, batch: Batch) -> Batch:
+        """Labelled images weakly, unlabelled ones strongly."""
         assert batch.unlabelled_image is not None
         image, label = self.weak(batch.labelled_image, batch.label)
         unlabelled, _ = self.strong(batch.unlabelled_image)
         return Batch(image, label, unlabelled)
 
     def gradients(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Augmentation, forward and backward pass."""
         batch = self.augment(batch)
         with self.autocast():
             output = self.method(batch, progress)
@@ -68,19 +71,23 @@ class Step:
         return StepOutput(output.loss.detach(), output.terms)
 
     def forget(self) -> None:
+        """Drop the last step's gradients."""
         for weight in self.parameters:
             weight.grad = None
 
     def optimise(self) -> None:
+        """One step of every optimiser."""
         for optimiser in self.optimisers:
             optimiser.step()
 
     def plain(self) -> None:
+        """A step, kernel by kernel."""
         self.forget()
         self.gradients(self.batch, PROGRESS)
         self.optimise()
 
     def replay(self) -> None:
+        """The same, recorded and replayed."""
         assert self.replayed is not None
         self.replayed(self.batch, PROGRESS)
         self.optimise()
@@ -92,14 +99,17 @@ class Step:
         value.backward()
 
     def students(self) -> Tensor:
+        """One forward pass of both students and the fusion head."""
         return torch.stack([one.float().mean() for one in self.method.students.outputs(self.images).values()]).sum()
 
     def floor(self) -> None:
+        """Two forward and backward passes of the students."""
         self.forget()
         for _ in range(2):
             self.passes(self.students)
 
     def parts(self) -> dict[str, Callable[[], Any]]:
+        """What a step consists of, each by itself."""
         teacher = self.method.sam.teacher
         prompt = torch.zeros(len(self.images), teacher.classes, *self.size, device=self.device)
         rgb = self.images.expand(-1, 3, -1, -1)

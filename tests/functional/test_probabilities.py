@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from knowsam.functional.probabilities import most_probable_class
+from knowsam.functional.probabilities import interpolation_matrix, most_probable_class
 
 
 @pytest.mark.parametrize("K", [1, 2, 5])
@@ -20,3 +21,11 @@ def test_most_probable_class_by_hand_and_without_gradient() -> None:
     assert label.tolist() == [[1, 2, 0]]
     assert label.dtype == torch.int64
     assert not label.requires_grad
+
+
+@pytest.mark.parametrize(("old", "new"), [(8, 32), (5, 12), (16, 16), (12, 6)])
+def test_a_matrix_interpolates_as_torch_does(old: int, new: int) -> None:
+    logits = torch.randn(2, 3, old, old + 2)
+    rows, columns = (interpolation_matrix(a, b, logits.device) for a, b in ((old, new), (old + 2, new + 1)))
+    expected = F.interpolate(logits, size=(new, new + 1), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(rows @ logits @ columns.mT, expected, rtol=1e-5, atol=1e-5)

@@ -232,19 +232,27 @@ def distillation_loss(
 
 
 def _negative_log_likelihood(log_probs: Tensor, label: Tensor) -> Tensor:
-    # Not reduction="mean": that is 0/0 where every pixel is ignored.
-    total = F.nll_loss(log_probs, label, ignore_index=IGNORE, reduction="sum")
+    if log_probs.device.type == "cpu":
+        # Not reduction="mean": that is 0/0 where every pixel is ignored.
+        total = F.nll_loss(log_probs, label, ignore_index=IGNORE, reduction="sum")
+    else:
+        # On a GPU torch's own sum has another order each time.
+        total = -log_probs.where(_one_hot(label, log_probs.shape[1]), 0.0).sum()
     return total / (label != IGNORE).sum().clamp(min=1)
 
 
 def _soft_dice_loss(probs: Tensor, label: Tensor, epsilon: float = 1e-10) -> Tensor:
-    classes = torch.arange(probs.shape[1], device=label.device).view(1, -1, 1, 1)
-    target = label.unsqueeze(1) == classes  # bool: an eighth of the memory of an int64 one-hot; IGNORE is no class
+    target = _one_hot(label, probs.shape[1])
     valid = (label != IGNORE).unsqueeze(1)
     axes = (0, 2, 3)
     intersection = (probs * target).sum(axes)
     squares = (probs.square() * valid).sum(axes) + target.sum(axes)
     return (1 - (2 * intersection + epsilon) / (squares + epsilon)).mean()
+
+
+def _one_hot(label: Tensor, classes: int) -> Tensor:
+    """`(B, H, W)` -> `(B, K, H, W)` bool, an eighth of the memory of int64; `IGNORE` is no class."""
+    return label.unsqueeze(1) == torch.arange(classes, device=label.device).view(1, -1, 1, 1)
 
 
 def _require_same_shape(student_logits: Tensor, other_logits: Tensor) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,5 +41,26 @@ def probabilities_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize logits `(B, K, h, w)` to `size` (H, W), bilinearly."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    """Resize logits `(B, K, h, w)` to `size` (H, W), bilinearly.
+
+    On a GPU as a product of matrices: the gradient of torch's interpolation adds there in another order each time, and
+    a run could not be repeated to the same numbers.
+    """
+    if logits.device.type == "cpu":
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    rows = interpolation_matrix(logits.shape[-2], size[0], logits.device)
+    columns = interpolation_matrix(logits.shape[-1], size[1], logits.device)
+    mixed = torch.amp.is_autocast_available(logits.device.type)
+    with torch.autocast(logits.device.type, enabled=False) if mixed else nullcontext():
+        return (rows @ logits.float() @ columns.mT).to(logits.dtype)
+
+
+@lru_cache
+def interpolation_matrix(old: int, new: int, device: torch.device) -> Tensor:
+    """What interpolates `old` values linearly to `new` ones along an axis, edges repeated: `(new, old)` float32."""
+    with torch.inference_mode(False):  # else one that validation made could not be used in training
+        place = ((torch.arange(new, device=device) + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
+        distance = (place[:, None] - torch.arange(old, device=device)).abs()
+        return (1 - distance).clamp(min=0)

@@ -34,6 +34,7 @@ from knowsam.storage import Background
 from knowsam.training.build import build_method, build_optimiser, record_sam_choices
 from knowsam.training.cuda_graph import ReplayedSteps
 from knowsam.training.data import read_run_data, step_dataset
+from knowsam.training.determinism import repeatable
 from knowsam.training.display import TrainingDisplay
 from knowsam.training.finish import lacking_students, report_at_end, said_how_to_go_on
 from knowsam.training.interrupt import stop_on_signal
@@ -165,7 +166,13 @@ class Trainer:
             self.batches, batch_size=None, sampler=range(self.position, total), num_workers=self.config.data.workers
         )
         finished = True
-        with stop_on_signal() as asked_to_stop, self.display.training(total, self.position), keep_freed_memory():
+        on_gpu = self.accelerator.device.type == "cuda"
+        with (
+            stop_on_signal() as asked_to_stop,
+            self.display.training(total, self.position),
+            keep_freed_memory(),
+            repeatable(train.deterministic and on_gpu),
+        ):
             self.log.start(self.position, train.tensorboard)
             for batch in loader:
                 output = self.step(batch)

@@ -35,6 +35,30 @@ def test_windows_without_padding_give_transformers_answer_and_gradients(size: tu
         torch.testing.assert_close(found[name], parameter.grad, rtol=0, atol=1e-5 * largest, msg=name)
 
 
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize("window", [3, 7])
+@pytest.mark.parametrize("grid", [(8, 8), (4, 6), (9, 5), (2, 5)])
+def test_a_gpus_ways_give_the_answer_and_gradients_of_the_cpus(
+    grid: tuple[int, int], window: int, positions: bool
+) -> None:
+    base = small_sam().vision_encoder.layers[0].attn
+    base.use_rel_pos = positions
+    for name in ("rel_pos_h", "rel_pos_w"):
+        setattr(base, name, torch.nn.Parameter(torch.randn(2 * window - 1, base.rel_pos_h.shape[1])))
+    torch.nn.init.normal_(base.qkv.bias)
+    tokens = torch.randn(2, *grid, base.qkv.in_features, requires_grad=True)
+    weight = torch.randn(2, *grid, base.qkv.in_features)
+    wanted = [tokens, base.qkv.weight, base.qkv.bias, *([base.rel_pos_h, base.rel_pos_w] if positions else [])]
+    expected = attention.window_attention(base, tokens, window)
+    expected_gradients = torch.autograd.grad((expected * weight).sum(), wanted)
+    for way in (attention.attend_padded, attention.attend_masked):
+        found = base.proj(way(base, tokens, (window, window)))
+        torch.testing.assert_close(found, expected, rtol=0, atol=3e-5)
+        gradients = torch.autograd.grad((found * weight).sum(), wanted)
+        for one, other in zip(gradients, expected_gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * other.abs().max().item())
+
+
 @torch.no_grad()
 def test_padding_is_seen_by_real_tokens() -> None:
     """Else the test above could not tell an exact window from one that simply leaves its padding out."""

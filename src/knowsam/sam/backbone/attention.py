@@ -20,6 +20,12 @@ from torch.autograd.function import once_differentiable
 KERNEL_WIDTH = 8
 """Widths of queries, keys and values that fused kernels take are multiples of this."""
 
+APART = 64.0
+"""Two logits further apart than this have weights whose ratio is below 1e-27."""
+
+NOTHING = -1e4
+"""Logarithm of nothing, that every precision can hold and a gradient can pass."""
+
 NEGLIGIBLE = 1e-20
 """Attention below this is exactly 0: a sum of millions of such terms does not reach float32's last digit."""
 
@@ -37,7 +43,10 @@ def window_attention(base: Any, tokens: Tensor, window: int) -> Tensor:
     """
     height, width = tokens.shape[1:3]
     if tokens.device.type != "cpu":
-        return base.proj(_attend_padded(base, tokens, (window, window) if window else (height, width)))
+        side = (window, window) if window else (height, width)
+        windows = -(-height // side[0]) * -(-width // side[1])
+        padded = (height % side[0] or width % side[1]) and (height * width) ** 2 < windows * (side[0] * side[1]) ** 2
+        return base.proj((attend_masked if padded else attend_padded)(base, tokens, side))
     heads = base.num_attention_heads
     qkv = base.qkv(tokens).unflatten(-1, (3, heads, -1))  # (B, h, w, 3, heads, d)
     if window == 0:
@@ -95,16 +104,15 @@ def _with_positions(
     parts_q, parts_k = [scaled], [key]
     if base.use_rel_pos:
         grid = query.unflatten(2, real)
-        to_row = relative_positions(base.rel_pos_h, window[0])[: real[0]]
-        to_column = relative_positions(base.rel_pos_w, window[1])[: real[1]]
+        to_row = relative_positions(base.rel_pos_h, window[0], real[0])
+        to_column = relative_positions(base.rel_pos_w, window[1], real[1])
         rows = torch.einsum("bnhwc,hkc->bnhwk", grid, to_row).flatten(2, 3)  # to every row of the padded window
         columns = torch.einsum("bnhwc,wkc->bnhwk", grid, to_column).flatten(2, 3)
         parts_q += [rows[..., : real[0]], columns[..., : real[1]]]
         parts_k += [one.expand(*key.shape[:3], -1) for one in _one_hot_places(real, key)]
     if real == window:
         return torch.cat(parts_q, dim=-1), torch.cat(parts_k, dim=-1), value
-    bias = torch.zeros_like(base.qkv.weight[:, 0]) if base.qkv.bias is None else base.qkv.bias
-    bias_key, bias_value = bias.to(key.dtype).view(3, key.shape[1], 1, -1)[1:]  # (heads, 1, d) each
+    bias_key, bias_value = _bias(base).to(key.dtype).view(3, key.shape[1], 1, -1)[1:]  # (heads, 1, d) each
     padding = (scaled * bias_key).sum(dim=-1, keepdim=True) + _log_padding(rows, columns, real).to(key.dtype)
     padding = padding.expand(*query.shape[:3], 1)
     query = torch.cat([*parts_q, padding], dim=-1)
@@ -113,7 +121,7 @@ def _with_positions(
     return query, key, torch.cat([value, bias_value.expand(*value.shape[:2], 1, -1)], dim=2)
 
 
-def _attend_padded(base: Any, tokens: Tensor, window: tuple[int, int]) -> Tensor:
+def attend_padded(base: Any, tokens: Tensor, window: tuple[int, int]) -> Tensor:
     """Attention over all windows at once, their padding included.
 
     Args:
@@ -124,35 +132,21 @@ def _attend_padded(base: Any, tokens: Tensor, window: tuple[int, int]) -> Tensor
     Returns:
         `(B, h, w, dim)`, before the output projection.
     """
-    height, width = tokens.shape[1:3]
+    height, width, dim = tokens.shape[1:]
     below, beside = -height % window[0], -width % window[1]
+    qkv = F.linear(tokens, base.qkv.weight)
     if below or beside:
-        bias = 0 if base.qkv.bias is None else base.qkv.bias
-        qkv = F.pad(F.linear(tokens, base.qkv.weight), (0, 0, 0, beside, 0, below))
-        qkv = qkv + (bias if isinstance(bias, int) else bias.to(qkv.dtype))
-    else:
-        qkv = base.qkv(tokens)
+        qkv = F.pad(qkv, (0, 0, 0, beside, 0, below))
+    qkv = qkv + _bias(base).to(qkv.dtype)
     rows, columns = (height + below) // window[0], (width + beside) // window[1]
-    cut = qkv.view(
-        -1,
-        rows,
-        window[0],
-        columns,
-        window[1],
-        3,
-        base.num_attention_heads,
-        base.qkv.in_features // base.num_attention_heads,
-    )
+    heads = base.num_attention_heads
+    cut = qkv.view(-1, rows, window[0], columns, window[1], 3, heads, dim // heads)
     cut = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 3).flatten(3, 4)  # (3, B * windows, heads, tokens, d)
     query, key, value = cut.unbind(0)
     if base.use_rel_pos:
-        grid = query.unflatten(2, window)
-        to_row = torch.einsum("bnhwc,hkc->bnhwk", grid, relative_positions(base.rel_pos_h, window[0]).to(grid.dtype))
-        to_column = torch.einsum("bnhwc,wkc->bnhwk", grid, relative_positions(base.rel_pos_w, window[1]).to(grid.dtype))
-        free = -(query.shape[-1] + sum(window)) % KERNEL_WIDTH
-        place = _scaled_places(window, free, base.scale, key.dtype, key.device)
-        nothing = to_row.new_zeros(()).expand(*query.shape[:3], free)
-        query = torch.cat([query, to_row.flatten(2, 3), to_column.flatten(2, 3), nothing], dim=-1)
+        to_row, to_column = _to_places(base, query.unflatten(2, window), window)
+        place = _places_of_keys(window, window, base.scale, key.dtype, key.device)[:-1, : sum(window)]
+        query = torch.cat([query, to_row.flatten(2, 3), to_column.flatten(2, 3)], dim=-1)
         key = torch.cat([key, place.expand(*key.shape[:2], -1, -1)], dim=-1)
     attended = fused_attention(query, key, value, base.scale)
     attended = attended.unflatten(0, (-1, rows, columns)).unflatten(4, window)
@@ -160,37 +154,159 @@ def _attend_padded(base: Any, tokens: Tensor, window: tuple[int, int]) -> Tensor
     return attended[:, :height, :width]
 
 
+def attend_masked(base: Any, tokens: Tensor, window: tuple[int, int]) -> Tensor:
+    """Attention over the real tokens of all windows at once, in which only those of one window see each other.
+
+    Where the grid is hardly larger than a window, most of the padded windows is padding, and this is the smaller
+    product. What keeps windows apart are further entries of queries and keys, one for each row and each column of
+    windows. The padding is one more key, as on a CPU.
+
+    Args:
+        base: The attention.
+        tokens: `(B, h, w, dim)`, normalised.
+        window: Size of a padded window.
+
+    Returns:
+        `(B, h, w, dim)`, before the output projection.
+    """
+    grid, dim = (tokens.shape[1], tokens.shape[2]), tokens.shape[3]
+    heads = base.num_attention_heads
+    qkv = base.qkv(tokens).view(-1, grid[0] * grid[1], 3, heads, dim // heads)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, tokens, d)
+    to_row, to_column = _to_places(base, query.unflatten(2, grid), window)
+    padding = _log_sum_of_padding(to_row, to_column, window).to(query.dtype)
+    apart = _windows_of_queries(grid, window, query.dtype, query.device)
+    query = torch.cat(
+        [
+            query,
+            to_row.flatten(2, 3),
+            to_column.flatten(2, 3),
+            apart.expand(*query.shape[:2], -1, -1),
+            padding.flatten(2, 3),
+        ],
+        dim=-1,
+    )
+    place = _places_of_keys(grid, window, base.scale, key.dtype, key.device)
+    bias_key, bias_value = _bias(base).to(key.dtype).view(3, heads, 1, -1)[1:]
+    key = torch.cat([key, bias_key.expand(len(key), -1, -1, -1)], dim=2)
+    key = torch.cat([key, place.expand(*key.shape[:2], -1, -1)], dim=-1)
+    value = torch.cat([value, bias_value.expand(len(value), -1, -1, -1)], dim=2)
+    attended = fused_attention(query, key, value, base.scale)
+    return attended.transpose(1, 2).reshape(-1, *grid, dim)
+
+
+def _bias(base: Any) -> Tensor:
+    """The layer's bias of queries, keys and values, which are those of a zero token, `(3 dim,)`."""
+    return torch.zeros_like(base.qkv.weight[:, 0]) if base.qkv.bias is None else base.qkv.bias
+
+
+def _to_places(base: Any, query: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A query's relative positions to every row and every column of its padded window.
+
+    Args:
+        base: The attention.
+        query: `(B, heads, h, w, d)`, the token (0, 0) in the corner of a window.
+        window: Size of a padded window.
+
+    Returns:
+        `(B, heads, h, w, window rows)` and `(B, heads, h, w, window columns)`; zeros without relative positions.
+    """
+    height, width = query.shape[2:4]
+    if not base.use_rel_pos:
+        nothing = query.new_zeros(())
+        return nothing.expand(*query.shape[:4], window[0]), nothing.expand(*query.shape[:4], window[1])
+    row = relative_positions(base.rel_pos_h, window[0], height).to(query.dtype)
+    column = relative_positions(base.rel_pos_w, window[1], width).to(query.dtype)
+    return torch.einsum("bnhwc,hkc->bnhwk", query, row), torch.einsum("bnhwc,wkc->bnhwk", query, column)
+
+
+def _log_sum_of_padding(rows: Tensor, columns: Tensor, window: tuple[int, int]) -> Tensor:
+    """`log sum exp(row + column)` over the padded places of each token's window, `(B, heads, h, w, 1)` float32."""
+    rows, columns = rows.float(), columns.float()
+    height, width = rows.shape[2:4]
+    real_row = _real_places(height, window[0], rows.device)[:, None]
+    real_column = _real_places(width, window[1], rows.device)
+    every_column = columns.logsumexp(-1, keepdim=True)
+    below = rows.masked_fill(real_row, NOTHING).logsumexp(-1, keepdim=True) + every_column
+    beside = columns.masked_fill(real_column, NOTHING).logsumexp(-1, keepdim=True)
+    beside = beside + rows.masked_fill(~real_row, NOTHING).logsumexp(-1, keepdim=True)
+    return torch.logaddexp(below, beside).clamp(min=NOTHING)
+
+
 @lru_cache
-def _scaled_places(
-    window: tuple[int, int], free: int, scale: float, dtype: torch.dtype, device: torch.device
+def _real_places(side: int, window: int, device: torch.device) -> Tensor:
+    """For each token along an axis, which places of its padded window hold a token, `(side, window)` bool."""
+    with torch.inference_mode(False):
+        first = torch.arange(side, device=device) // window * window
+        return first[:, None] + torch.arange(window, device=device) < side
+
+
+@lru_cache
+def _windows_of_queries(
+    grid: tuple[int, int], window: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """What follows a key: its row and column as one-hot vectors over the scale of the product, and free places."""
+    """What in a query tells its window: `APART` at its row of windows and at its column, `(tokens, rows + columns)`."""
+    with torch.inference_mode(False):
+        return APART * _one_hot_windows(grid, window, dtype, device)
+
+
+@lru_cache
+def _places_of_keys(
+    grid: tuple[int, int], window: tuple[int, int], scale: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What follows a key, over the scale of the product: its place in its window, its window, and the padding's mark.
+
+    Returns:
+        `(tokens + 1, places + windows + 1)`; the last key is the padding, which every window sees.
+    """
     with torch.inference_mode(False):  # else one that validation made could not be used in training
-        like = torch.empty((), dtype=dtype, device=device)
-        return F.pad(torch.cat(_one_hot_places(window, like), dim=1) / scale, (0, free))
+        places = [
+            _one_hot(torch.arange(grid[0], device=device) % window[0], window[0]).repeat_interleave(grid[1], dim=0),
+            _one_hot(torch.arange(grid[1], device=device) % window[1], window[1]).repeat(grid[0], 1),
+        ]
+        real = torch.cat([*places, _one_hot_windows(grid, window, dtype, device)], dim=1).to(dtype)
+        of_padding = torch.arange(real.shape[1] + 1, device=device) >= sum(window)
+        return torch.cat([F.pad(real, (0, 1)), of_padding[None].to(dtype)]) / scale
 
 
-def relative_positions(table: Tensor, side: int) -> Tensor:
-    """Embedding of the distance from each query to each key along an axis of `side` tokens.
+def _one_hot_windows(
+    grid: tuple[int, int], window: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Each token's row of windows and column of windows as one-hot vectors, `(tokens, rows + columns)`."""
+    rows, columns = (
+        _one_hot(torch.arange(side, device=device) // part, -(-side // part))
+        for side, part in zip(grid, window, strict=True)
+    )
+    return torch.cat([rows.repeat_interleave(grid[1], dim=0), columns.repeat(grid[0], 1)], dim=1).to(dtype)
+
+
+def _one_hot(index: Tensor, count: int) -> Tensor:
+    """`(N,)` -> `(N, count)` bool, without asking the device for the largest index."""
+    return index[:, None] == torch.arange(count, device=index.device)
+
+
+def relative_positions(table: Tensor, side: int, queries: int | None = None) -> Tensor:
+    """Embedding of the distance from each query to each key along an axis of windows of `side` tokens.
 
     Args:
         table: `(L, d)`, by distance; resampled linearly where L is not `2 side - 1`.
-        side: Tokens along the axis.
+        side: Tokens along the axis of one window, whose keys are all meant.
+        queries: Number of queries, from the start of a window on; `side` by default.
 
     Returns:
-        `(side, side, d)`, query first.
+        `(queries, side, d)`.
     """
     if len(table) != 2 * side - 1:
         table = F.interpolate(table.T[None], size=2 * side - 1, mode="linear")[0].T
-    return table[_distances(side, table.device)]
+    return table[_distances(side, side if queries is None else queries, table.device)]
 
 
 @lru_cache
-def _distances(side: int, device: torch.device) -> Tensor:
-    """Index of the distance between each query and each key, `(side, side)`."""
+def _distances(side: int, queries: int, device: torch.device) -> Tensor:
+    """Index of the distance between each query and each key, `(queries, side)`."""
     with torch.inference_mode(False):
-        place = torch.arange(side, device=device)
-        return place[:, None] - place + side - 1
+        place = torch.arange(queries, device=device) % side
+        return place[:, None] - torch.arange(side, device=device) + side - 1
 
 
 def _one_hot_places(real: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
