@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from knowsam.presentation.pictures import write_png
@@ -86,7 +86,7 @@ def measure(arguments: argparse.Namespace, sets: dict[str, Objects]) -> list[dic
             found |= {f"mask_{number}": values["mask"], f"box_{number}": values["from_box"]}
         rows.append({"set": name, "objects": len(objects.truth)} | {key: float(v.mean()) for key, v in found.items()})
         each += [{"set": name, **{key: float(v[i]) for key, v in found.items()}} for i in range(len(objects.truth))]
-    names = [one.name for one in candidates]
+    names = [Path(one.name).name for one in candidates]
     show(rows, names)
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,9 @@ def load(text: str, device: str) -> Candidate:
 
 def show(rows: list[dict[str, Any]], names: list[str]) -> None:
     """The table, and on how many sets the candidate reaches the aims."""
-    table = Table("set", "n", "given", *(f"mask: {name}" for name in names), "gain", "box", "ellipse")
+    table = Table(
+        Column("set", no_wrap=True), "n", "given", *(f"mask: {name}" for name in names), "gain", "box", "ellipse"
+    )
     for name in names:
         table.add_column(f"box: {name}")
     table.add_column("gain")
@@ -117,7 +119,7 @@ def show(rows: list[dict[str, Any]], names: list[str]) -> None:
         masks, boxed = masks + (mask_gain >= MASK_AIM), boxed + (box_gain >= BOX_AIM)
         values = [row["given"], *(row[f"mask_{i}"] for i in range(len(names))), mask_gain, row["box"], row["ellipse"]]
         values += [*(row[f"box_{i}"] for i in range(len(names))), box_gain]
-        table.add_row(row["set"], str(row["objects"]), *[f"{value:.3f}" for value in values])
+        table.add_row(row["set"][:14], str(row["objects"]), *[f"{value:.3f}" for value in values])
     console = Console(highlight=False, width=max(100, 40 + 26 * len(names)))
     console.print(table)
     if len(names) > 1:
