@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from knowsam.sam.backbone.student import student_of
 from knowsam.sam.backbone.tiny import read_config, tiny_sam
 from knowsam.sam.distil.cache import TeacherCache, maps_of
 from knowsam.sam.distil.images import read_images
-from knowsam.sam.distil.loop import distil
+from knowsam.sam.distil.loop import distil, parameter_line
 from knowsam.sam.distil.objects import Objects, answer_boxes, contrast_of, draw_boxes, objects_of_label
 from knowsam.sam.distil.phases import (
     decoder_parameters,
@@ -299,6 +300,14 @@ def test_masks_are_those_that_train_would_learn_from(images: Path) -> None:
     assert int(read_images(config(images, val_fraction=0.0), SIDE).has_mask.sum()) == 12
     (images / "test.txt").write_text("0\n1\n")
     assert len(read_images(chosen, SIDE).image) == 10
+
+
+@pytest.mark.parametrize("encoder", ["unet", "resnet50"])
+def test_the_number_of_weights_is_said_and_is_the_sum_of_its_parts(encoder: str) -> None:
+    sam = make_pair(encoder)[1].sam
+    whole, *parts = (int(text.replace(",", "")) for text in re.findall(r"\d[\d,]*\d", parameter_line(sam)))
+    assert whole == sum(parts) == sum(weight.numel() for weight in sam.parameters())
+    assert len(parts) == 3
 
 
 def test_without_masks_none_is_opened(tmp_path: Path) -> None:
