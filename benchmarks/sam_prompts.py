@@ -186,10 +186,10 @@ def corrupted(objects: Objects, seed: int) -> Tensor:
     return logits
 
 
-def refine(model: PromptableSam, objects: Objects, logits: Tensor) -> dict[str, Tensor]:
-    """IoU `(N,)` of the given masks, and of SAM's answers to them."""
+def refine(model: PromptableSam, objects: Objects, logits: Tensor, side: int = 0) -> dict[str, Tensor]:
+    """IoU `(N,)` of the given masks, and of SAM's answers to them; `side` as in `ask`."""
     truth = objects.truth > 0.5
-    answers = {"given": enlarge(logits, objects.truth), "mask": ask(model, objects, MASK, logits)}
+    answers = {"given": enlarge(logits, objects.truth), "mask": ask(model, objects, MASK, logits, side)}
     return {name: intersection_over_union(answer > 0, truth) for name, answer in answers.items()}
 
 
@@ -203,8 +203,8 @@ def smooth(objects: Objects, logits: Tensor) -> dict[str, float]:
     return {"smoothed": max(found), "smoothed_at_px": WIDTHS[int(np.argmax(found))]}
 
 
-def boxes(model: PromptableSam, objects: Objects) -> dict[str, Tensor]:
-    """IoU `(N,)` of the tight box, of its inscribed ellipse, and of SAM's answer to it."""
+def boxes(model: PromptableSam, objects: Objects, side: int = 0) -> dict[str, Tensor]:
+    """IoU `(N,)` of the tight box, of its inscribed ellipse, and of SAM's answer to it; `side` as in `ask`."""
     truth, corners = objects.truth > 0.5, boxes_of(objects.truth)
     y = (torch.arange(truth.shape[-2]) + 0.5).view(1, -1, 1)
     x = (torch.arange(truth.shape[-1]) + 0.5).view(1, 1, -1)
@@ -213,27 +213,36 @@ def boxes(model: PromptableSam, objects: Objects) -> dict[str, Tensor]:
     answers = {
         "box": (across.abs() <= 1) & (down.abs() <= 1),
         "ellipse": across.square() + down.square() <= 1,
-        "from_box": ask(model, objects, BOX) > 0,
+        "from_box": ask(model, objects, BOX, side=side) > 0,
     }
     return {name: intersection_over_union(answer, truth) for name, answer in answers.items()}
 
 
 @torch.no_grad()
-def ask(model: PromptableSam, objects: Objects, kind: int, logits: Tensor | None = None) -> Tensor:
-    """SAM's answer `(N, H, W)` to a mask prompt or the tight box."""
+def ask(model: PromptableSam, objects: Objects, kind: int, logits: Tensor | None = None, side: int = 0) -> Tensor:
+    """SAM's answer `(N, H, W)` to a mask prompt or the tight box, on the CPU.
+
+    Args:
+        model: On its device.
+        objects: Images and objects.
+        kind: `MASK` or `BOX`.
+        logits: Mask prompts `(N, h, w)`.
+        side: At which SAM sees the images, in px; 0: as they are.
+    """
     answers = []
-    side = objects.truth.shape[-1]
+    device = next(model.parameters()).device
     for part in torch.arange(len(objects.truth)).split(16):
-        encoded = model.encode(objects.image[part])
+        image = objects.image[part].to(device)
+        encoded = model.encode(resize(image, (side, side)) if side else image)
         size = [MASK_PROMPT_SCALE * length for length in encoded[0].shape[-2:]]
         prompt = torch.zeros(len(part), *size)
         if logits is not None:
             prompt = F.interpolate(logits[part, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-        box = boxes_of(objects.truth[part]) / side
-        inside = torch.ones(len(part), dtype=torch.bool)
-        kinds = torch.full((len(part),), kind)
-        answer, _ = model.answer(encoded, kinds, prompt, torch.zeros(len(part), 2), inside, box)
-        answers.append(enlarge(answer, objects.truth))
+        box = boxes_of(objects.truth[part]) / objects.truth.shape[-1]
+        inside = torch.ones(len(part), dtype=torch.bool, device=device)
+        kinds, nowhere = torch.full((len(part),), kind, device=device), torch.zeros(len(part), 2, device=device)
+        answer, _ = model.answer(encoded, kinds, prompt.to(device), nowhere, inside, box.to(device))
+        answers.append(enlarge(answer.cpu(), objects.truth))
     return torch.cat(answers)
 
 

@@ -84,6 +84,28 @@ def test_objects_of_the_prompt_benchmark_are_classes_joined_ones_or_pieces(
     assert {path.name for path in tmp_path.iterdir()} == written
 
 
+def test_candidates_are_measured_on_written_objects_as_on_drawn_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import sam_candidates
+    import sam_prompts
+
+    data = make_folder(tmp_path / "data", classes=3)
+    arguments = argparse.Namespace(sam=["tiny@32", "tiny@64"], out=tmp_path / "out", size=64, objects=4, seed=0)
+    drawn = sam_prompts.draw_objects(data, "classes", arguments)
+    sam_candidates.write_objects(drawn, tmp_path / "sets" / "data")
+    read = sam_candidates.read_objects(tmp_path / "sets" / "data")
+    assert torch.equal(read.truth, drawn.truth)
+    assert torch.equal(read.other, drawn.other)
+    torch.testing.assert_close(read.image, drawn.image, rtol=0, atol=0.51 / 255)
+    (row,) = sam_candidates.measure(arguments, {"data": read})
+    assert row["mask_0"] != row["mask_1"]  # at other sizes
+    model = sam_candidates.load("tiny@64", "cpu").model
+    assert row["box_1"] == pytest.approx(float(sam_prompts.boxes(model, read)["from_box"].mean()))
+    assert "boxes: tiny at least 0.05 above box and ellipse on" in capsys.readouterr().out
+
+
 def test_appearance_gives_back_what_a_mask_misses_where_brightness_tells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

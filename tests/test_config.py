@@ -76,6 +76,7 @@ PAPER_OPTIONS = {
     "bcp": NETWORK | {"box": 2 / 3, "unlabelled_weight": 0.5, "ema_decay": 0.99, "largest_component": True},
     "unimatch": NETWORK
     | {"confidence": 0.95, "image_weight": 0.5, "feature_weight": 0.5, "feature_dropout": 0.5, "cutmix": 0.5},
+    "kd_sam": {"weights": "tiny", "train": "decoder", "dice": "plain", "standardise": False},
     "knowsam": {
         "entropy_weight": 0.9, "entropy_ramp": False, "consistency_weight": 1.0, "ramp_end": 1.0, "ugda_start": 0.24,
         "ugda_teacher": "sam", "ugda_confidence": 0.0, "ugda_cells": 5, "ugda_grid": 4, "ugda_select": "uncertain",

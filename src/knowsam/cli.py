@@ -490,29 +490,47 @@ def pretrain(
 
 @sam_app.command()
 def distil(
-    images: Annotated[list[Path], typer.Option(help="A folder of images, repeatable; no mask is read.")],
+    images: Annotated[list[Path], typer.Option(help="A folder of images, as for train; repeatable.")],
     out: Annotated[Path, typer.Option(help="New folder, or that of an earlier call: it goes on there.")],
     teacher: Annotated[str, typer.Option(help="lite_medsam, vit_b, a directory or .pth file.")] = "lite_medsam",
-    student: Annotated[str, typer.Option(help="Encoder of the small SAM: unet or resnet50.")] = "unet",
-    size: Annotated[int, typer.Option(min=0, help="Side in pixels; 0: as the teacher was made for.")] = 0,
-    steps: Annotated[int, typer.Option(min=2, help="Half for the encoder, half for the decoder.")] = 2000,
+    student: Annotated[str, typer.Option(help="tiny (the small SAM), or another encoder: unet, resnet50.")] = "tiny",
+    labelled: Annotated[
+        str, typer.Option(help="Masks that are read, as in train; none: no mask. Default: those train learns from.")
+    ] = "",
+    val_fraction: Annotated[float, typer.Option(help="As in train: these masks are never read.")] = 0.2,
+    size: Annotated[int, typer.Option(min=0, help="Side at which the teacher sees images; 0: made for.")] = 0,
+    view: Annotated[int, typer.Option(min=16, help="Side of what is cut out of them for tiny.")] = 128,
+    steps: Annotated[int, typer.Option(min=2, help="Half for the embedding, half for answers.")] = 2000,
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
+    drawn: Annotated[int, typer.Option(min=-1, help="Drawn images beside them for tiny; -1: half as many.")] = -1,
+    prompts: Annotated[int, typer.Option(min=1, help="Objects asked for per image.")] = 4,
+    answers: Annotated[int, typer.Option(min=1, help="Objects the teacher is asked for per image.")] = 12,
+    embedding: Annotated[float, typer.Option(min=0, help="Weight of the embedding for tiny.")] = 0.5,
+    start: Annotated[
+        str, typer.Option(help="Weights tiny begins with: tiny (default), random, or a folder of such a SAM.")
+    ] = "",
     lr: Annotated[float, typer.Option(min=0, help="Largest learning rate.")] = 1e-3,
+    amp: Amp = "no",
+    cache: Annotated[Path | None, typer.Option(help="Where the teacher's answers are kept; OUT/cache.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Distil a SAM into a small one on a folder's images; afterwards sam=OUT uses it. Repeat the command to go on."""
+    from functools import partial
+
+    from knowsam.inference.predictor import known_amp
     from knowsam.sam.distil.loop import distil as run
     from knowsam.sam.distil.settings import DistilConfig
     from knowsam.sam.loading.build import absolute_name
     from knowsam.storage import require_writable_folder
 
     require_writable_folder(out)
-    folders = tuple(str(folder.resolve()) for folder in images)
     config = DistilConfig(
-        absolute_name(teacher), student, folders, size=size, steps=steps, batch=batch, lr=lr, seed=seed
-    )
-    _make_sam(run, config, out, quiet)
+        absolute_name(teacher), student, tuple(str(folder.resolve()) for folder in images), labelled, val_fraction,
+        size=size, view=view, steps=steps, batch=batch, drawn=drawn, prompts=prompts, answers=answers,
+        embedding=embedding, start=absolute_name(start) if start else "", lr=lr, amp=known_amp(amp), seed=seed,
+    )  # fmt: skip
+    _make_sam(partial(run, cache=cache), config, out, quiet)
 
 
 @sam_app.command()

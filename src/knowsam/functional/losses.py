@@ -40,7 +40,7 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     return _negative_log_likelihood(F.log_softmax(logits.float(), dim=1), label)
 
 
-def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-10) -> Tensor:
+def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-10, squared: bool = True) -> Tensor:
     """Mean over all K classes of one minus the soft Dice with squared denominator (docs/method.md, section 5).
 
         mean_c [1 - (2 sum p_c g_c + e) / (sum p_c^2 + sum g_c^2 + e)]
@@ -53,11 +53,12 @@ def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-10) -> Tensor:
         logits: `(B, K, H, W)`.
         label: `(B, H, W)` int64, class index or `IGNORE`.
         epsilon: `e` above.
+        squared: False: `p_c` in place of `p_c^2`, the plain denominator.
 
     Returns:
         0-dim tensor in [0, 1]; exactly 0 where no pixel is labelled.
     """
-    return _soft_dice_loss(F.softmax(logits.float(), dim=1), label, epsilon)
+    return _soft_dice_loss(F.softmax(logits.float(), dim=1), label, epsilon, squared)
 
 
 def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
@@ -241,13 +242,13 @@ def _negative_log_likelihood(log_probs: Tensor, label: Tensor) -> Tensor:
     return total / (label != IGNORE).sum().clamp(min=1)
 
 
-def _soft_dice_loss(probs: Tensor, label: Tensor, epsilon: float = 1e-10) -> Tensor:
+def _soft_dice_loss(probs: Tensor, label: Tensor, epsilon: float = 1e-10, squared: bool = True) -> Tensor:
     target = _one_hot(label, probs.shape[1])
     valid = (label != IGNORE).unsqueeze(1)
     axes = (0, 2, 3)
     intersection = (probs * target).sum(axes)
-    squares = (probs.square() * valid).sum(axes) + target.sum(axes)
-    return (1 - (2 * intersection + epsilon) / (squares + epsilon)).mean()
+    sizes = ((probs.square() if squared else probs) * valid).sum(axes) + target.sum(axes)
+    return (1 - (2 * intersection + epsilon) / (sizes + epsilon)).mean()
 
 
 def _one_hot(label: Tensor, classes: int) -> Tensor:

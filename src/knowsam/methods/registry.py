@@ -22,6 +22,7 @@ METHODS: Registry[type[Method]] = Registry(
         "urpc": "knowsam.methods.urpc:PyramidConsistency",
         "bcp": "knowsam.methods.bcp:BidirectionalCopyPaste",
         "unimatch": "knowsam.methods.unimatch:UniMatch",
+        "kd_sam": "knowsam.methods.kd_sam:KdSam",
         "knowsam": "knowsam.methods.knowsam:KnowSAM",
     },
 )

@@ -17,9 +17,15 @@ from knowsam.networks.vnet import VNet
 from knowsam.plugins import Registry
 
 NETWORKS: Registry[Callable[..., nn.Module]] = Registry(
-    "network", "factory", "knowsam.networks", {"unet": UNet, "vnet": VNet, "cotrained": CoTrainedStudents}
+    "network",
+    "factory",
+    "knowsam.networks",
+    {"unet": UNet, "vnet": VNet, "cotrained": CoTrainedStudents, "sam_student": "knowsam.sam.network:SamNetwork"},
 )
-"""Name in a configuration -> class or function, called as `(in_channels, classes, **arguments)`."""
+"""Name in a configuration -> class or function, called as `(in_channels, classes, **arguments)`.
+
+What is built of parts of a higher floor stands by its name alone, as an installed package's would.
+"""
 
 
 def register_network(name: str, factory: Callable[..., nn.Module]) -> None:

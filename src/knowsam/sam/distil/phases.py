@@ -1,17 +1,20 @@
-"""The two phases of KD SAM as losses: the encoder on embeddings, then the decoder on answers."""
+"""The losses of KD SAM: the encoder's on embeddings (phase A), the decoder's on answers (phase B)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowsam.sam.corruption import corrupt
-from knowsam.sam.pretrain.promptable import PromptableSam, mask_loss
-from knowsam.sam.pretrain.steps import BOX, MASK
+from knowsam.sam.backbone.tiny import QUARTER, Encoded
+from knowsam.sam.distil.cache import Embeddings, maps_of
+from knowsam.sam.pretrain.promptable import PromptableSam, answer_losses
+from knowsam.sam.pretrain.steps import DrawnStep
 
-BOX_SIDE = (0.1, 0.7)
-"""Range of the sides of drawn boxes, as shares of the image."""
+MOST_MEASURED = 64
+"""Images from which mean and deviation of the teacher's maps are taken."""
 
 
 def encoder_parameters(student: PromptableSam) -> list[nn.Parameter]:
@@ -27,6 +30,17 @@ def decoder_parameters(student: PromptableSam) -> list[nn.Parameter]:
     return [weight for weight in parts if id(weight) not in fixed]
 
 
+def map_statistics(embeddings: Embeddings) -> list[tuple[Tensor, Tensor]]:
+    """Mean and deviation `(dim,)` of each of the teacher's maps over images and places."""
+    count = len(embeddings.paths)
+    some = torch.linspace(0, count - 1, min(count, MOST_MEASURED)).long()
+    found = []
+    for level in embeddings.take(some):
+        deviation, mean = torch.std_mean(level.float(), dim=(0, 2, 3))
+        found.append((mean, deviation))
+    return found
+
+
 def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """`mean (F_S - F_T)^2`, phase A of KD SAM (arXiv 2501.16740); in [0, inf), 0 for equal embeddings.
 
@@ -37,62 +51,60 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(student.float(), teacher.detach().float())
 
 
-def encoder_loss(student: PromptableSam, image: Tensor, target: Tensor, variance: float) -> Tensor:
-    """`mean (F_S - F_T)^2 / Var(F_T)`: 1 for the mean embedding, 0 for the teacher's; 1 less it is R^2.
+def encoder_loss(
+    student: PromptableSam, image: Tensor, maps: Sequence[Tensor], statistics: Sequence[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """`mean (F_S - F_T)^2 / Var(F_T)`, the mean over maps: 1 for mean maps, 0 for the teacher's; 1 less it is R^2.
 
     Args:
         student: Learns.
         image: `(B, 3, H, W)` in [0, 1].
-        target: The teacher's embeddings `(B, dim, g, g)`.
-        variance: Of the teacher's embeddings around their mean over images and places.
+        maps: All that the teacher's decoder reads: the embedding `(B, dim, g_h, g_w)`, and finer maps of a small SAM.
+        statistics: Mean and deviation of each, `map_statistics`.
     """
-    return embedding_loss(student.encode(image)[0], target) / variance
+    found = maps_of(student.encode(image))
+    errors = [
+        embedding_loss(one, other) / deviation.square().mean()
+        for one, other, (_, deviation) in zip(found, maps, statistics, strict=True)
+    ]
+    return torch.stack(errors).mean()
 
 
-def draw_boxes(count: int, generator: torch.Generator) -> Tensor:
-    """Random boxes `(count, 4)` x0, y0, x1, y1 as shares of the image."""
-    low, high = BOX_SIDE
-    side = low + (high - low) * torch.rand(count, 2, generator=generator)
-    start = torch.rand(count, 2, generator=generator) * (1 - side)
-    return torch.cat([start, start + side], dim=1)
-
-
-def answers(model: PromptableSam, embedding: Tensor, kind: int, box: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Answer boxes or masks, see `PromptableSam.answer`.
+class Projection(nn.Module):
+    """From a small SAM's maps to the scale and channels of a teacher's embedding; thrown away after distillation.
 
     Args:
-        model: A SAM.
-        embedding: Of B images.
-        kind: `BOX` or `MASK`, of all prompts.
-        box: `(B * P, 4)` as shares of the image.
-        mask: Mask prompts `(B * P, 4 g, 4 g)`.
+        dim: Channels of the small SAM's embedding.
+        mean: Of the teacher's embedding by channel, `(D,)`.
+        deviation: `(D,)`.
     """
-    kinds = torch.full((len(box),), kind, device=box.device)
-    inside = torch.ones(len(box), dtype=torch.bool, device=box.device)
-    return model.answer((embedding,), kinds, mask, box[:, :2], inside, box)
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, dim: int, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__()
+        self.linear = nn.Conv2d(dim + QUARTER, len(mean), 1)
+        self.register_buffer("mean", mean.view(1, -1, 1, 1))
+        self.register_buffer("deviation", deviation.clamp(min=1e-6).view(1, -1, 1, 1))
+
+    def loss(self, encoded: Encoded, target: Tensor) -> Tensor:
+        """`mean (P(F_S) - (F_T - mean) / deviation)^2`; 1 less it is R^2.
+
+        Args:
+            encoded: Of B images.
+            target: The teacher's embedding of them `(B, D, g_h, g_w)`.
+        """
+        size = (encoded.quarter.shape[-2], encoded.quarter.shape[-1])
+        coarse = F.interpolate(encoded.embedding, size, mode="bilinear", align_corners=False)
+        found = self.linear(torch.cat([coarse, encoded.quarter], dim=1))
+        wanted = F.adaptive_avg_pool2d((target.float() - self.mean) / self.deviation, size)
+        return embedding_loss(found, wanted)
 
 
-def decoder_loss(
-    teacher: PromptableSam, student: PromptableSam, image: Tensor, target: Tensor, prompts: int,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Answers of the student's decoder against the teacher's to the same boxes, and to spoilt masks of them.
-
-    The encoder gets no gradient: its embedding is computed without one.
-
-    Returns:
-        The mean of `mask_loss` over both kinds of prompts; the mean IoU with the teacher's answers to boxes.
-    """
-    box = draw_boxes(len(image) * prompts, generator).to(image.device)
-    grid = target.shape[-1]
-    nothing = torch.zeros(len(box), 4 * grid, 4 * grid, device=image.device)
+def decoder_terms(student: PromptableSam, views: DrawnStep, generator: torch.Generator) -> dict[str, Tensor]:
+    """`answer_losses` of a student whose encoder stays as it is: its maps are computed without a gradient."""
+    student.sam.vision_encoder.eval()
     with torch.no_grad():
-        student.sam.vision_encoder.eval()
-        embedding = student.encode(image)[0]
-        wanted = answers(teacher, target, BOX, box, nothing)[0].sigmoid()
-        hard = (wanted > 0.5).float()
-        spoilt = corrupt(hard, hard.roll(1, dims=0), generator)
-    weight = torch.ones(len(box), device=image.device)
-    boxed, agreement = mask_loss(*answers(student, embedding, BOX, box, nothing), wanted, weight)
-    refined, _ = mask_loss(*answers(student, embedding, MASK, box, spoilt), wanted, weight)
-    return (boxed + refined) / 2, agreement
+        encoded = student.encode(views.image)
+    return answer_losses(student, encoded, views, generator)

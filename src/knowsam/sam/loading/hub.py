@@ -102,11 +102,12 @@ def silent_transformers() -> Iterator[None]:
 def _model_class(folder: Path) -> Any:
     from transformers import SamHQModel, SamModel
 
+    from knowsam.sam.backbone.student import FINE_MODEL_TYPE, FineStudentSam, StudentSam
     from knowsam.sam.backbone.student import MODEL_TYPE as STUDENT
-    from knowsam.sam.backbone.student import StudentSam
     from knowsam.sam.backbone.tiny import MODEL_TYPE, TinySam
 
-    kinds = {"sam": SamModel, "sam_hq": SamHQModel, MODEL_TYPE: TinySam, STUDENT: StudentSam}
+    kinds = {"sam": SamModel, "sam_hq": SamHQModel, MODEL_TYPE: TinySam, STUDENT: StudentSam,
+             FINE_MODEL_TYPE: FineStudentSam}  # fmt: skip
     path = folder / CONFIG
     try:
         kind = str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))

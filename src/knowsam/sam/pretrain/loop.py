@@ -33,8 +33,7 @@ from knowsam.runs.device import resolve_device
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.lock import folder_lock
-from knowsam.sam.backbone.interface import interface_of
-from knowsam.sam.backbone.tiny import MODEL_TYPE, read_config, tiny_sam
+from knowsam.sam.backbone.tiny import MODEL_TYPE, TinySam, read_config, tiny_sam
 from knowsam.sam.loading.build import TINY, build_sam
 from knowsam.sam.loading.hub import CONFIG, silent_transformers
 from knowsam.sam.loading.resize import SMALLEST_GRID
@@ -127,7 +126,7 @@ def _first_weights(start: str, run: RunFolder) -> tuple[Any, str | None]:
     if not start:
         return tiny_sam(config), None
     sam, report = build_sam(start, (config["vision_config"]["image_size"],) * 2)
-    if not interface_of(sam).learns_whole:
+    if type(sam) is not TinySam:
         raise InputError(
             f"--start: '{start}' holds a {type(sam).__name__}, but expected the small SAM of this package; give 'tiny'"
             " or a directory that `knowsam sam pretrain` wrote."

@@ -105,15 +105,27 @@ def intersection_over_union(answer: Tensor, truth: Tensor) -> Tensor:
 def step_losses(model: PromptableSam, data: DrawnStep, generator: torch.Generator) -> dict[str, Tensor]:
     """Terms of one step: both answers, their IoU, the IoU of the given masks and of the answers to them, the outlines.
 
-    Every prompt is answered; the first of each image a second time, with the model's own answer as mask and, for half
-    of them, a point where it is wrong.
-
     Args:
         model: The SAM that learns.
         data: A step's data, on the model's device.
         generator: All that is random; drawn on the CPU, so that it is the same on every device.
     """
     encoded = model.encode(data.image)
+    return answer_losses(model, encoded, data, generator) | outline_losses(model, encoded, data.outline)
+
+
+def answer_losses(model: PromptableSam, encoded: Any, data: DrawnStep, generator: torch.Generator) -> dict[str, Tensor]:
+    """Terms of the answers: losses and IoU of both, the IoU of the given masks and of the answers to them.
+
+    Every prompt is answered; the first of each image a second time, with the model's own answer as mask and, for half
+    of them, a point where it is wrong.
+
+    Args:
+        model: The SAM that learns.
+        encoded: What `encode` gave for the images of the step.
+        data: A step's data, on the model's device.
+        generator: As in `step_losses`.
+    """
     height, width = data.logits.shape[-2:]
     small = F.adaptive_avg_pool2d(data.target[:, None], (height, width))[:, 0]
     device = small.device
@@ -131,17 +143,31 @@ def step_losses(model: PromptableSam, data: DrawnStep, generator: torch.Generato
     point = place / torch.tensor([width, height], device=device)
     second, quality = model.answer(encoded, kind, own, point, inside, data.box[again])
     second_loss, second_iou = mask_loss(second, quality, truth, data.weight[again])
-
-    edges = torch.tensor(EDGE_WEIGHT, device=device)
-    outline = torch.stack(
-        [F.binary_cross_entropy_with_logits(z.float(), data.outline, pos_weight=edges) for z in model.outlines(encoded)]
-    )
-    masked = data.weight * (data.kind == MASK)
     given, answered = (
-        (intersection_over_union(logits.detach() > 0, small > 0.5) * masked).sum() / masked.sum().clamp(min=1)
-        for logits in (data.logits, first)
+        mean_iou_of(logits.detach(), small, data.weight * (data.kind == MASK)) for logits in (data.logits, first)
     )
     return {
-        "first": first_loss, "second": second_loss, "outline_coarse": outline[0], "outline_fine": outline[1],
+        "first": first_loss, "second": second_loss,
         "iou_first": first_iou, "iou_second": second_iou, "iou_given_mask": given, "iou_mask": answered,
     }  # fmt: skip
+
+
+def outline_losses(model: PromptableSam, encoded: Encoded, outline: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy of all outlines, from the embedding and from the map at half size; edges weigh `EDGE_WEIGHT`.
+
+    Args:
+        model: The SAM that learns.
+        encoded: What `encode` gave.
+        outline: `(B, 1, h, w)`, see `DrawnStep`.
+    """
+    edges = torch.tensor(EDGE_WEIGHT, device=outline.device)
+    coarse, fine = (
+        F.binary_cross_entropy_with_logits(z.float(), outline, pos_weight=edges) for z in model.outlines(encoded)
+    )
+    return {"outline_coarse": coarse, "outline_fine": fine}
+
+
+def mean_iou_of(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Mean IoU of logits `(N, h, w)` with masks in [0, 1], over the prompts that count `(N,)`; 0 if none does."""
+    iou = intersection_over_union(logits > 0, truth > 0.5)
+    return (iou * weight).sum() / weight.sum().clamp(min=1)
