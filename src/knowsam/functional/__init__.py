@@ -7,12 +7,22 @@ from knowsam.functional.losses import (
     distillation_loss,
     entropy_loss,
     entropy_map,
+    preference_loss,
     pyramid_consistency,
     region_loss,
     segmentation_loss,
     softmax_mse_loss,
 )
 from knowsam.functional.mixing import copy_paste_box, cutmix_boxes, cycled, exchange, halves, uncertain_cells
+from knowsam.functional.preference import (
+    candidate_dice,
+    candidate_masks,
+    class_margins,
+    disputed,
+    rank_weights,
+    rating_weights,
+    swap_neighbours,
+)
 from knowsam.functional.probabilities import most_probable_class, probabilities_at
 from knowsam.functional.pseudo_labels import confident_label, largest_components
 from knowsam.functional.schedules import gaussian_rampup, linear_decay, uncertainty_threshold
@@ -27,6 +37,9 @@ from knowsam.functional.uncertainty import (
 __all__ = [
     "CaseSums",
     "Uncertainty",
+    "candidate_dice",
+    "candidate_masks",
+    "class_margins",
     "confident_label",
     "copy_paste_box",
     "cross_consistency_loss",
@@ -35,6 +48,7 @@ __all__ = [
     "cycled",
     "dice_loss",
     "disagreement_share",
+    "disputed",
     "distillation_loss",
     "entropy_loss",
     "entropy_map",
@@ -46,11 +60,15 @@ __all__ = [
     "linear_decay",
     "measure_uncertainty",
     "most_probable_class",
+    "preference_loss",
     "probabilities_at",
     "pyramid_consistency",
+    "rank_weights",
+    "rating_weights",
     "region_loss",
     "segmentation_loss",
     "softmax_mse_loss",
+    "swap_neighbours",
     "uncertain_cells",
     "uncertainty_threshold",
 ]
