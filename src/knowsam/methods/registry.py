@@ -22,6 +22,7 @@ METHODS: Registry[type[Method]] = Registry(
         "urpc": "knowsam.methods.urpc:PyramidConsistency",
         "bcp": "knowsam.methods.bcp:BidirectionalCopyPaste",
         "unimatch": "knowsam.methods.unimatch:UniMatch",
+        "preference": "knowsam.methods.preference:PreferenceAlignment",
         "knowsam": "knowsam.methods.knowsam:KnowSAM",
     },
 )
