@@ -37,7 +37,8 @@ def make_certain(method: Method) -> None:
 
     Where nobody is certain of anything, or nothing has been learnt yet, some terms are rightly 0.
     """
-    for network, factor in ((method.student(), 20), (ema_teacher(method), 20), (getattr(method, "reference", None), 300)):
+    networks = (method.student(), ema_teacher(method), getattr(method, "reference", None))
+    for network, factor in zip(networks, (20, 20, 300), strict=True):
         for name, weight in [] if network is None else network.named_parameters():
             if name.endswith("head.weight"):
                 weight.data.mul_(factor)
@@ -165,6 +166,7 @@ def test_a_step_changes_nothing_but_batch_norm_statistics(name: str, sam: str) -
     method = small_method(name, sam)
     before = {key: value.clone() for key, value in method.state_dict().items()}
     seeded_step(method, LATE, 3)
+    method.step(small_batch(unlabelled=0), LATE)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     changed = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
     assert changed

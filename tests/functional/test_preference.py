@@ -65,10 +65,7 @@ def test_at_the_reference_the_loss_is_log_2_and_the_gradient_c_over_twice_the_re
 @pytest.mark.parametrize("normalise", ["region", "sum", "mean"])
 def test_it_is_the_difference_of_four_log_likelihoods(weights: tuple[float, ...], normalise: str) -> None:
     policy, reference, candidates = drawn(1, 1)
-    likelihoods = [
-        -F.binary_cross_entropy_with_logits(z[:, :, None].expand(candidates.shape), candidates.double(), reduction="none")
-        for z in (policy, reference)
-    ]  # fmt: skip
+    likelihoods = [F.logsigmoid(torch.where(candidates, z[:, :, None], -z[:, :, None])) for z in (policy, reference)]
     w = torch.tensor(weights, dtype=torch.float64)
     ratio = ((likelihoods[0] - likelihoods[1]).sum(dim=(3, 4)) * w).sum()
     divisor = {"region": int(disputed(candidates).sum()), "sum": 1, "mean": 64}[normalise]

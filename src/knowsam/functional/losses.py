@@ -281,7 +281,8 @@ def preference_loss(
         c = c + weight[..., None, None] * candidate
     c = torch.where(region, c, 0.0)
     pixels = region.sum(dim=(2, 3))
-    divisor = {"region": pixels.clamp(min=1), "sum": 1, "mean": region[0, 0].numel()}[normalise]
+    whole = torch.ones_like(pixels)
+    divisor = {"region": pixels.clamp(min=1), "sum": whole, "mean": whole * c.shape[2] * c.shape[3]}[normalise]
     margin = beta * (c * change).sum(dim=(2, 3)) / divisor
     counts = (pixels > 0) & (weights != 0).any(dim=-1)
     return torch.where(counts, F.softplus(-margin), 0.0).sum() / counts.sum().clamp(min=1)

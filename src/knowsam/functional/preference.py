@@ -1,7 +1,7 @@
 """Candidate masks and what a judge's scores make of them, as pure functions of tensors (SAM-DPO; Konwer et al., 2025).
 
-A class of an image is one binary question: margins are its logits against all other classes. Axes are `(B, C, M, H, W)`:
-image, class that is asked about, candidate, height, width.
+A class of an image is one binary question: margins are its logits against all other classes. Axes are
+`(B, C, M, H, W)`: image, class that is asked about, candidate, height, width.
 """
 
 from __future__ import annotations

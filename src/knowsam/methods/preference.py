@@ -11,12 +11,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from knowsam.errors import InputError
 from knowsam.functional.losses import distillation_loss, preference_loss, segmentation_loss
@@ -73,7 +75,7 @@ class PreferenceOptions(StudentOptions):
     @classmethod
     def _increasing(cls, thresholds: tuple[float, ...]) -> tuple[float, ...]:
         bounded = (0.0, *thresholds, 1.0)
-        if len(thresholds) < 2 or any(low >= high for low, high in zip(bounded, bounded[1:], strict=False)):
+        if len(thresholds) < 2 or any(low >= high for low, high in pairwise(bounded)):
             raise ValueError("two or more increasing probabilities between 0 and 1, e.g. [0.3, 0.4, 0.5, 0.6]")
         return thresholds
 
@@ -146,8 +148,8 @@ class PreferenceAlignment(StudentMethod):
                 )
         if options.judge == "iou_head" and not self._teacher.estimates_iou:
             raise InputError(
-                "options.judge: 'iou_head' was found, but expected a SAM whose decoder estimates the IoU of its answers;"
-                " choose another SAM or another judge."
+                "options.judge: 'iou_head' was found, but expected a SAM whose decoder estimates the IoU of its"
+                " answers; choose another SAM or another judge."
             )
         if context.pretrain == 0:
             raise InputError(
@@ -195,9 +197,9 @@ class PreferenceAlignment(StudentMethod):
             L      = L_pref + anchor_weight seg(z^l, y^l) + stay_weight mean_{not Omega} KL(p_ref || p)
             L_pref = mean -log sigmoid( beta / |Omega| sum_Omega c (m - m_ref) ),   c = sum_m w_m Y_m
 
-        over images and foreground classes. z is the network's, as it predicts (no dropout, running statistics), so that
-        it differs from the reference by what it has learnt alone; with `target: sam` it is SAM's, whose decoder alone
-        then learns, and the network has its supervised loss and SAM's distillation.
+        over images and foreground classes. z is the network's, as it predicts: no dropout, and the running statistics
+        of stage 1, so that it differs from the reference by what it has learnt alone. With `target: sam` it is SAM's,
+        whose decoder alone then learns, and the network has its supervised loss and SAM's distillation.
         """
         unlabelled = batch.unlabelled_image
         first_stage = self._in_first_stage = unlabelled is None
@@ -209,11 +211,12 @@ class PreferenceAlignment(StudentMethod):
         else:
             with as_predicting(self.network):
                 predicted = self.network(unlabelled)
-            logits = torch.cat([self.network(batch.labelled_image), predicted])
+            with kept_statistics(self.network):
+                logits = torch.cat([self.network(batch.labelled_image), predicted])
         terms = {"student_sup": segmentation_loss(logits, label)}
         anchor = 1.0 if first_stage else self.options.anchor_weight
         loss = terms["student_sup"] if on_sam else anchor * terms["student_sup"]
-        answer = None
+        answer: Any = None
         if self.sam is not None:
             answer = self.sam(image, [logits], label, progress, decoder_only=on_sam)
             loss, terms = loss + answer.loss, terms | answer.terms
@@ -281,7 +284,9 @@ class PreferenceAlignment(StudentMethod):
             scores = candidate_dice(candidates, self._foreground(answer.argmax(dim=1)))
         if options.swap > 0:
             scores = swap_neighbours(scores, options.swap)
-        return rating_weights(scores) if options.judge == "oracle_rating" else rank_weights(scores, options.pair_weights)
+        if options.judge == "oracle_rating":
+            return rating_weights(scores)
+        return rank_weights(scores, options.pair_weights)
 
     def _foreground(self, label: Tensor) -> Tensor:
         classes = torch.arange(1, self.classes, device=label.device).view(1, -1, 1, 1)
@@ -316,6 +321,19 @@ def as_predicting(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train(training)
+
+
+@contextmanager
+def kept_statistics(network: nn.Module) -> Iterator[None]:
+    """Let batch normalisation use its running statistics and leave them as they are; dropout stays."""
+    learning = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
+    for module in learning:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in learning:
+            module.train()
 
 
 def read_vectors(path: Path, classes: int) -> Tensor:
