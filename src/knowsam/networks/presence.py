@@ -69,9 +69,10 @@ class PresenceClassifier(nn.Module):
         The map of a class is divided by its largest value; from `SALIENT` on it is positive. A class that is not in the
         image by the classifier's word is negative everywhere.
         """
-        features = self.features(image)
-        weight = self.head.weight
-        maps = torch.einsum("bdhw,kd->bkhw", features, weight).relu()
+        training = self.training
+        features = self.eval().features(image)
+        self.train(training)
+        maps = torch.einsum("bdhw,kd->bkhw", features, self.head.weight).relu()
         present = self.head(features.mean(dim=(2, 3))) > 0
         share = maps / maps.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6) * present[..., None, None]
         logits = 2 * LARGEST_LOGIT * (resize_logits(share.float(), (image.shape[-2], image.shape[-1])) - SALIENT)
@@ -81,9 +82,6 @@ class PresenceClassifier(nn.Module):
 def _stage(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1),
-        nn.GroupNorm(8, out_channels),
-        nn.LeakyReLU(0.01),
-        nn.Conv2d(out_channels, out_channels, 3, padding=1),
-        nn.GroupNorm(8, out_channels),
-        nn.LeakyReLU(0.01),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -162,12 +164,8 @@ class SamTeacher(nn.Module):
         """
         if not frozen:
             return self._prompted(self._encode(image), image, mask_prompt, self.prompt)
-        training = self.training
-        self.eval()
-        with torch.no_grad():
-            question = self._prompted(self._encode(image), image, mask_prompt, self.prompt)
-        self.train(training)
-        return question
+        with torch.no_grad(), self._evaluating():
+            return self._prompted(self._encode(image), image, mask_prompt, self.prompt)
 
     def answer(self, question: Question, decoder: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """Decode a question.
@@ -197,11 +195,20 @@ class SamTeacher(nn.Module):
         Returns:
             `(B, K, M)`.
         """
-        encoded = self._encode(image)
-        asked = (
-            self._prompted(encoded, image, CERTAIN * (2 * mask.to(image.dtype) - 1), "mask") for mask in masks.unbind(2)
-        )
-        return torch.stack([self.answer(question)[1] for question in asked], dim=-1)
+        with self._evaluating():
+            encoded, prompts = self._encode(image), CERTAIN * (2 * masks.to(image.dtype) - 1)
+            asked = (self._prompted(encoded, image, prompt, "mask") for prompt in prompts.unbind(2))
+            return torch.stack([self.answer(question)[1] for question in asked], dim=-1)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Run as in prediction: nothing moves the statistics of what learns."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
 
     @property
     def estimates_iou(self) -> bool:
