@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from knowsam.networks import PresenceClassifier
+from knowsam.networks.presence import PresenceClassifier
 from knowsam.types import IGNORE
 
 

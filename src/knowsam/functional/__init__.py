@@ -14,15 +14,6 @@ from knowsam.functional.losses import (
     softmax_mse_loss,
 )
 from knowsam.functional.mixing import copy_paste_box, cutmix_boxes, cycled, exchange, halves, uncertain_cells
-from knowsam.functional.preference import (
-    candidate_dice,
-    candidate_masks,
-    class_margins,
-    disputed,
-    rank_weights,
-    rating_weights,
-    swap_neighbours,
-)
 from knowsam.functional.probabilities import most_probable_class, probabilities_at
 from knowsam.functional.pseudo_labels import confident_label, largest_components
 from knowsam.functional.schedules import gaussian_rampup, linear_decay, uncertainty_threshold
@@ -37,9 +28,6 @@ from knowsam.functional.uncertainty import (
 __all__ = [
     "CaseSums",
     "Uncertainty",
-    "candidate_dice",
-    "candidate_masks",
-    "class_margins",
     "confident_label",
     "copy_paste_box",
     "cross_consistency_loss",
@@ -48,7 +36,6 @@ __all__ = [
     "cycled",
     "dice_loss",
     "disagreement_share",
-    "disputed",
     "distillation_loss",
     "entropy_loss",
     "entropy_map",
@@ -63,12 +50,9 @@ __all__ = [
     "preference_loss",
     "probabilities_at",
     "pyramid_consistency",
-    "rank_weights",
-    "rating_weights",
     "region_loss",
     "segmentation_loss",
     "softmax_mse_loss",
-    "swap_neighbours",
     "uncertain_cells",
     "uncertainty_threshold",
 ]

@@ -243,10 +243,10 @@ def preference_loss(
 ) -> Tensor:
     """Prefer better candidate masks to worse ones, relative to a frozen reference (SAM-DPO; Konwer et al., 2025).
 
-        L = mean -log sigmoid(R),   R = beta / n sum_i c_i (m_i - m_ref_i),   c_i = sum_m w_m Y_m,i
+        L = mean -log sigmoid(R),   R = beta / n sum_i c_i (m_i - m_ref_i),   c_i = sum_k w_k Y_k,i
 
-    `m` are logits of one class against the rest, Y_m the candidates. Because the weights sum to 0, this is the
-    difference of log-likelihoods `sum_m w_m [log pi(Y_m) - log pi_ref(Y_m)]`: what does not depend on Y cancels. c is 0
+    `m` are logits of one class against the rest, Y_k the candidates. Because the weights sum to 0, this is the
+    difference of log-likelihoods `sum_k w_k [log pi(Y_k) - log pi_ref(Y_k)]`: what does not depend on Y cancels. c is 0
     outside the region Omega in which candidates differ, and so is the gradient, `-sigmoid(-R) beta c_i / n`. The mean
     runs over the images and classes with a region and a preference; others count nowhere.
 

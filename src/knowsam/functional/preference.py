@@ -92,7 +92,7 @@ def rank_weights(scores: Tensor, pairs: Sequence[float]) -> Tensor:
 
 
 def rating_weights(scores: Tensor, edges: Sequence[float] = RATING_EDGES) -> Tensor:
-    """Weights of candidates by rating r = 1, 2, ...: `(r_m - mean r) / max |r - mean r|`, 0 where all are rated alike.
+    """Weights of candidates by rating r = 1, 2, ...: `(r_k - mean r) / max |r - mean r|`, 0 where all are rated alike.
 
     Args:
         scores: `(B, C, M)`.

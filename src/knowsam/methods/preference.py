@@ -33,7 +33,8 @@ from knowsam.functional.preference import (
 )
 from knowsam.functional.probabilities import resize_logits
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, add_noise, join_halves
-from knowsam.networks import PresenceClassifier, ema_copy, teacher_decay, update_ema
+from knowsam.networks import ema_copy, teacher_decay, update_ema
+from knowsam.networks.presence import PresenceClassifier
 from knowsam.storage import reason_of
 from knowsam.types import IGNORE, Batch, Progress, StepOutput
 
@@ -191,11 +192,11 @@ class PreferenceAlignment(StudentMethod):
         """One step of either stage.
 
         Stage 1 is `L = seg(z^l, y^l)`. In stage 2, with the reference's logits `z_ref` of an unlabelled image, its
-        margins `m_ref` (`class_margins`), candidates `Y_m = [sigmoid(m_ref) > t_m]`, the judge's weights w, which sum
+        margins `m_ref` (`class_margins`), candidates `Y_k = [sigmoid(m_ref) > t_k]`, the judge's weights w, which sum
         to 0, and Omega, where candidates differ:
 
             L      = L_pref + anchor_weight seg(z^l, y^l) + stay_weight mean_{not Omega} KL(p_ref || p)
-            L_pref = mean -log sigmoid( beta / |Omega| sum_Omega c (m - m_ref) ),   c = sum_m w_m Y_m
+            L_pref = mean -log sigmoid( beta / |Omega| sum_Omega c (m - m_ref) ),   c = sum_k w_k Y_k
 
         over images and foreground classes. z is the network's, as it predicts: no dropout, and the running statistics
         of stage 1, so that it differs from the reference by what it has learnt alone. With `target: sam` it is SAM's,

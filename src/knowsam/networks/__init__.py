@@ -9,7 +9,6 @@ from knowsam.networks.cotrained import CoTrainedStudents, FusionHead
 from knowsam.networks.ema import ema_copy, ema_decay, teacher_decay, update_ema
 from knowsam.networks.external import MONAI_PREFIX, ExternalNetwork
 from knowsam.networks.input import standardise_image
-from knowsam.networks.presence import PresenceClassifier
 from knowsam.networks.registry import NETWORKS, build_network, register_network
 from knowsam.networks.side_heads import SideHeads
 from knowsam.networks.unet import UNet
@@ -21,7 +20,6 @@ __all__ = [
     "CoTrainedStudents",
     "ExternalNetwork",
     "FusionHead",
-    "PresenceClassifier",
     "SegmentationNetwork",
     "SideHeads",
     "UNet",
