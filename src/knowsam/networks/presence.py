@@ -72,7 +72,7 @@ class PresenceClassifier(nn.Module):
         training = self.training
         features = self.eval().features(image)
         self.train(training)
-        maps = torch.einsum("bdhw,kd->bkhw", features, self.head.weight).relu()
+        maps = F.conv2d(features, self.head.weight[..., None, None]).relu()
         present = self.head(features.mean(dim=(2, 3))) > 0
         share = maps / maps.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6) * present[..., None, None]
         logits = 2 * LARGEST_LOGIT * (resize_logits(share.float(), (image.shape[-2], image.shape[-1])) - SALIENT)
