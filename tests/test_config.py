@@ -77,6 +77,12 @@ PAPER_OPTIONS = {
     "unimatch": NETWORK
     | {"confidence": 0.95, "image_weight": 0.5, "feature_weight": 0.5, "feature_dropout": 0.5, "cutmix": 0.5},
     "kd_sam": {"weights": "tiny", "train": "decoder", "dice": "plain", "standardise": False},
+    "preference": NETWORK
+    | {
+        "target": "student", "thresholds": [0.3, 0.4, 0.5, 0.6], "pair_weights": [1.0, 0.5], "judge": "agreement",
+        "swap": 0.0, "normalise": "region", "beta": 1.0, "anchor_weight": 1.0, "stay_weight": 0.1,
+        "prompts": "student", "ema_decay": 0.99,
+    },
     "knowsam": {
         "entropy_weight": 0.9, "entropy_ramp": False, "consistency_weight": 1.0, "ramp_end": 1.0, "ugda_start": 0.24,
         "ugda_teacher": "sam", "ugda_confidence": 0.0, "ugda_cells": 5, "ugda_grid": 4, "ugda_select": "uncertain",
@@ -108,7 +114,8 @@ def test_the_values_of_every_method_and_preset(method: str, steps: int, pretrain
     plain = Config(method=method).model_dump()
     plain["train"]["validate_every"] = every
     paper = plain | {"preset": "paper", "options": PAPER_OPTIONS[method]}
-    paper["train"] = plain["train"] | {"steps": steps, "pretrain": 0.25 if method == "bcp" else 0.0}
+    first_stage = {"bcp": 0.25, "preference": 1 / 3}
+    paper["train"] = plain["train"] | {"steps": steps, "pretrain": first_stage.get(method, 0.0)}
     assert resolved("paper") == paper
 
     short = paper | {"preset": "short", "options": PAPER_OPTIONS[method] | SHORT_OPTIONS.get(method, {})}

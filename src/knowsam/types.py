@@ -170,6 +170,7 @@ class Batch:
             for a supervised run and while `train.pretrain` lasts.
         labelled_stems: One name per labelled image, for logs and tests.
         unlabelled_stems: One name per unlabelled image.
+        unlabelled_label: `(B_u, H, W)` int64, for a method that declares it alone (`Method.opens_hidden_masks`).
     """
 
     labelled_image: Tensor
@@ -177,16 +178,21 @@ class Batch:
     unlabelled_image: Tensor | None = None
     labelled_stems: tuple[str, ...] = ()
     unlabelled_stems: tuple[str, ...] = ()
+    unlabelled_label: Tensor | None = None
 
     def to(self, device: Any) -> Batch:
         """The same batch on another device."""
-        unlabelled = None if self.unlabelled_image is None else self.unlabelled_image.to(device, non_blocking=True)
+        unlabelled, hidden = (
+            None if tensor is None else tensor.to(device, non_blocking=True)
+            for tensor in (self.unlabelled_image, self.unlabelled_label)
+        )
         return Batch(
             self.labelled_image.to(device, non_blocking=True),
             self.label.to(device, non_blocking=True),
             unlabelled,
             self.labelled_stems,
             self.unlabelled_stems,
+            hidden,
         )
 
 

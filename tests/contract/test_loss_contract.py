@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from knowsam.functional import losses
+from knowsam.functional.preference import candidate_masks, class_margins
 from knowsam.types import IGNORE
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -26,9 +27,20 @@ LOSSES: dict[str, Loss] = {
     "softmax_mse_loss_masked": lambda z, o, y, w: losses.softmax_mse_loss(z, o, w > 0.5),
     "pyramid_consistency": lambda z, o, y, w: losses.pyramid_consistency([z, o])[0],
     "pyramid_divergence": lambda z, o, y, w: losses.pyramid_consistency([z, o])[1],
+    "preference_loss": lambda z, o, y, w: preference(z, o),
     "distillation_loss": lambda z, o, y, w: losses.distillation_loss(z, o),
     "distillation_loss_weighted": lambda z, o, y, w: losses.distillation_loss(z, o, 2.0, w),
 }
+
+
+def preference(z: Tensor, o: Tensor) -> Tensor:
+    """Every class asked about, candidates of the other network, the first ones preferred."""
+    margins, reference = class_margins(z), class_margins(o)
+    weights = torch.tensor([1.0, 0.5, -0.5, -1.0]).expand(*margins.shape[:2], -1)
+    candidates = candidate_masks(reference, (0.1, 0.3, 0.5, 0.7))
+    return losses.preference_loss(margins, reference, candidates, weights)
+
+
 Case = tuple[Tensor, Tensor, Tensor, Tensor]
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 every_k = pytest.mark.parametrize("K", [2, 4])

@@ -33,11 +33,15 @@ def ema_teacher(method: Method) -> nn.Module | None:
 
 
 def make_certain(method: Method) -> None:
-    """Sharpen the student and its EMA teacher: where nobody is certain of anything, some terms are rightly 0."""
-    for network in (method.student(), ema_teacher(method)):
+    """Sharpen the student, its EMA teacher and a frozen reference, which must differ from it.
+
+    Where nobody is certain of anything, or nothing has been learnt yet, some terms are rightly 0.
+    """
+    networks = (method.student(), ema_teacher(method), getattr(method, "reference", None))
+    for network, factor in zip(networks, (20, 20, 300), strict=True):
         for name, weight in [] if network is None else network.named_parameters():
             if name.endswith("head.weight"):
-                weight.data.mul_(20)
+                weight.data.mul_(factor)
 
 
 def parts(method: Method) -> dict[nn.Module, list[nn.Parameter]]:
@@ -162,6 +166,7 @@ def test_a_step_changes_nothing_but_batch_norm_statistics(name: str, sam: str) -
     method = small_method(name, sam)
     before = {key: value.clone() for key, value in method.state_dict().items()}
     seeded_step(method, LATE, 3)
+    method.step(small_batch(unlabelled=0), LATE)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     changed = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
     assert changed
@@ -246,5 +251,5 @@ def test_a_batch_without_unlabelled_half_is_a_step_like_any_other(name: str, sam
     output = small_method(name, sam).step(small_batch(labelled=5, unlabelled=0), LATE)
     output.loss.backward()
     assert output.loss.isfinite()
-    unlabelled = ("cons", "scales", "in", "out", "strong", "features")
+    unlabelled = ("cons", "scales", "in", "out", "strong", "features", "pref", "stay")
     assert not any("mix" in term or term.removeprefix("student_") in unlabelled for term in output.terms)

@@ -227,7 +227,8 @@ def test_a_sam_that_answers_nothing_is_told_once(
     told = []
     for step in range(2 * EMPTY_STEPS):
         has_object = answers == "objects" or (answers == "late" and step == EMPTY_STEPS - 1)
-        monkeypatch.setattr(sam.teacher, "masks", lambda *_, has_object=has_object: full if has_object else empty)
+        answer = (full if has_object else empty, None)
+        monkeypatch.setattr(sam.teacher, "answer", lambda *_, answer=answer: answer)
         sam(image, [student_logits(2)], label, START)
         told.append(sam.take_warning())
     assert [text is not None for text in told] == [warned and step == EMPTY_STEPS - 1 for step in range(len(told))]

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from knowsam.sam.prompts import TOKENS_PER_CLASS, ClassPrompt, LearnablePrompts
+from knowsam.sam.prompts import TOKENS_PER_CLASS, ClassPrompt, LearnablePrompts, TextPrompts
 
 CONV_BLOCKS = {
     "conv1": "conv_1.conv_conv",
@@ -54,3 +54,15 @@ def test_learnable_prompts_have_one_head_per_class() -> None:
     for c, head in enumerate(prompts.heads):
         assert torch.equal(tokens[:, c], head(embedding))
     assert not torch.equal(tokens[:, 0], tokens[:, 1])
+
+
+def test_text_tokens_are_a_linear_map_of_the_vectors_that_begins_at_a_token() -> None:
+    vectors, token = torch.randn(3, 5), torch.randn(8)
+    prompts = TextPrompts(vectors, token)
+    assert torch.equal(prompts(2), token.expand(2, 3, 1, 8))
+    torch.nn.init.normal_(prompts.project.weight)
+    expected = vectors @ prompts.project.weight.T + token
+    torch.testing.assert_close(prompts(2), expected[None, :, None].expand(2, -1, -1, -1))
+    assert torch.equal(
+        prompts.state_dict()["vectors"], vectors
+    )  # a run goes on without the file's having to be the same

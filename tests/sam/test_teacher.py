@@ -67,6 +67,22 @@ def test_a_sam_that_learns_as_a_whole_is_in_training_mode() -> None:
     assert all(module.training for module in teacher.modules())
 
 
+@pytest.mark.parametrize("hq", [False, True])
+def test_a_decoder_that_learns_is_declared_and_reached(hq: bool) -> None:
+    teacher = make_teacher("adapters", hq=hq)
+    before = set(teacher.trainable_parameter_names())
+    teacher.learn_decoder()
+    learning = {name for name, parameter in teacher.named_parameters() if parameter.requires_grad}
+    assert learning == set(teacher.trainable_parameter_names()) > before
+    assert all(name.startswith("sam.mask_decoder.") for name in learning - before)
+    question = teacher.ask(torch.rand(1, 1, *SIZE), torch.randn(1, 3, *SIZE), frozen=True)
+    teacher.answer(question)[0].square().mean().backward()
+    reached = {name for name, parameter in teacher.named_parameters() if parameter.grad is not None}
+    assert learning - before <= reached
+    assert all(name.startswith("sam.mask_decoder.") for name in reached)
+    assert teacher.training
+
+
 @pytest.mark.parametrize(("size", "hq"), [((32, 48), False), ((64, 64), False), ((32, 48), True)])
 @torch.no_grad()
 def test_forward_naive(size: tuple[int, int], hq: bool) -> None:

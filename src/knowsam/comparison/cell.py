@@ -91,7 +91,7 @@ def do_cell(job: CellJob, quiet: bool = False) -> bool:
         validation_dice=None if best is None else best.score, best_step=None if best is None else best.step,
         sam_best=max(own, default=None), sam_last=own[-1] if own else None, seconds=record.seconds,
         network=info.network["name"], parameters=sum(parameter.numel() for parameter in network.parameters()),
-        device=record.environment["device"], **cost,
+        device=record.environment["device"], masks_judged=record.masks_judged, **cost,
     ).write(job.cell)  # fmt: skip
     return True
 

@@ -66,7 +66,9 @@ def draw_figure(results: Results, folder: Path) -> str:
             axes.set_axisbelow(True)
             axes.tick_params(axis="y", length=0)
         middle = (len(teachers) - 1) / 2
-        panels[0].set_yticks([number * (len(teachers) + 1) + middle for number in range(len(methods))], methods)
+        ranked = {row.method: row.ranked_text for row in rows}
+        labels = [method + ranked[method] for method in methods]
+        panels[0].set_yticks([number * (len(teachers) + 1) + middle for number in range(len(methods))], labels)
         panels[0].set_ylim(len(methods) * (len(teachers) + 1) - 1.4, -0.6)
         handles = [
             Line2D(
@@ -106,5 +108,5 @@ def alternative_text(results: Results, rows: list[Row]) -> str:
     for row in rows:
         sam = "" if row.sam == "none" else f" with SAM {short_name(row.sam)}"
         mean = spread_text(row.scores["dice"][MEAN], "dice")
-        said.append(f"{short_name(row.method)}{sam}, labelled {short_name(row.labelled)}: {mean}")
+        said.append(f"{short_name(row.method)}{sam}, labelled {short_name(row.labelled)}{row.ranked_text}: {mean}")
     return f"Dice of every seed as a point, {results.part} cases. Means: {'; '.join(said)}."

@@ -35,6 +35,7 @@ class Outcome:
         network: Name of the network that was scored.
         parameters: Its number of parameters.
         device: Where it was trained.
+        masks_judged: Number of masks of unlabelled images that were read for a judge.
     """
 
     status: Literal["done", "failed"]
@@ -55,6 +56,7 @@ class Outcome:
     network: str = ""
     parameters: int | None = None
     device: str = ""
+    masks_judged: int = 0
 
     def write(self, folder: Path) -> None:
         """Write `outcome.json`."""

@@ -48,6 +48,7 @@ class Row:
         gpu_peak_mb: The same on the GPU.
         network: Name of the network that is scored.
         parameters: Its number of parameters.
+        masks_judged: Number of masks of unlabelled images that a run read for a judge, the largest over seeds.
     """
 
     method: str
@@ -69,11 +70,17 @@ class Row:
     gpu_peak_mb: float | None
     network: str
     parameters: int | None
+    masks_judged: int = 0
 
     @property
     def complete(self) -> bool:
         """Whether every seed is done."""
         return len(self.done) == len(self.seeds)
+
+    @property
+    def ranked_text(self) -> str:
+        """What stands behind the labelled subset: `" + 12 ranked"`, empty where no further mask was read."""
+        return f" + {self.masks_judged} ranked" if self.masks_judged else ""
 
 
 @dataclass(frozen=True)
@@ -229,6 +236,7 @@ def _row(
         gpu_peak_mb=_largest(outcomes, "gpu_peak_mb"),
         network=outcomes[0].network if outcomes else "",
         parameters=outcomes[0].parameters if outcomes else None,
+        masks_judged=max((outcome.masks_judged for outcome in outcomes), default=0),
     )
 
 

@@ -83,7 +83,8 @@ def cost_table(results: Results) -> TextTable:
 
 
 def _name(row: Row) -> tuple[str, str, str]:
-    return short_name(row.method), NOTHING if row.sam == "none" else short_name(row.sam), short_name(row.labelled)
+    labelled = short_name(row.labelled) + row.ranked_text
+    return short_name(row.method), NOTHING if row.sam == "none" else short_name(row.sam), labelled
 
 
 def _seeds(row: Row) -> str:
@@ -188,6 +189,12 @@ def _shared(results: Results) -> list[str]:
         parts = [said, f"with settings of its own: {own}" if own else ""]
         if any(parts):
             notes.append(f"{short_name(name)}: {'; '.join(part for part in parts if part)}.")
+    for row in results.rows:
+        if row.masks_judged:
+            notes.append(
+                f"{short_name(row.method)}, {short_name(row.labelled)}: {count_text(row.masks_judged, 'mask')} of"
+                " unlabelled images read for ranking; other methods did not see them."
+            )
     if any(row.labelled == ALL for row in results.rows):
         notes.append("Labelled all: every training mask is used.")
     return notes

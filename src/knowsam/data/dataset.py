@@ -64,7 +64,7 @@ class SliceStore:
     Attributes:
         cases: The files, in order.
         preprocessing: What the networks expect.
-        coding: Label coding of a labelled store, None for an unlabelled one.
+        coding: Label coding of a labelled store; None for an unlabelled one, unless its masks are read for a judge.
         cache_mb: Decoded cases are kept until this many MB are used; later ones are decoded again at each use.
     """
 
@@ -149,7 +149,7 @@ class StepDataset(Dataset[Batch]):
 
     Args:
         labelled: Store of labelled slices.
-        unlabelled: Store of unlabelled slices, or None for a supervised run.
+        unlabelled: Store of unlabelled slices, or None for a supervised run; one with labels gives those, too.
         batch: Images per step over all processes, labelled and unlabelled.
         steps: Number of steps.
         seed: Seed of the shuffling.
@@ -197,8 +197,10 @@ class StepDataset(Dataset[Batch]):
         batch.labelled_stems = tuple(names)
         if self.unlabelled is not None and self._unlabelled_stream is not None and step >= self.labelled_only_steps:
             first = (step - pretrained) * self.batch[1]
-            images, _, names = self._draw(self.unlabelled, self._unlabelled_stream, first, self.batch[1])
+            images, hidden, names = self._draw(self.unlabelled, self._unlabelled_stream, first, self.batch[1])
             batch.unlabelled_image, batch.unlabelled_stems = torch.stack(images), tuple(names)
+            if self.unlabelled.coding is not None:
+                batch.unlabelled_label = torch.stack([label for label in hidden if label is not None])
         return batch
 
     def _draw(

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from knowsam.functional.preference import disputed
 from knowsam.types import IGNORE
 
 ENTROPY_EPSILON = 1e-6
@@ -230,6 +232,61 @@ def distillation_loss(
     # The floor is not float32's smallest number: T^2 / total must stay finite, or the gradient is inf * 0.
     total = weight.sum().clamp(min=1e-12)
     return temperature**2 * (divergence * weight).sum() / total
+
+
+def preference_loss(
+    margins: Tensor,
+    reference: Tensor,
+    candidates: Tensor,
+    weights: Tensor,
+    normalise: Literal["region", "sum", "mean"] = "region",
+    beta: float = 1.0,
+) -> Tensor:
+    """Prefer better candidate masks to worse ones, relative to a frozen reference (SAM-DPO; Konwer et al., 2025).
+
+        L = mean -log sigmoid(R),   R = beta / n sum_i c_i (m_i - m_ref_i),   c_i = sum_k w_k Y_k,i
+
+    `m` are logits of one class against the rest, Y_k the candidates. Because the weights sum to 0, this is the
+    difference of log-likelihoods `sum_k w_k [log pi(Y_k) - log pi_ref(Y_k)]`: what does not depend on Y cancels. c is 0
+    outside the region Omega in which candidates differ, and so is the gradient, `-sigmoid(-R) beta c_i / n`. The mean
+    runs over the images and classes with a region and a preference; others count nowhere.
+
+    Args:
+        margins: `(B, C, H, W)`, see `class_margins`.
+        reference: The reference's, `(B, C, H, W)`; detached here.
+        candidates: `(B, C, M, H, W)` bool.
+        weights: `(B, C, M)`, positive for what is preferred; each row sums to 0.
+        normalise: n: `"region"`: |Omega| of the image and class; `"sum"`: 1, the likelihood of whole masks; `"mean"`:
+            H W.
+        beta: Factor on R.
+
+    Returns:
+        0-dim tensor in [0, inf); log 2 at the reference; 0 where nothing is preferred.
+
+    Raises:
+        ValueError: If weights do not sum to 0, or the shapes do not fit.
+    """
+    _require_same_shape(margins, reference)
+    if candidates.shape[:2] + candidates.shape[3:] != margins.shape or weights.shape != candidates.shape[:3]:
+        raise ValueError(
+            f"candidates have shape {tuple(candidates.shape)} and weights {tuple(weights.shape)}, expected"
+            f" (B, C, M, H, W) and (B, C, M) for margins {tuple(margins.shape)}"
+        )
+    if weights.numel() and weights.sum(dim=-1).abs().max() > 1e-5 * weights.abs().max().clamp(min=1):
+        raise ValueError("the weights of a class's candidates do not sum to 0: a mask's likelihood would not cancel")
+    dtype = torch.promote_types(margins.dtype, torch.float32)
+    region = disputed(candidates)
+    change = margins.to(dtype) - reference.detach().to(dtype)
+    c = torch.zeros_like(change)
+    for weight, candidate in zip(weights.to(dtype).unbind(-1), candidates.unbind(2), strict=True):
+        c = c + weight[..., None, None] * candidate
+    c = torch.where(region, c, 0.0)
+    pixels = region.sum(dim=(2, 3))
+    whole = torch.ones_like(pixels)
+    divisor = {"region": pixels.clamp(min=1), "sum": whole, "mean": whole * c.shape[2] * c.shape[3]}[normalise]
+    margin = beta * (c * change).sum(dim=(2, 3)) / divisor
+    counts = (pixels > 0) & (weights != 0).any(dim=-1)
+    return torch.where(counts, F.softplus(-margin), 0.0).sum() / counts.sum().clamp(min=1)
 
 
 def _negative_log_likelihood(log_probs: Tensor, label: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.presentation.markdown import Markdown, code, plain, table
 from knowsam.presentation.pictures import class_colour, css_colour
+from knowsam.runs.data_record import read_masks_judged
 from knowsam.runs.folder import RunFolder, seconds_spent
 
 if TYPE_CHECKING:
@@ -107,9 +108,11 @@ def _data(config: dict[str, Any], folder: RunFolder) -> str:
     if not folder.split.exists():
         return f"Folder {code(name)}; how it was split is not known here.\n"
     split = Split.read(folder.split)
+    judged = read_masks_judged(folder)
     rows = [
         ("labelled: images and masks trained on", len(split.labelled)),
         ("unlabelled: without masks, or with masks hidden from training", len(split.unlabelled)),
+        *([("of these, masks read to rank candidate masks", judged)] if judged else []),
         ("validation: chose the checkpoint", len(split.val)),
         ("test: never opened in training", len(split.test)),
     ]

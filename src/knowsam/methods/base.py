@@ -26,11 +26,13 @@ class MethodContext:
         in_channels: C of the images.
         classes: K, background included.
         sam: The distillation object, or None for the method alone.
+        pretrain: Share of the run that sees labelled images alone; None where it is not known.
     """
 
     in_channels: int
     classes: int
     sam: SamDistillation | None = None
+    pretrain: float | None = None
 
 
 class Method(nn.Module):
@@ -80,6 +82,15 @@ class Method(nn.Module):
             pretrain: Share of the run that sees labelled images alone, in [0, 1].
         """
         return {}
+
+    @classmethod
+    def opens_hidden_masks(cls, options: Any) -> str:
+        """The setting, as `options.NAME=VALUE`, under which the masks of unlabelled images are read.
+
+        They then come as `Batch.unlabelled_label`, `unlabelled_view` must be `"weak"`, and tables, report and the run's
+        `data.json` say how many. Empty, as for every method that has not declared it: none is opened.
+        """
+        return ""
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """`step` with detached terms, under the name that distributed wrappers and autocast know."""

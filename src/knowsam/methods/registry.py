@@ -23,6 +23,7 @@ METHODS: Registry[type[Method]] = Registry(
         "bcp": "knowsam.methods.bcp:BidirectionalCopyPaste",
         "unimatch": "knowsam.methods.unimatch:UniMatch",
         "kd_sam": "knowsam.methods.kd_sam:KdSam",
+        "preference": "knowsam.methods.preference:PreferenceAlignment",
         "knowsam": "knowsam.methods.knowsam:KnowSAM",
     },
 )

@@ -163,6 +163,7 @@ def label_facts(run: RunRecord, data: DataRecord | None) -> dict[str, int | None
         "validation": len(run.split.val),
         "validation_volumes": volumes.get("validation"),
         "test": len(run.split.test),
+        "judged": run.masks_judged,
     }
 
 

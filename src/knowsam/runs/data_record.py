@@ -16,13 +16,14 @@ FORMAT = 1
 DIGEST_BYTES = 16
 
 
-def file_hashes(folder: DataFolder, split: Split, unlabelled: bool) -> dict[str, str]:
+def file_hashes(folder: DataFolder, split: Split, unlabelled: bool, hidden_masks: bool = False) -> dict[str, str]:
     """The content of every file a run reads, as a hash; masks of unlabelled and hidden cases stay closed.
 
     Args:
         folder: The data folder.
         split: Who is what in it.
         unlabelled: Whether the run looks at unlabelled images.
+        hidden_masks: Whether it reads their masks, too, for a judge that asks for them.
 
     Returns:
         `"image STEM"` and `"mask STEM"` -> 32 hexadecimal digits.
@@ -37,6 +38,8 @@ def file_hashes(folder: DataFolder, split: Split, unlabelled: bool) -> dict[str,
             hashes[f"mask {case.stem}"] = _hash(case.label)
     for case in cases_of(folder, split.unlabelled) if unlabelled else []:
         hashes[f"image {case.stem}"] = _hash(case.image)
+        if hidden_masks and case.label is not None:
+            hashes[f"mask {case.stem}"] = _hash(case.label)
     return hashes
 
 
@@ -44,9 +47,31 @@ def _hash(path: Path) -> str:
     return checksum(path, lambda: blake2b(digest_size=DIGEST_BYTES))
 
 
-def write_data_record(run: RunFolder, hashes: dict[str, str]) -> None:
-    """Write `data.json`."""
-    write_json(run.data, {"format": FORMAT, "files": hashes})
+def write_data_record(run: RunFolder, hashes: dict[str, str], masks_judged: int = 0) -> None:
+    """Write `data.json`.
+
+    Args:
+        run: The run.
+        hashes: As of `file_hashes`.
+        masks_judged: Number of masks of unlabelled images that were read for a judge.
+    """
+    write_json(run.data, {"format": FORMAT, "masks_judged": masks_judged, "files": hashes})
+
+
+def read_masks_judged(run: RunFolder) -> int:
+    """Number of masks of unlabelled images that a run read for a judge; 0 where `data.json` is from before, or gone.
+
+    Raises:
+        InputError: `data.json` is broken.
+    """
+    if not run.data.exists():
+        return 0
+    found = read_json(run.data, "restore it, or delete it to go on without the check").get("masks_judged", 0)
+    if not isinstance(found, int) or found < 0:
+        raise InputError(
+            f"{run.data}: masks_judged {found!r} was found, but expected a whole number from 0; restore the file."
+        )
+    return found
 
 
 def changed_files(run: RunFolder, hashes: dict[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from knowsam.config import Config
 from knowsam.data.split import Split
 from knowsam.errors import InputError
+from knowsam.runs.data_record import read_masks_judged
 from knowsam.runs.folder import RunFolder, seconds_spent
 from knowsam.storage import read_json
 
@@ -53,6 +54,7 @@ class RunRecord:
         terms: Loss term -> `(step, value)` in order.
         validations: In order.
         seconds: Time spent training and validating, resumed parts included; approximate.
+        masks_judged: Number of masks of unlabelled images that were read for a judge; no mask else.
     """
 
     folder: RunFolder
@@ -62,6 +64,7 @@ class RunRecord:
     terms: dict[str, list[tuple[int, float]]]
     validations: list[Validation]
     seconds: float
+    masks_judged: int = 0
 
     @property
     def name(self) -> str:
@@ -135,4 +138,5 @@ def read_run(path: str | Path) -> RunRecord:
         )
     environment = read_json(folder.environment, "restore it")
     split = Split.read(folder.split)
-    return RunRecord(folder, config, environment, split, terms, validations, seconds_spent(records))
+    seconds, judged = seconds_spent(records), read_masks_judged(folder)
+    return RunRecord(folder, config, environment, split, terms, validations, seconds, judged)

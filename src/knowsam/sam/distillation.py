@@ -22,7 +22,7 @@ from knowsam.sam.corruption import corrupt_prompts
 from knowsam.sam.loading.build import load_sam
 from knowsam.sam.loading.report import LoadReport, PixelNormalisation
 from knowsam.sam.loading.resize import input_size, resize_input
-from knowsam.sam.teacher import PromptKind, SamTeacher, TrainMode
+from knowsam.sam.teacher import PromptKind, Question, SamTeacher, TrainMode
 from knowsam.types import Progress
 
 Resolution = Literal["image", "sam"]
@@ -39,11 +39,15 @@ class SamStep:
             be the answer to a corrupted prompt.
         loss: `L_sam + w_kd(t) * mean_k L_kd(k)`, to be added to the method's own loss.
         terms: The unweighted terms `"sam_sup"` and `"sam_kd"`, for logs and tests.
+        question: What SAM was asked, for another decoder to answer.
+        attached: `logits` with their graph, for a loss that teaches SAM itself.
     """
 
     logits: Tensor
     loss: Tensor
     terms: dict[str, Tensor]
+    question: Question
+    attached: Tensor
 
 
 class SamDistillation(nn.Module):
@@ -65,6 +69,9 @@ class SamDistillation(nn.Module):
             of SAM's, so that only the students decide about finer detail.
         kd_ramp: Whether the weight rises as `w_kd(t) = kd_weight exp(-5 (1 - t)^2)`, because SAM and students have
             little to teach at first; else, the paper's, it is constant.
+
+    Attributes:
+        prompter: Images -> logits `(B, K, H, W)` that prompt SAM in place of the students' mask; None: there is none.
     """
 
     _empty_steps: Tensor
@@ -87,6 +94,8 @@ class SamDistillation(nn.Module):
         self.kd_ramp = kd_ramp
         self._watches = True
         self.register_buffer("_empty_steps", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.prompter: nn.Module | None = None
+        self._warning: str | None = None
 
     @classmethod
     def from_name(
@@ -158,6 +167,7 @@ class SamDistillation(nn.Module):
         label: Tensor,
         progress: Progress,
         mask_prompt: Tensor | None = None,
+        decoder_only: bool = False,
     ) -> SamStep:
         """One distillation step.
 
@@ -166,15 +176,18 @@ class SamDistillation(nn.Module):
             student_logits: Each student's logits `(B, K, H, W)` for these images.
             label: `(B, H, W)` int64, `IGNORE` where there is no ground truth.
             progress: Where the run stands, for the ramp.
-            mask_prompt: Logits `(B, K, H, W)` that prompt SAM, always detached here; the students' mean by default.
+            mask_prompt: Logits `(B, K, H, W)` that prompt SAM, always detached here; those of `prompter` by default,
+                without one the students' mean.
+            decoder_only: Nothing of SAM but its decoder learns in this step.
 
         Returns:
             The detached SAM logits, the weighted loss and the unweighted terms.
         """
         if mask_prompt is None:
-            mask_prompt = torch.stack(list(student_logits)).mean(dim=0)
+            mask_prompt = self._prompt(image, torch.stack(list(student_logits)).mean(dim=0))
         prompt, corrupted = corrupt_prompts(mask_prompt.detach(), label, self.prompt_spoil)
-        masks = self.teacher.masks(image, prompt)
+        question = self.teacher.ask(image, prompt, frozen=decoder_only)
+        masks, _ = self.teacher.answer(question)
         logits = resize_logits(masks, (image.shape[-2], image.shape[-1]))
         supervised = segmentation_loss(logits, label)
         students, target = list(student_logits), logits.detach()
@@ -187,12 +200,21 @@ class SamDistillation(nn.Module):
         kd_weight = progress.weight(lambda t: self.kd_weight * (gaussian_rampup(t) if self.kd_ramp else 1.0))
         loss = supervised + kd_weight * distilled
         self._watch(target, label)
-        return SamStep(logits.detach(), loss, {"sam_sup": supervised, "sam_kd": distilled})
+        return SamStep(logits.detach(), loss, {"sam_sup": supervised, "sam_kd": distilled}, question, logits)
+
+    @torch.no_grad()
+    def _prompt(self, image: Tensor, student_logits: Tensor) -> Tensor:
+        return student_logits if self.prompter is None else self.prompter(image)
+
+    def warn(self, sentence: str) -> None:
+        """Leave a sentence for a person, see `take_warning`."""
+        self._warning = sentence
 
     def take_warning(self) -> str | None:
         """Return what a person should look at, once, or None; waits for the device while it watches."""
-        if not self._watches:
-            return None
+        warning, self._warning = self._warning, None
+        if warning is not None or not self._watches:
+            return warning
         empty_steps = int(self._empty_steps)
         self._watches = 0 <= empty_steps < EMPTY_STEPS
         if empty_steps < EMPTY_STEPS:
@@ -213,8 +235,8 @@ class SamDistillation(nn.Module):
 
     @torch.no_grad()
     def predict(self, image: Tensor, mask_prompt: Tensor) -> Tensor:
-        """SAM's own logits `(B, K, H, W)`, for validation."""
-        return self.teacher(image, mask_prompt)
+        """SAM's own logits `(B, K, H, W)`, for validation; a `prompter` takes the place of the prompt."""
+        return self.teacher(image, self._prompt(image, mask_prompt))
 
 
 def default_size(sam: Any, base: LoadReport, on_gpu: bool) -> int | Literal["image"]:

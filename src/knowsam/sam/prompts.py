@@ -68,3 +68,26 @@ class LearnablePrompts(nn.Module):
                 nn.init.zeros_(parameter)
             elif name.endswith(LAST_BIAS):
                 parameter.copy_(token.repeat(TOKENS_PER_CLASS))
+
+
+class TextPrompts(nn.Module):
+    """One more token per class, from the embedding of a text about it (SAM-DPO): a linear map.
+
+    Args:
+        vectors: `(K, D)`, the background's first.
+        token: `(dim,)`, what every token is at step 0, such as SAM's 'no point'.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, vectors: Tensor, token: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors.float())
+        self.project = nn.Linear(vectors.shape[1], len(token))
+        nn.init.zeros_(self.project.weight)
+        with torch.no_grad():
+            self.project.bias.copy_(token)
+
+    def forward(self, images: int) -> Tensor:
+        """Tokens `(images, K, 1, dim)`."""
+        return self.project(self.vectors)[None, :, None].expand(images, -1, -1, -1)

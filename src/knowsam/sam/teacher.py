@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from knowsam.sam.adapters import AdapterInit, insert_adapters
 from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
 from knowsam.sam.backbone.prompting import encode_prompts
 from knowsam.sam.loading.report import LoadReport, PixelNormalisation
-from knowsam.sam.prompts import TOKENS_PER_CLASS, LearnablePrompts
+from knowsam.sam.prompts import TOKENS_PER_CLASS, LearnablePrompts, TextPrompts
 
 # Mean and standard deviation of SAM's training images, RGB, in [0, 1].
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -22,6 +24,31 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 
 TrainMode = Literal["adapters", "all"]
 PromptKind = Literal["mask", "box", "box+mask"]
+
+CERTAIN = 10.0
+"""Logit of the pixels of a mask that is given as it is."""
+UNUSED_DECODER = (
+    "iou_prediction_head", "output_hypernetworks_mlps.1", "output_hypernetworks_mlps.2", "output_hypernetworks_mlps.3",
+)  # fmt: skip
+"""Parts of SAM's decoder that the forward pass never reaches, or whose answer nothing learns from."""
+
+
+class Question(NamedTuple):
+    """Images and prompts, encoded: what is left is one pass of the decoder.
+
+    Attributes:
+        encoded: What SAM's encoder gave for B images.
+        tokens: `(B K, T, dim)`, K classes next to each other.
+        dense: `(B K, dim, g_h, g_w)`.
+        prompt: Mask logits `(B K, 1, 4 g_h, 4 g_w)` behind the dense prompts.
+        size: `(H, W)` of the images as they came.
+    """
+
+    encoded: Any
+    tokens: Tensor
+    dense: Tensor
+    prompt: Tensor
+    size: tuple[int, int]
 
 
 class SamTeacher(nn.Module):
@@ -66,18 +93,18 @@ class SamTeacher(nn.Module):
         self.normalise = normalise
         self.classes = classes
         self.train_mode = train
+        self.decoder_learns = train == "all"
         dim = sam.config.prompt_encoder_config.hidden_size
         insert_adapters(sam, adapter_init)
         self.prompts = LearnablePrompts(classes, dim)
+        self.text: TextPrompts | None = None
         if adapter_init == "zero":
             # Two of SAM's 'not a point': with a mask prompt and no point SAM answers as it was trained to.
             self.prompts.start_at(sam.prompt_encoder.not_a_point_embed.weight[0])
         mean, deviation = pixel_statistics(normalise)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", deviation, persistent=False)
-        trainable = set(self.trainable_parameter_names())
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name in trainable)
+        self._let_learn()
         self.train()
 
     def line(self) -> str:
@@ -93,13 +120,13 @@ class SamTeacher(nn.Module):
         """Names of all parameters that learn: the declaration that tests hold the module to."""
         names = [name for name, _ in self.named_parameters()]
         if self.train_mode == "adapters":
-            return [name for name in names if name.startswith("prompts.") or ".adapter." in name]
+            learn = ("prompts.", "text.", *(("sam.mask_decoder.",) if self.decoder_learns else ()))
+            names = [name for name in names if name.startswith(learn) or ".adapter." in name]
         # Parts of SAM that this forward pass never reaches: point and box prompts, the other three masks, the IoU head.
         unused = (
             "sam.prompt_encoder.shared_embedding", "sam.shared_image_embedding", "sam.prompt_encoder.point_embed",
             "sam.prompt_encoder.not_a_point_embed", "sam.prompt_encoder.no_mask_embed",
-            "sam.mask_decoder.iou_prediction_head", "sam.mask_decoder.output_hypernetworks_mlps.1",
-            "sam.mask_decoder.output_hypernetworks_mlps.2", "sam.mask_decoder.output_hypernetworks_mlps.3",
+            *(f"sam.mask_decoder.{part}" for part in UNUSED_DECODER),
         )  # fmt: skip
         return [name for name in names if not name.startswith(unused)]
 
@@ -125,37 +152,115 @@ class SamTeacher(nn.Module):
             Logits `(B, K, 4 g_h, 4 g_w)` for a token grid of g_h x g_w: half of the image's size with the bundled SAM,
             a quarter with the published ones; `(B, K, H, W)` where SAM's answer is larger than the image.
         """
+        return self.answer(self.ask(image, mask_prompt))[0]
+
+    def ask(self, image: Tensor, mask_prompt: Tensor, frozen: bool = False) -> Question:
+        """Encode images and prompts, the same arguments as `masks`.
+
+        Args:
+            image: `(B, C, H, W)`.
+            mask_prompt: Logits `(B, K, h, w)`.
+            frozen: Without gradients, and as in evaluation: what answers will teach the decoder alone.
+        """
+        if not frozen:
+            return self._prompted(self._encode(image), image, mask_prompt, self.prompt)
+        with torch.no_grad(), self._evaluating():
+            return self._prompted(self._encode(image), image, mask_prompt, self.prompt)
+
+    def answer(self, question: Question, decoder: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """Decode a question.
+
+        Args:
+            question: What `ask` gave.
+            decoder: Another mask decoder in place of SAM's own, such as a frozen copy.
+
+        Returns:
+            Logits as of `masks`, and SAM's estimate of their IoU `(B, K)`.
+        """
+        encoded, tokens, dense, prompt, size = question
+        masks, quality = decode_masks(self.sam, encoded, tokens, dense, prompt, decoder=decoder)
+        masks = masks.view(-1, self.classes, *masks.shape[-2:])
+        if masks.shape[-2] > size[0] or masks.shape[-1] > size[1]:
+            masks = F.interpolate(masks, size, mode="area")
+        return masks, quality.view(-1, self.classes)
+
+    @torch.no_grad()
+    def rate(self, image: Tensor, masks: Tensor) -> Tensor:
+        """SAM's estimate of the IoU of its answers to masks as prompts, whatever `prompt` is.
+
+        Args:
+            image: `(B, C, H, W)` float in [0, 1].
+            masks: `(B, K, M, H, W)` bool, the background's included.
+
+        Returns:
+            `(B, K, M)`.
+        """
+        with self._evaluating():
+            encoded, prompts = self._encode(image), CERTAIN * (2 * masks.to(image.dtype) - 1)
+            asked = (self._prompted(encoded, image, prompt, "mask") for prompt in prompts.unbind(2))
+            return torch.stack([self.answer(question)[1] for question in asked], dim=-1)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Run as in prediction: nothing moves the statistics of what learns."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
+
+    @property
+    def estimates_iou(self) -> bool:
+        """Whether this SAM has a head that estimates the IoU of its answers."""
+        return isinstance(getattr(self.sam.mask_decoder, "iou_prediction_head", None), nn.Module)
+
+    def learn_decoder(self) -> None:
+        """Let the mask decoder's own weights learn too, but for the parts that no answer depends on."""
+        self.decoder_learns = True
+        self._let_learn()
+
+    def _let_learn(self) -> None:
+        trainable = set(self.trainable_parameter_names())
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in trainable)
+
+    def read_texts(self, vectors: Tensor) -> None:
+        """Prompt with a text's embedding per class, too, from now on: `(K, D)`, the background's first."""
+        nothing = self.sam.prompt_encoder.not_a_point_embed.weight[0]
+        self.text = TextPrompts(vectors, nothing.detach()).to(nothing.device)
+
+    def _encode(self, image: Tensor) -> Any:
         rgb = image.expand(-1, 3, -1, -1)
         if self.size is not None and self.size != tuple(image.shape[-2:]):
             rgb = F.interpolate(rgb, self.size, mode="bilinear", align_corners=False, antialias=True)
-        encoded = self.sam.vision_encoder((rgb - self.pixel_mean) / self.pixel_std)
+        return self.sam.vision_encoder((rgb - self.pixel_mean) / self.pixel_std)
+
+    def _prompted(self, encoded: Any, image: Tensor, mask_prompt: Tensor, kind: PromptKind) -> Question:
         embedding = encoded[0]
         grid = embedding.shape[-2:]
         # One decoder pass per (image, class): classes are folded into the batch.
         tokens = self.prompts(embedding).flatten(0, 1)
         size = (MASK_PROMPT_SCALE * grid[0], MASK_PROMPT_SCALE * grid[1])
         logits = resize_logits(mask_prompt, size).flatten(0, 1)
-        if self.prompt == "mask":
+        if kind == "mask":
             prompt = logits[:, None]
             dense = self.sam.prompt_encoder.mask_embed(prompt)
         else:
-            shift, dense, prompt = self._boxes(mask_prompt, logits)
+            shift, dense, prompt = self._boxes(mask_prompt, logits, kind)
             tokens = tokens + shift
-        masks, _ = decode_masks(self.sam, encoded, tokens, dense, prompt)
-        masks = masks.view(len(image), self.classes, *masks.shape[-2:])
-        height, width = image.shape[-2:]
-        if masks.shape[-2] > height or masks.shape[-1] > width:
-            masks = F.interpolate(masks, (height, width), mode="area")
-        return masks
+        if self.text is not None:
+            tokens = torch.cat([tokens, self.text(len(image)).flatten(0, 1)], dim=1)
+        return Question(encoded, tokens, dense, prompt, (image.shape[-2], image.shape[-1]))
 
-    def _boxes(self, mask_prompt: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _boxes(self, mask_prompt: Tensor, logits: Tensor, kind: PromptKind) -> tuple[Tensor, Tensor, Tensor]:
         """Prompts with boxes: what they add to the learnable tokens, dense prompts, masks behind these.
 
         The learnable tokens begin as SAM's 'no point', which is taken away where there is a box, so that at step 0 SAM
         gets the tokens of a box that it was trained with.
         """
         box, has_box = (found.flatten(0, 1) for found in class_boxes(most_probable_class(mask_prompt), self.classes))
-        has_mask = torch.ones_like(has_box) if self.prompt == "box+mask" else ~has_box
+        has_mask = torch.ones_like(has_box) if kind == "box+mask" else ~has_box
         never = torch.zeros_like(has_box)
         tokens, dense, prompt = encode_prompts(self.sam, logits, has_mask, box, has_box, box[:, :2], never, never)
         nothing = self.sam.prompt_encoder.not_a_point_embed.weight

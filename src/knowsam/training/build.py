@@ -27,7 +27,7 @@ def build_method(config: Config, in_channels: int, classes: int) -> Method:
     torch.manual_seed(config.train.seed + 1)
     method_class: Any = load_method(config.method)  # each method takes its own Options
     options = method_class.Options.model_validate(config.options)
-    method: Method = method_class(options, MethodContext(in_channels, classes, sam))
+    method: Method = method_class(options, MethodContext(in_channels, classes, sam, config.train.pretrain))
     normalise_single_values(method)
     return method
 

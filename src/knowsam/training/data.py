@@ -12,12 +12,13 @@ from torch import Tensor
 from knowsam.config import Config
 from knowsam.data.augment import Flip
 from knowsam.data.dataset import ScoringVolume, SliceStore, StepDataset, scoring_volumes
-from knowsam.data.folder import DataFolder, scan_folder
+from knowsam.data.folder import Case, DataFolder, scan_folder
 from knowsam.data.labels import LabelCoding
 from knowsam.data.leaks import leak_warnings
 from knowsam.data.mirroring import allowed_flips
 from knowsam.data.preprocess import Preprocessing, preprocessing_of
 from knowsam.data.split import Split, make_split, parse_labelled
+from knowsam.errors import InputError
 from knowsam.io import read_image
 from knowsam.methods import load_method
 from knowsam.presentation.console import ProgressStart
@@ -42,6 +43,7 @@ class RunData:
         class_shares: `(K,)` share of each class of the labelled pixels; None where `train.class_prior` is off.
         flip: How training mirrors images: `train.flip`, or what `auto` came to.
         notes: Sentences for the user: what was inferred, what is unusual.
+        masks_judged: Number of mask files of unlabelled images that were read, for a judge that asks for them.
     """
 
     cases: RunCases
@@ -52,12 +54,21 @@ class RunData:
     class_shares: Tensor | None
     flip: Flip
     notes: list[str]
+    masks_judged: int = 0
 
     def record(self, folder: RunFolder) -> None:
         """Write into a new run who is what in its data, and what their files hold."""
         self.split.write(folder.split)
-        hashes = file_hashes(self.cases.folder, self.split, unlabelled=self.unlabelled is not None)
-        write_data_record(folder, hashes)
+        self.record_files(folder, self.hashes())
+
+    def hashes(self) -> dict[str, str]:
+        """The content of every file that was read, see `file_hashes`."""
+        opened = self.unlabelled is not None
+        return file_hashes(self.cases.folder, self.split, opened, hidden_masks=self.masks_judged > 0)
+
+    def record_files(self, folder: RunFolder, hashes: dict[str, str]) -> None:
+        """Write `data.json`."""
+        write_data_record(folder, hashes, self.masks_judged)
 
     @property
     def split(self) -> Split:
@@ -84,8 +95,9 @@ def load_data(
     split: Split,
     use_unlabelled: bool = True,
     progress: ProgressStart | None = None,
+    opens_hidden: str = "",
 ) -> RunData:
-    """Decode what the run needs. A mask of an unlabelled or hidden case is never opened.
+    """Decode what the run needs. A mask of an unlabelled or hidden case is never opened, but for `opens_hidden`.
 
     Args:
         config: The resolved configuration.
@@ -93,6 +105,7 @@ def load_data(
         split: Who is what.
         use_unlabelled: False for a method that never looks at unlabelled images.
         progress: Called with the number of files to read; returns what to call after each.
+        opens_hidden: See `Method.opens_hidden_masks`.
 
     Raises:
         InputError: At the first file that is broken or does not fit.
@@ -115,14 +128,37 @@ def load_data(
     shares = class_shares(labelled_store, cases.coding.classes) if config.train.class_prior else None
     unlabelled_store = None
     if unlabelled:
-        unlabelled_store = SliceStore(unlabelled, preprocessing, None, data.cache_mb)
+        if opens_hidden:
+            _require_masks(unlabelled, opens_hidden)
+            notes.append(
+                f"{opens_hidden}: the masks of all {len(unlabelled)} unlabelled files are read, for ranking alone;"
+                " tables and report say so."
+            )
+        unlabelled_store = SliceStore(unlabelled, preprocessing, cases.coding if opens_hidden else None, data.cache_mb)
         unlabelled_store.fill(advance)
     elif use_unlabelled:
         notes.append("No unlabelled image was found: the run trains supervised, on the labelled images alone.")
     volumes = list(scoring_volumes(validation, preprocessing, cases.coding, advance))
     if not volumes:
         notes.append("No validation case: the last weights are kept, and no score is computed while training.")
-    return RunData(cases, preprocessing, labelled_store, unlabelled_store, volumes, shares, flip, notes)
+    judged = len(unlabelled) if opens_hidden else 0
+    return RunData(cases, preprocessing, labelled_store, unlabelled_store, volumes, shares, flip, notes, judged)
+
+
+def hidden_masks_setting(config: Config) -> str:
+    """The setting under which a configuration's method reads masks of unlabelled images; empty: it does not."""
+    method = load_method(config.method)
+    return method.opens_hidden_masks(method.Options.model_validate(config.options))
+
+
+def _require_masks(unlabelled: list[Case], setting: str) -> None:
+    lacking = [case for case in unlabelled if case.label is None]
+    if lacking:
+        raise InputError(
+            f"{lacking[0].image}: no mask was found ({len(lacking)} of {len(unlabelled)} unlabelled images have none),"
+            f" but {setting} expected one of every unlabelled image, to rank by; add them, take these images out, or"
+            " choose a judge that is no oracle."
+        )
 
 
 def choose_flip(asked: Flip | Literal["auto"], labelled: SliceStore, coding: LabelCoding) -> tuple[Flip, list[str]]:
@@ -164,7 +200,8 @@ def read_run_data(config: Config, folder: RunFolder, resume: bool, display: Trai
             folder.check_free()
         scanned, split = plan_split(config)
     with display.reading() as progress:
-        data = load_data(config, scanned, split, load_method(config.method).uses_unlabelled, progress)
+        uses_unlabelled, opens_hidden = load_method(config.method).uses_unlabelled, hidden_masks_setting(config)
+        data = load_data(config, scanned, split, uses_unlabelled, progress, opens_hidden)
     display.data(config, data)
     return data
 

@@ -59,8 +59,9 @@ class TrainingDisplay:
         )
         used = len(split.labelled) + len(split.val)
         self.console.print(
-            f"labels used: {count_text(used, 'mask')}, {len(split.labelled)} to train on and {len(split.val)} to"
-            " validate with"
+            f"labels used: {count_text(used + data.masks_judged, 'mask')}, {len(split.labelled)} to train on and"
+            f" {len(split.val)} to validate with"
+            + (f", {data.masks_judged} read for ranking" if data.masks_judged else "")
         )
         for note in data.notes:
             self.note(note)

@@ -17,10 +17,11 @@ from knowsam.methods import load_method
 from knowsam.plugins import absolute
 from knowsam.presentation.text import first_few
 from knowsam.runs.checkpoint import read_progress
-from knowsam.runs.data_record import changed_files, file_hashes, write_data_record
+from knowsam.runs.data_record import changed_files, file_hashes
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.lock import folder_lock
 from knowsam.runs.result import Run
+from knowsam.training.data import hidden_masks_setting
 from knowsam.training.finish import lacking_files, steps_are_done
 from knowsam.training.trainer import Trainer
 
@@ -101,8 +102,8 @@ def _resume(folder: RunFolder, steps: int | None, quiet: bool, data: str | Path 
     split, progress = Split.read(folder.split), read_progress(folder.checkpoint)
     if progress.step >= config.train.steps and not lacking_files(folder, config, progress, bool(split.val)):
         raise steps_are_done(folder, progress.step, config.train.steps)
-    uses_unlabelled = load_method(config.method).uses_unlabelled
-    hashes = file_hashes(scan_folder(Path(now)), split, uses_unlabelled)
+    uses_unlabelled, opens_hidden = load_method(config.method).uses_unlabelled, bool(hidden_masks_setting(config))
+    hashes = file_hashes(scan_folder(Path(now)), split, uses_unlabelled, opens_hidden)
     changed = changed_files(folder, hashes)
     if changed and not accept_changes:
         raise InputError(
@@ -116,6 +117,6 @@ def _resume(folder: RunFolder, steps: int | None, quiet: bool, data: str | Path 
             folder.rewrite_config(config)
             folder.append({"step": trainer.position, "event": "data moved", "from": was, "to": now})
         if changed:
-            write_data_record(folder, hashes)
+            trainer.data.record_files(folder, hashes)
             folder.append({"step": trainer.position, "event": "data changed", "files": changed})
     return trainer.fit()

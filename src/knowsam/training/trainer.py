@@ -245,11 +245,12 @@ class Trainer:
         """The views a method sees: labelled images weakly augmented, unlabelled ones as its `unlabelled_view` says."""
         image, label = self._weak(batch.labelled_image, batch.label)
         assert label is not None  # it was given one
-        unlabelled = batch.unlabelled_image
+        unlabelled, hidden = batch.unlabelled_image, batch.unlabelled_label
         if unlabelled is not None:
-            unlabelled = self._unlabelled_view(unlabelled)[0].contiguous(memory_format=torch.channels_last)
+            unlabelled, hidden = self._unlabelled_view(unlabelled, hidden)
+            unlabelled = unlabelled.contiguous(memory_format=torch.channels_last)
         image = image.contiguous(memory_format=torch.channels_last)
-        return Batch(image, label, unlabelled, batch.labelled_stems, batch.unlabelled_stems)
+        return Batch(image, label, unlabelled, batch.labelled_stems, batch.unlabelled_stems, hidden)
 
     def student(self) -> nn.Module:
         """The network that is validated and kept: the running average if there is one."""

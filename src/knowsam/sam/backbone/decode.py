@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from knowsam.sam.backbone.interface import interface_of
 
@@ -23,7 +23,13 @@ def grid_positions(sam: Any, grid: tuple[int, int]) -> Tensor:
 
 
 def decode_masks(
-    sam: Any, encoded: Any, tokens: Tensor, dense: Tensor, mask_prompt: Tensor, multimask: bool = False
+    sam: Any,
+    encoded: Any,
+    tokens: Tensor,
+    dense: Tensor,
+    mask_prompt: Tensor,
+    multimask: bool = False,
+    decoder: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Answer P prompts per image.
 
@@ -34,6 +40,7 @@ def decode_masks(
         dense: Dense prompts `(B * P, dim, g_h, g_w)`.
         mask_prompt: Mask logits `(B * P, 1, 4 g_h, 4 g_w)` behind the dense prompts, 0 where there is none.
         multimask: Three answers for ambiguous prompts instead of one.
+        decoder: Another mask decoder in place of its own, such as a frozen copy.
 
     Returns:
         Logits `(B * P, M, 4 g_h, 4 g_w)` and the estimated IoU of each `(B * P, M)`, M = 3 with `multimask`, else 1.
@@ -41,7 +48,7 @@ def decode_masks(
     embedding, prompts = encoded[0], tokens.shape[0]
     per_image = prompts // embedding.shape[0]
     positions = grid_positions(sam, (embedding.shape[-2], embedding.shape[-1]))
-    masks, quality = sam.mask_decoder(
+    masks, quality = (sam.mask_decoder if decoder is None else decoder)(
         image_embeddings=embedding.repeat_interleave(per_image, dim=0),
         image_positional_embeddings=positions.expand(prompts, -1, -1, -1),
         sparse_prompt_embeddings=tokens.unsqueeze(1),
