@@ -59,7 +59,7 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
     method has differently. docs/method.md says which values of `short` are measured.
 
     Args:
-        method: Knows its own part: `Method.paper_train`, `Method.short_options`.
+        method: Knows its own part: `Method.paper_train`, `Method.paper_sam`, `Method.short_options`.
         preset: `"paper"` or `"short"`.
         steps: Of the whole run.
 
@@ -67,7 +67,7 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
         Settings, nested as in a configuration.
     """
     if preset == "paper":
-        return {"train": dict(method.paper_train)}
+        return {"train": dict(method.paper_train), "sam": dict(method.paper_sam)}
     # 30 % of the run, more where that is too few steps to learn anything, never more than 60 %.
     pretrain = min(0.6, max(0.3, PRETRAIN_STEPS / steps))
     return {
@@ -79,7 +79,7 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
             "flip": "auto",
             "class_prior": True,
         },
-        "sam": {"lr": 1e-3, "kd_ramp": True, "prompt_spoil": 0.5},
+        "sam": {"lr": 1e-3, "kd_ramp": True, "prompt_spoil": 0.5, **method.paper_sam},
         "options": dict(method.short_options(pretrain)),
     }
 
@@ -207,8 +207,9 @@ class SamSettings(_Section):
     """`sam`: SAM's mean and deviation on images in [0, 1]; `unit`: as they are; `auto`: that for (Lite)MedSAM."""
     size: Literal["auto", "image"] | Annotated[int, Field(ge=16)] = "auto"
     """Longer side in pixels at which SAM sees the images; `image`: as the students do; `auto`: see docs/sam.md."""
-    prompt: Literal["mask", "box", "box+mask"] = "mask"
-    """What prompts SAM: the students' mask, the box around the largest piece of each class in it, or both."""
+    prompt: Literal["mask", "box", "box+mask", "box+point"] = "mask"
+    """What prompts SAM: the students' mask, the box around the largest piece of each class in it, both, or a box and
+    the innermost point."""
     adapter_init: Literal["zero", "default"] = "zero"
     """`zero` leaves the pretrained function as it was at step 0."""
 

@@ -166,6 +166,8 @@ class Batch:
         label: `(B_l, H, W)` int64, class index or `IGNORE`.
         unlabelled_image: `(B_u, C, H, W)` float32 in [0, 1], augmented as the method's `unlabelled_view` says, or None
             for a supervised run and while `train.pretrain` lasts.
+        unlabelled_map: `(B_u, H, W)` int64, class index or `IGNORE`: what a method made of the volumes of these images
+            (`Method.label_volume`), augmented with them; None for other methods.
         labelled_stems: One name per labelled image, for logs and tests.
         unlabelled_stems: One name per unlabelled image.
     """
@@ -175,16 +177,19 @@ class Batch:
     unlabelled_image: Tensor | None = None
     labelled_stems: tuple[str, ...] = ()
     unlabelled_stems: tuple[str, ...] = ()
+    unlabelled_map: Tensor | None = None
 
     def to(self, device: Any) -> Batch:
         """The same batch on another device."""
-        unlabelled = None if self.unlabelled_image is None else self.unlabelled_image.to(device, non_blocking=True)
+        optional = (self.unlabelled_image, self.unlabelled_map)
+        unlabelled, own_map = (None if one is None else one.to(device, non_blocking=True) for one in optional)
         return Batch(
             self.labelled_image.to(device, non_blocking=True),
             self.label.to(device, non_blocking=True),
             unlabelled,
             self.labelled_stems,
             self.unlabelled_stems,
+            own_map,
         )
 
 

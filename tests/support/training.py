@@ -15,6 +15,7 @@ from knowsam.types import Batch
 from support.tiny_vit_sams import small_lite_medsam
 
 SIZE = (32, 48)
+DFE_BACK = tuple(f"enhance.scales.{scale}.back." for scale in range(5))
 
 
 def small_method(name: str, sam: str = "none", K: int = 3, **options: Any) -> Method:
@@ -30,9 +31,9 @@ def small_method(name: str, sam: str = "none", K: int = 3, **options: Any) -> Me
 
 
 def wake_adapters(method: Method) -> None:
-    """Leave the zero initialisation of adapters and prompts, under which what lies before it has no gradient."""
+    """Leave the zero initialisation of adapters, prompts and DFE, under which what lies before it has no gradient."""
     for name, parameter in method.named_parameters():
-        if ".adapter.up." in name or name.endswith(LAST_WEIGHT):
+        if ".adapter.up." in name or name.endswith(LAST_WEIGHT) or name.startswith(DFE_BACK):
             torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(1))
 
 

@@ -35,6 +35,10 @@ def config_of(kind: str, data: Path, steps: int = STEPS) -> Config:
     if kind in ("bcp", "unimatch"):
         # From labels alone to both halves at the interruption.
         return run_config(data, {"method": kind, "train": {"pretrain": 0.5}}, steps=steps)
+    if kind == "sss":
+        # Rough masks of the first step at the interruption, new ones afterwards; a memory; SAM's word.
+        options = {"prompt_every": 4, "memory": 3, "sam_start": 0.0}
+        return run_config(data, {"method": "sss", "options": options}, sam="tiny", steps=steps)
     if kind == "supervised":
         return run_config(data, {"method": "supervised"}, steps=steps)
     # UGDA from the third step on, so that it is at work on both sides of the interruption; EMA; two optimisers.
@@ -85,7 +89,7 @@ def assert_same_end(a: RunFolder, b: RunFolder) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["supervised", "knowsam", "bcp", "unimatch"])
+@pytest.mark.parametrize("kind", ["supervised", "knowsam", "bcp", "unimatch", "sss"])
 def test_interrupted_and_resumed_run_ends_bit_equal(
     kind: str, data: Path, tmp_path: Path, terminate_at: Callable[[int], None]
 ) -> None:

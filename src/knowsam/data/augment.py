@@ -22,6 +22,7 @@ from kornia.augmentation import (
 )
 from torch import Tensor, nn
 
+from knowsam.functional.mixing import cutmix_boxes, exchange
 from knowsam.types import IGNORE
 
 Flip = Literal["both", "horizontal", "vertical", "none"]
@@ -138,6 +139,24 @@ class IntensityAugmentation(nn.Module):
         """
         with torch.autocast(image.device.type, enabled=False):  # a method calls this amid its mixed precision
             return self.change(image).clamp_(0, 1)
+
+
+def strong_view(change: nn.Module, image: Tensor, label: Tensor, cutmix: float) -> tuple[Tensor, Tensor]:
+    """Change the intensities, and paste boxes of the next image of the batch into each image (CutMix).
+
+    Args:
+        change: An `IntensityAugmentation`.
+        image: `(B, C, H, W)`, the weak view.
+        label: `(B, H, W)`, its label.
+        cutmix: Probability that an image gets a box.
+
+    Returns:
+        A strong view and its label, of the same shapes.
+    """
+    height, width = image.shape[-2:]
+    boxes = cutmix_boxes(len(image), (height, width), cutmix, device=image.device)
+    view = change(image)
+    return exchange(view, view.roll(1, dims=0), boxes), exchange(label, label.roll(1, dims=0), boxes)
 
 
 def erase_holes(image: Tensor, count: tuple[int, int], p: float) -> Tensor:

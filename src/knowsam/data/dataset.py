@@ -75,6 +75,7 @@ class SliceStore:
     _cache: dict[int, DecodedCase] = field(default_factory=dict, repr=False)
     _bytes: int = 0
     _index: list[tuple[int, int]] = field(default_factory=list, repr=False)
+    _names: list[str] = field(default_factory=list, repr=False)
 
     def fill(self, advance: Advance | None = None) -> None:
         """Decode every case once, which finds broken files before training starts and counts the slices.
@@ -83,9 +84,12 @@ class SliceStore:
             advance: Called after each case, for a progress bar.
         """
         self._index.clear()
+        self._names.clear()
         for number in range(len(self.cases)):
             decoded = self._decode(number)
-            self._index += [(number, position) for position in range(len(decoded.images))]
+            count = len(decoded.images)
+            self._index += [(number, position) for position in range(count)]
+            self._names += [decoded.stem if count == 1 else f"{decoded.stem}:{at}" for at in range(count)]
             if advance is not None:
                 advance()
 
@@ -113,9 +117,17 @@ class SliceStore:
         """Slice `index`: image `(C, H, W)` float32, label `(H, W)` int64 or None, name."""
         number, position = self._index[index]
         decoded = self._decode(number)
-        name = decoded.stem if len(decoded.images) == 1 else f"{decoded.stem}:{position}"
         label = None if decoded.labels is None else decoded.labels[position].long()
-        return decoded.images[position].float(), label, name
+        return decoded.images[position].float(), label, self._names[index]
+
+    def name(self, index: int) -> str:
+        """The name of a slice: its file's, and its position where the file has several."""
+        return self._names[index]
+
+    def volumes(self) -> list[list[int]]:
+        """The slices of each volume, in order; a picture is a volume of one slice."""
+        volume_of = {index: self.cases[number].volume for index, (number, _) in enumerate(self._index)}
+        return list(grouped(range(len(self)), volume_of.__getitem__).values())
 
 
 class IndexStream:

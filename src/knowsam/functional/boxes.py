@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-
-from knowsam.functional.pseudo_labels import largest_piece
 
 
 class SlicePrompt(NamedTuple):
@@ -66,48 +63,19 @@ def class_places(label: Tensor, classes: int) -> ClassPlaces:
     """Box around all pixels of every foreground class in every image, and a point within.
 
     Args:
-        label: `(B, H, W)` int64, class index; others are nowhere.
+        label: `(B, H, W)` int64, class index; pixels of other values are nowhere.
         classes: K, background included.
 
     Returns:
         On the same device; passes through the CPU.
     """
-    return _places(_masks(label, classes), label, classes)
-
-
-def class_boxes(label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Bounding boxes of the largest connected piece of every foreground class in every image.
-
-    Args:
-        label: `(B, H, W)` int64, class index.
-        classes: K, background included.
-
-    Returns:
-        `(B, K, 4)` float32 x0, y0, x1, y1 as shares of the image, from the outer edges of the outermost pixels; and
-        which are boxes at all, `(B, K)` bool: none is for the background, nor for a class that is not in the image,
-        whose numbers are those of the whole image. On the same device; passes through the CPU.
-    """
-    pieces = ((image, number, largest_piece(mask)) for image, number, mask in _masks(label, classes))
-    places = _places(pieces, label, classes)
-    return places.box, places.found
-
-
-def _masks(label: Tensor, classes: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Image, class and mask `(H, W)` of whatever is in a label."""
     labels = label.cpu().numpy()
-    for image, values in enumerate(labels):
+    box = np.tile(np.array([0, 0, 1, 1], np.float32), (len(labels), classes, 1))
+    point = np.full((len(labels), classes, 2), 0.5, np.float32)
+    found = np.zeros((len(labels), classes), dtype=bool)
+    for index, image in enumerate(labels):
         for number in range(1, classes):
-            mask = values == number
-            if mask.any():
-                yield image, number, mask
-
-
-def _places(masks: Iterator[tuple[int, int, np.ndarray]], label: Tensor, classes: int) -> ClassPlaces:
-    box = np.tile(np.array([0, 0, 1, 1], np.float32), (len(label), classes, 1))
-    point = np.full((len(label), classes, 2), 0.5, np.float32)
-    found = np.zeros((len(label), classes), dtype=bool)
-    for image, number, mask in masks:
-        prompt = slice_prompt(mask, (1, 1))
-        if prompt is not None:
-            box[image, number], point[image, number], found[image, number] = *prompt, True
+            prompt = slice_prompt(image == number, (1, 1))
+            if prompt is not None:
+                box[index, number], point[index, number], found[index, number] = *prompt, True
     return ClassPlaces(*(torch.from_numpy(values).to(label.device) for values in (box, point, found)))

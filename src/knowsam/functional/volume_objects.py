@@ -1,7 +1,8 @@
-"""The object of a class in a volume of rough masks (PCSW: physical constraint and sliding window; SSS, Zhu et al., 2025).
+"""The object of a class in a volume of rough masks (SSS, Zhu et al., 2025).
 
-Anatomy goes on from slice to slice. A window of slices in which nearly all of a class is one connected piece shows the
-object; what does not hang together with it is a mistake of whoever made the masks.
+PCSW, a physical constraint with a sliding window: anatomy goes on from slice to slice. A window of slices in which
+nearly all of a class is one connected piece shows the object; what does not hang together with it is a mistake of
+whoever made the masks.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def _choose_window(
     for total, length, start in _windows(mask, window):
         if best is not None and (total < -best[0] or total == -best[0] == best_total):
             break  # |V| is at most the total, and of equal totals the first come first
-        pieces, count = ndimage.label(mask[start : start + length], structure=structure)
+        pieces, _ = ndimage.label(mask[start : start + length], structure=structure)
         sizes = np.bincount(pieces.ravel())[1:]
         voxels = int(sizes.max())
         if voxels < continuity * total:

@@ -22,6 +22,7 @@ METHODS: Registry[type[Method]] = Registry(
         "urpc": "knowsam.methods.urpc:PyramidConsistency",
         "bcp": "knowsam.methods.bcp:BidirectionalCopyPaste",
         "unimatch": "knowsam.methods.unimatch:UniMatch",
+        "sss": "knowsam.methods.sss:SSS",
         "knowsam": "knowsam.methods.knowsam:KnowSAM",
     },
 )
@@ -91,5 +92,10 @@ def _require_method(name: str, found: Any) -> type[Method]:
         raise InputError(
             f"method: {found.__name__} under '{name}' has unlabelled_view {found.unlabelled_view!r}, but expected"
             " 'strong' or 'weak'; correct it."
+        )
+    if found.labels_volumes and found.unlabelled_view != "weak":
+        raise InputError(
+            f"method: {found.__name__} under '{name}' labels volumes and has unlabelled_view 'strong', but expected"
+            " 'weak': what distorts images does not distort their labels; correct it."
         )
     return found

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from knowsam.errors import InputError
 from knowsam.functional.losses import distillation_loss, segmentation_loss
 from knowsam.functional.probabilities import most_probable_class, resize_logits
+from knowsam.functional.pseudo_labels import largest_components
 from knowsam.functional.schedules import gaussian_rampup
 from knowsam.runs.device import resolve_device
 from knowsam.sam.adapters import AdapterInit
@@ -156,6 +157,7 @@ class SamDistillation(nn.Module):
         label: Tensor,
         progress: Progress,
         mask_prompt: Tensor | None = None,
+        regions: Tensor | None = None,
     ) -> SamStep:
         """One distillation step.
 
@@ -165,6 +167,8 @@ class SamDistillation(nn.Module):
             label: `(B, H, W)` int64, `IGNORE` where there is no ground truth.
             progress: Where the run stands, for the ramp.
             mask_prompt: Logits `(B, K, H, W)` that prompt SAM, always detached here; the students' mean by default.
+            regions: `(B, H, W)` int64, where each class lies for the boxes and points of `sam.prompt`; by default they
+                are read off the mask prompt (`SamTeacher.masks`).
 
         Returns:
             The detached SAM logits, the weighted loss and the unweighted terms.
@@ -172,7 +176,10 @@ class SamDistillation(nn.Module):
         if mask_prompt is None:
             mask_prompt = torch.stack(list(student_logits)).mean(dim=0)
         prompt, corrupted = corrupt_prompts(mask_prompt.detach(), label, self.prompt_spoil)
-        masks = self.teacher.masks(image, prompt)
+        if regions is not None and corrupted.any():
+            own = largest_components(most_probable_class(prompt), prompt.shape[1])
+            regions = torch.where(corrupted.view(-1, 1, 1), own, regions)
+        masks = self.teacher.masks(image, prompt, regions)
         logits = resize_logits(masks, (image.shape[-2], image.shape[-1]))
         supervised = segmentation_loss(logits, label)
         students, target = list(student_logits), logits.detach()

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowsam.functional.boxes import class_boxes
+from knowsam.functional.boxes import class_places
 from knowsam.functional.probabilities import most_probable_class, resize_logits
+from knowsam.functional.pseudo_labels import largest_components
 from knowsam.sam.adapters import AdapterInit, insert_adapters
 from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
 from knowsam.sam.backbone.prompting import encode_prompts
@@ -21,7 +22,15 @@ PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 
 TrainMode = Literal["adapters", "all"]
-PromptKind = Literal["mask", "box", "box+mask"]
+PromptKind = Literal["mask", "box", "box+mask", "box+point"]
+
+
+ASKED: dict[PromptKind, str] = {
+    "mask": "the students' masks",
+    "box": "boxes around them",
+    "box+mask": "the students' masks and boxes",
+    "box+point": "boxes around them and points within",
+}
 
 
 class SamTeacher(nn.Module):
@@ -39,8 +48,9 @@ class SamTeacher(nn.Module):
             as MedSAM was trained.
         size: `(H, W)` in pixels at which SAM sees the images, to which it was resized; None: as they come.
         prompt: What becomes of the mask prompt. `"mask"`, the paper's: it is SAM's dense prompt, class by class.
-            `"box"`: the bounding box of each class's largest piece in it instead (`class_boxes`); the background, and
-            a class that is nowhere, keep the mask. `"box+mask"`: both.
+            `"box"`: the bounding box of each class's largest piece in it instead (`class_places`); the background, and
+            a class that is nowhere, keep the mask. `"box+mask"`: both. `"box+point"`: a box, and the point of the piece
+            that is farthest from its edge.
         base: Where `sam` came from, for the run's files; None if that is not needed.
     """
 
@@ -86,8 +96,7 @@ class SamTeacher(nn.Module):
         if self.size is not None and self.base is not None and self.base.made_for != max(self.size):
             seen += f" (made for {self.base.made_for} px)"
         pixels = "normalised by SAM's mean and deviation" if self.normalise == "sam" else "values in [0, 1] as they are"
-        asked = {"mask": "the students' masks", "box": "boxes around them", "box+mask": "the students' masks and boxes"}
-        return f"sam: sees {seen}, {pixels}; prompted with {asked[self.prompt]}"
+        return f"sam: sees {seen}, {pixels}; prompted with {ASKED[self.prompt]}"
 
     def trainable_parameter_names(self) -> list[str]:
         """Names of all parameters that learn: the declaration that tests hold the module to."""
@@ -114,12 +123,14 @@ class SamTeacher(nn.Module):
         """Segment `image` as prompted: `masks`, enlarged to the image's size, `(B, K, H, W)`."""
         return resize_logits(self.masks(image, mask_prompt), (image.shape[-2], image.shape[-1]))
 
-    def masks(self, image: Tensor, mask_prompt: Tensor) -> Tensor:
+    def masks(self, image: Tensor, mask_prompt: Tensor, regions: Tensor | None = None) -> Tensor:
         """Segment `image` as prompted, at the resolution SAM answers at.
 
         Args:
             image: `(B, C, H, W)` float in [0, 1], C = 1 (repeated) or 3.
             mask_prompt: Logits `(B, K, h, w)`; resized to SAM's mask-prompt size.
+            regions: `(B, H, W)` int64, where each class lies: boxes and points are read off it instead of the largest
+                pieces of `mask_prompt`; without effect where `prompt` is `"mask"`.
 
         Returns:
             Logits `(B, K, 4 g_h, 4 g_w)` for a token grid of g_h x g_w: half of the image's size with the bundled SAM,
@@ -139,8 +150,11 @@ class SamTeacher(nn.Module):
             prompt = logits[:, None]
             dense = self.sam.prompt_encoder.mask_embed(prompt)
         else:
-            shift, dense, prompt = self._boxes(mask_prompt, logits)
-            tokens = tokens + shift
+            if regions is None:
+                regions = largest_components(most_probable_class(mask_prompt), self.classes)
+            shift, dense, prompt = self._places(regions, logits)
+            learned = tokens.shape[1]
+            tokens = torch.cat([tokens + shift[:, :learned], shift[:, learned:]], dim=1)
         masks, _ = decode_masks(self.sam, encoded, tokens, dense, prompt)
         masks = masks.view(len(image), self.classes, *masks.shape[-2:])
         height, width = image.shape[-2:]
@@ -148,19 +162,22 @@ class SamTeacher(nn.Module):
             masks = F.interpolate(masks, (height, width), mode="area")
         return masks
 
-    def _boxes(self, mask_prompt: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _places(self, regions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prompts with boxes: what they add to the learnable tokens, dense prompts, masks behind these.
 
         The learnable tokens begin as SAM's 'no point', which is taken away where there is a box, so that at step 0 SAM
-        gets the tokens of a box that it was trained with.
+        gets the tokens of a box that it was trained with. A point is a token of its own behind them.
         """
-        box, has_box = (found.flatten(0, 1) for found in class_boxes(most_probable_class(mask_prompt), self.classes))
-        has_mask = torch.ones_like(has_box) if self.prompt == "box+mask" else ~has_box
-        never = torch.zeros_like(has_box)
-        tokens, dense, prompt = encode_prompts(self.sam, logits, has_mask, box, has_box, box[:, :2], never, never)
+        box, point, found = (place.flatten(0, 1) for place in class_places(regions, self.classes))
+        has_mask = torch.ones_like(found) if self.prompt == "box+mask" else ~found
+        pointed = self.prompt == "box+point"
+        has_point = found if pointed else torch.zeros_like(found)
+        tokens, dense, prompt = encode_prompts(
+            self.sam, logits, has_mask, box, found, point, has_point, has_point, point_beside_box=pointed
+        )
         nothing = self.sam.prompt_encoder.not_a_point_embed.weight
-        assert tokens.shape[1] == TOKENS_PER_CLASS
-        return (tokens - nothing).detach(), dense, prompt
+        corners = tokens[:, :TOKENS_PER_CLASS] - nothing
+        return torch.cat([corners, tokens[:, TOKENS_PER_CLASS:]], dim=1).detach(), dense, prompt
 
 
 def pixel_statistics(normalise: PixelNormalisation) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 from knowsam import __version__
 from knowsam.config import Config
 from knowsam.data.augment import strong_augmentation, weak_augmentation
+from knowsam.data.volumes import VolumeMaps
 from knowsam.errors import InputError
 from knowsam.evaluation.scoring import ScoredVolume, ValidationScores, score_volumes
 from knowsam.functional.schedules import linear_decay
@@ -127,6 +129,9 @@ class Trainer:
         self._weak = weak_augmentation(config.data.size, self.data.flip).to(device)
         strong = strong_augmentation(config.data.size, self.data.flip).to(device)
         self._unlabelled_view = self._weak if method.unlabelled_view == "weak" else strong
+        self._maps: VolumeMaps | None = None
+        if method.labels_volumes and self.data.unlabelled is not None:
+            self._maps = VolumeMaps(self.data.unlabelled, lambda image: method.label_volume(image.to(device)))
 
     def fit(self) -> Run:
         """Train from `position` to the end, or until a signal asks to stop.
@@ -185,6 +190,7 @@ class Trainer:
         """
         config = self.config.train
         progress = Progress(self.position, config.steps)
+        batch = self.with_maps(batch, progress)
         seed_step(config.seed, self.position, self.accelerator.process_index)
         self._wrapped.train()
         output = self._wrapped(self.augment(batch.to(self.accelerator.device)), progress)
@@ -210,15 +216,25 @@ class Trainer:
         self.position += 1
         return output
 
+    def with_maps(self, batch: Batch, progress: Progress) -> Batch:
+        """The batch with what the method made of the volumes of its unlabelled slices."""
+        changed = self.method.before_step(batch, progress)
+        if self._maps is None or batch.unlabelled_image is None:
+            return batch
+        if changed:
+            self._maps.forget()
+        return dataclasses.replace(batch, unlabelled_map=self._maps.of(batch.unlabelled_stems))
+
     def augment(self, batch: Batch) -> Batch:
         """The views a method sees: labelled images weakly augmented, unlabelled ones as its `unlabelled_view` says."""
         image, label = self._weak(batch.labelled_image, batch.label)
         assert label is not None  # it was given one
-        unlabelled = batch.unlabelled_image
+        unlabelled, own_map = batch.unlabelled_image, batch.unlabelled_map
         if unlabelled is not None:
-            unlabelled = self._unlabelled_view(unlabelled)[0].contiguous(memory_format=torch.channels_last)
+            unlabelled, own_map = self._unlabelled_view(unlabelled, *([] if own_map is None else [own_map]))
+            unlabelled = unlabelled.contiguous(memory_format=torch.channels_last)
         image = image.contiguous(memory_format=torch.channels_last)
-        return Batch(image, label, unlabelled, batch.labelled_stems, batch.unlabelled_stems)
+        return Batch(image, label, unlabelled, batch.labelled_stems, batch.unlabelled_stems, own_map)
 
     def student(self) -> nn.Module:
         """The network that is validated and kept: the running average if there is one."""
