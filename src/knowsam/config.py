@@ -186,11 +186,12 @@ class SamSettings(_Section):
     """The SAM teacher."""
 
     name: str = "tiny"
-    """`none`, `tiny`, `lite_medsam`, `vit_b`, `vit_l`, `vit_h`, a Hugging Face directory or an original `.pth` file."""
+    """`none`, `tiny`, `lite_medsam`, `vit_b`, `vit_l`, `vit_h`, `sam2_tiny`, `sam2_small`, `sam2_base_plus`,
+    `sam2_large`, a Hugging Face directory or an original `.pth` file."""
     train: Literal["auto", "adapters", "all"] = "auto"
     """What learns; `auto`: adapters and prompts of a pretrained SAM, everything of a small or random one."""
     pretrained: bool = True
-    """False builds `vit_*` with random weights, for measurements."""
+    """False builds the published sizes with random weights, for measurements."""
     lr: float = Field(1e-4, gt=0)
     """Learning rate of Adam."""
     temperature: float = Field(10.0, gt=0)

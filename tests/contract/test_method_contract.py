@@ -17,7 +17,7 @@ from support.training import SIZE, small_batch, small_method, wake_adapters
 
 EARLY, LATE = Progress(10, 100), Progress(90, 100)  # before and after UGDA has started
 every_method = pytest.mark.parametrize("name", METHODS)
-every_sam = pytest.mark.parametrize("sam", ["none", "tiny", "small_lite_medsam"])
+every_sam = pytest.mark.parametrize("sam", ["none", "tiny", "small_lite_medsam", "small_sam_2"])
 every_k = pytest.mark.parametrize("K", [2, 4])
 early_and_late = pytest.mark.parametrize("progress", [EARLY, LATE], ids=["early", "late"])
 

@@ -12,6 +12,7 @@ from knowsam.methods import Method
 from knowsam.sam.prompts import LAST_WEIGHT
 from knowsam.training.build import build_method
 from knowsam.types import Batch
+from support.small_sam_2 import small_sam_2_folder
 from support.tiny_vit_sams import small_lite_medsam
 
 SIZE = (32, 48)
@@ -21,11 +22,13 @@ DFE_BACK = tuple(f"enhance.scales.{scale}.back." for scale in range(5))
 def small_method(name: str, sam: str = "none", K: int = 3, **options: Any) -> Method:
     """A method with the paper's constants for grey images of `SIZE`, as `train` builds it.
 
-    `sam` is a name as in a configuration, or `small_lite_medsam`.
+    `sam` is a name as in a configuration, `small_lite_medsam` or `small_sam_2`.
     """
     teacher: Any = sam
     if sam == "small_lite_medsam":  # sees less than the students, and boxes
         teacher = {"name": small_lite_medsam(), "size": 32, "prompt": "box+mask", "train": "adapters"}
+    elif sam == "small_sam_2":  # sees the images larger than they are
+        teacher = small_sam_2_folder()
     values = {"method": name, "preset": "paper", "data": {"size": SIZE}, "sam": teacher, "options": options}
     return build_method(resolve_config(values), 1, K)
 

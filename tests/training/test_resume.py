@@ -21,6 +21,7 @@ from knowsam.runs.folder import RunFolder
 from knowsam.training import trainer as engine
 from knowsam.training.run import resume, train
 from support.folders import make_folder, make_image, make_label, save_picture
+from support.small_sam_2 import small_sam_2_folder
 from support.training import run_config
 
 STEPS = 6
@@ -35,6 +36,8 @@ def config_of(kind: str, data: Path, steps: int = STEPS) -> Config:
     if kind in ("bcp", "unimatch"):
         # From labels alone to both halves at the interruption.
         return run_config(data, {"method": kind, "train": {"pretrain": 0.5}}, steps=steps)
+    if kind == "sam_2":  # frozen, but for adapters and prompts; its weights are read again
+        return run_config(data, {"method": "mean_teacher"}, sam=small_sam_2_folder(), steps=steps)
     if kind == "sss":
         # Rough masks of the first step at the interruption, new ones afterwards; a memory; SAM's word.
         options = {"prompt_every": 4, "memory": 3, "sam_start": 0.0}
@@ -89,7 +92,7 @@ def assert_same_end(a: RunFolder, b: RunFolder) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["supervised", "knowsam", "bcp", "unimatch", "sss"])
+@pytest.mark.parametrize("kind", ["supervised", "knowsam", "bcp", "unimatch", "sss", "sam_2"])
 def test_interrupted_and_resumed_run_ends_bit_equal(
     kind: str, data: Path, tmp_path: Path, terminate_at: Callable[[int], None]
 ) -> None:

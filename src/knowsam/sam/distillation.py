@@ -22,7 +22,7 @@ from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.corruption import corrupt_prompts
 from knowsam.sam.loading.build import load_sam
 from knowsam.sam.loading.report import LoadReport, PixelNormalisation
-from knowsam.sam.loading.resize import input_size, resize_input
+from knowsam.sam.loading.resize import input_size, resize_input, smallest_side
 from knowsam.sam.teacher import PromptKind, SamTeacher, TrainMode
 from knowsam.types import Progress
 
@@ -109,8 +109,8 @@ class SamDistillation(nn.Module):
         """Build a SAM, adapt it, and make it the teacher of a training loop.
 
         Args:
-            name: `"tiny"` (bundled), `"lite_medsam"` (installed), `"vit_b"`, `"vit_l"`, `"vit_h"`, a Hugging Face
-                directory, or an original `.pth` file, see `load_sam`.
+            name: `"tiny"` (bundled), `"lite_medsam"` (installed), `"vit_b"`, `"vit_l"`, `"vit_h"`, `"sam2_tiny"` to
+                `"sam2_large"`, a Hugging Face directory, or an original `.pth` file, see `load_sam`.
             size: Height and width of the images in pixels.
             classes: K, background included.
             train: What of SAM learns, see `SamTeacher`; `"auto"`: adapters and prompts of a pretrained SAM of the
@@ -123,7 +123,7 @@ class SamDistillation(nn.Module):
             adapter_init: See `SamTeacher`.
             normalise: See `SamTeacher`; `"auto"`: as it was pretrained (`LoadReport.pixels`).
             sam_size: The longer side in pixels at which SAM sees the images; `"image"`: as they are, multiples of its
-                patch (8 or 16; 4 with LiteMedSAM); `"auto"`: see `default_size`.
+                patch (8 or 16; 4 with LiteMedSAM; of 32 with SAM 2); `"auto"`: see `default_size`.
             prompt: See `SamTeacher`.
             pretrained: False: random weights in place of those of a name, for measurements.
 
@@ -140,7 +140,7 @@ class SamDistillation(nn.Module):
             )
         sam, base = load_sam(name, pretrained, max(size))
         if sam_size == "auto":
-            sam_size = default_size(sam, base, on_gpu=resolve_device() != "cpu")
+            sam_size = default_size(sam, base, size, on_gpu=resolve_device() != "cpu")
         own = size if sam_size == "image" else input_size(sam, size, sam_size)
         base = dataclasses.replace(base, resized=resize_input(sam, own))
         if train == "auto":
@@ -221,12 +221,17 @@ class SamDistillation(nn.Module):
         return self.teacher(image, mask_prompt)
 
 
-def default_size(sam: Any, base: LoadReport, on_gpu: bool) -> int | Literal["image"]:
+def default_size(sam: Any, base: LoadReport, image_size: tuple[int, int], on_gpu: bool) -> int | Literal["image"]:
     """Return the setting that `sam.size=auto` stands for.
 
     LiteMedSAM and MobileSAM know one scale and see images at the size they were made for: all of it on a GPU, half of
-    it on a CPU, where it costs a fifth (docs/sam.md). The others adapt their positions and see images as they are.
+    it on a CPU, where it costs a fifth (docs/sam.md). The others adapt their positions and see images as they are; a
+    SAM that cannot take this size sees them at the next larger one.
     """
-    if not interface_of(sam).keeps_scale:
+    interface = interface_of(sam)
+    if interface.keeps_scale:
+        return base.made_for if on_gpu else base.made_for // 2
+    step, smallest = interface.multiple(sam), smallest_side(sam)
+    if all(side % step == 0 and side >= smallest for side in image_size):
         return "image"
-    return base.made_for if on_gpu else base.made_for // 2
+    return max(smallest, -(-max(image_size) // step) * step)

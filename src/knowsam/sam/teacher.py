@@ -13,6 +13,7 @@ from knowsam.functional.probabilities import most_probable_class, resize_logits
 from knowsam.functional.pseudo_labels import largest_components
 from knowsam.sam.adapters import AdapterInit, insert_adapters
 from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
+from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.backbone.prompting import encode_prompts
 from knowsam.sam.loading.report import LoadReport, PixelNormalisation
 from knowsam.sam.prompts import TOKENS_PER_CLASS, LearnablePrompts
@@ -37,7 +38,7 @@ class SamTeacher(nn.Module):
     """An adapted SAM that segments all classes of an image at once.
 
     Args:
-        sam: A `transformers.SamModel` or `SamHQModel`, or the bundled small SAM, already resized to the input
+        sam: A `SamModel`, `SamHQModel` or `Sam2Model` of transformers, or one of this package, resized to the input
             (`knowsam.sam.loading.build`).
         classes: K, background included.
         train: `"adapters"`: only adapters and prompts learn, everything else is frozen and stays in evaluation mode;
@@ -77,6 +78,7 @@ class SamTeacher(nn.Module):
         self.classes = classes
         self.train_mode = train
         dim = sam.config.prompt_encoder_config.hidden_size
+        interface_of(sam).prepare(sam)
         insert_adapters(sam, adapter_init)
         self.prompts = LearnablePrompts(classes, dim)
         if adapter_init == "zero":
@@ -107,7 +109,8 @@ class SamTeacher(nn.Module):
         unused = (
             "sam.prompt_encoder.shared_embedding", "sam.shared_image_embedding", "sam.prompt_encoder.point_embed",
             "sam.prompt_encoder.not_a_point_embed", "sam.prompt_encoder.no_mask_embed",
-            "sam.mask_decoder.iou_prediction_head", "sam.mask_decoder.output_hypernetworks_mlps.1",
+            "sam.mask_decoder.iou_prediction_head", "sam.mask_decoder.pred_obj_score_head",
+            "sam.mask_decoder.output_hypernetworks_mlps.1",
             "sam.mask_decoder.output_hypernetworks_mlps.2", "sam.mask_decoder.output_hypernetworks_mlps.3",
         )  # fmt: skip
         return [name for name in names if not name.startswith(unused)]
@@ -139,7 +142,7 @@ class SamTeacher(nn.Module):
         rgb = image.expand(-1, 3, -1, -1)
         if self.size is not None and self.size != tuple(image.shape[-2:]):
             rgb = F.interpolate(rgb, self.size, mode="bilinear", align_corners=False, antialias=True)
-        encoded = self.sam.vision_encoder((rgb - self.pixel_mean) / self.pixel_std)
+        encoded = interface_of(self.sam).encode(self.sam, (rgb - self.pixel_mean) / self.pixel_std)
         embedding = encoded[0]
         grid = embedding.shape[-2:]
         # One decoder pass per (image, class): classes are folded into the batch.

@@ -79,10 +79,10 @@ class _Distillation:
         self.device = resolve_device()
         torch.manual_seed(config.seed)
         teacher, report = load_sam(config.teacher)
-        if interface_of(teacher).learns_whole:
+        if interface_of(teacher).finer_maps:
             raise InputError(
                 f"--teacher: '{config.teacher}' was found, whose decoder reads finer maps than the embedding, but"
-                " expected a published SAM; give lite_medsam, vit_b or a path of one."
+                " expected a SAM of the first kind; give lite_medsam, vit_b or a path of one."
             )
         made_for = report.made_for if self.device != "cpu" else report.made_for // 2
         self.side = config.size or made_for
