@@ -167,6 +167,8 @@ class DataConfig(_Section):
     percentile; `auto`: `range` for 8-bit pictures."""
     axis: Literal[0, 1, 2] | None = None
     """Volumes are cut along it: sagittal, coronal, axial; None: that of largest spacing in most labelled ones."""
+    context: Literal[1, 3, 5] = 1
+    """Slices of a volume that the networks see at once, as channels: the one they segment and its neighbours."""
     val_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of the labelled groups kept for validation where there is no val.txt; 0: no validation."""
     cache_mb: float = Field(4096, ge=0)

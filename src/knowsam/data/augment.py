@@ -118,11 +118,12 @@ class IntensityAugmentation(nn.Module):
 
     Args:
         channels: C; grey images have neither saturation nor hue.
+        slices: How many neighbouring slices they are the channels of; of several the colour is left alone.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, slices: int = 1) -> None:
         super().__init__()
-        colour = (0.5, 0.25) if channels == 3 else (0.0, 0.0)
+        colour = (0.5, 0.25) if channels == 3 and slices == 1 else (0.0, 0.0)
         self.change = nn.Sequential(
             ColorJitter(0.5, 0.5, *colour, p=JITTER_P), RandomGaussianBlur(BLUR_KERNEL, BLUR_SIGMA_PX, p=BLUR_P)
         )

@@ -24,14 +24,16 @@ class MethodContext:
     """What a method is built for.
 
     Attributes:
-        in_channels: C of the images.
+        in_channels: C of the images, those of neighbouring slices included.
         classes: K, background included.
         sam: The distillation object, or None for the method alone.
+        slices: How many neighbouring slices an image holds as channels (`data.context`).
     """
 
     in_channels: int
     classes: int
     sam: SamDistillation | None = None
+    slices: int = 1
 
 
 class Method(nn.Module):

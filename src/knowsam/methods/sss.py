@@ -81,7 +81,7 @@ class SSS(StudentMethod):
     def __init__(self, options: SSSOptions, context: MethodContext) -> None:
         super().__init__(options, context)
         self.classes = context.classes
-        self.strong = IntensityAugmentation(context.in_channels)
+        self.strong = IntensityAugmentation(context.in_channels, context.slices)
         self.ema_teacher = ema_copy(self.network)
         self.prompter = ema_copy(self.network).eval()
         # The EMA teacher as it was when the rough masks were made: part of the state, for a run that is resumed.

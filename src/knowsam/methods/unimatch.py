@@ -54,7 +54,7 @@ class UniMatch(StudentMethod):
         if options.feature_weight > 0:
             remedy = "leave the features alone with options.feature_weight=0"
             require_features(self.network, options.network, "unimatch", remedy)
-        self.strong = IntensityAugmentation(context.in_channels)
+        self.strong = IntensityAugmentation(context.in_channels, context.slices)
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """One step of the network.

@@ -105,6 +105,7 @@ class SamDistillation(nn.Module):
         sam_size: int | Literal["auto", "image"] = "auto",
         prompt: PromptKind = "mask",
         pretrained: bool = True,
+        context: int = 1,
     ) -> SamDistillation:
         """Build a SAM, adapt it, and make it the teacher of a training loop.
 
@@ -126,6 +127,7 @@ class SamDistillation(nn.Module):
                 patch (8 or 16; 4 with LiteMedSAM; of 32 with SAM 2); `"auto"`: see `default_size`.
             prompt: See `SamTeacher`.
             pretrained: False: random weights in place of those of a name, for measurements.
+            context: See `SamTeacher`.
 
         Returns:
             On the CPU, in training mode; its initial weights come from torch's global generator.
@@ -147,7 +149,7 @@ class SamDistillation(nn.Module):
             train = "adapters" if base.pretrained and not interface_of(sam).learns_whole else "all"
         if normalise == "auto":
             normalise = base.pixels
-        teacher = SamTeacher(sam, classes, train, adapter_init, normalise, own, prompt, base)
+        teacher = SamTeacher(sam, classes, train, adapter_init, normalise, own, prompt, base, context)
         return cls(teacher, temperature, kd_weight, prompt_spoil, kd_resolution, kd_ramp)
 
     def forward(
@@ -226,12 +228,12 @@ def default_size(sam: Any, base: LoadReport, image_size: tuple[int, int], on_gpu
 
     LiteMedSAM and MobileSAM know one scale and see images at the size they were made for: all of it on a GPU, half of
     it on a CPU, where it costs a fifth (docs/sam.md). The others adapt their positions and see images as they are; a
-    SAM that cannot take this size sees them at the next larger one.
+    SAM 2, whose sides are multiples of 32 px, sees them at the next larger size that it can take.
     """
     interface = interface_of(sam)
     if interface.keeps_scale:
         return base.made_for if on_gpu else base.made_for // 2
     step, smallest = interface.multiple(sam), smallest_side(sam)
-    if all(side % step == 0 and side >= smallest for side in image_size):
+    if interface.has_positions or all(side % step == 0 and side >= smallest for side in image_size):
         return "image"
     return max(smallest, -(-max(image_size) // step) * step)

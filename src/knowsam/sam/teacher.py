@@ -53,6 +53,7 @@ class SamTeacher(nn.Module):
             a class that is nowhere, keep the mask. `"box+mask"`: both. `"box+point"`: a box, and the point of the piece
             that is farthest from its edge.
         base: Where `sam` came from, for the run's files; None if that is not needed.
+        context: How many neighbouring slices the images hold as channels; SAM sees the one in the middle.
     """
 
     pixel_mean: Tensor
@@ -68,8 +69,10 @@ class SamTeacher(nn.Module):
         size: tuple[int, int] | None = None,
         prompt: PromptKind = "mask",
         base: LoadReport | None = None,
+        context: int = 1,
     ) -> None:
         super().__init__()
+        self.context = context
         self.sam = sam
         self.base = base
         self.size = size
@@ -130,7 +133,7 @@ class SamTeacher(nn.Module):
         """Segment `image` as prompted, at the resolution SAM answers at.
 
         Args:
-            image: `(B, C, H, W)` float in [0, 1], C = 1 (repeated) or 3.
+            image: `(B, context * C, H, W)` float in [0, 1], C = 1 (repeated) or 3.
             mask_prompt: Logits `(B, K, h, w)`; resized to SAM's mask-prompt size.
             regions: `(B, H, W)` int64, where each class lies: boxes and points are read off it instead of the largest
                 pieces of `mask_prompt`; without effect where `prompt` is `"mask"`.
@@ -139,7 +142,7 @@ class SamTeacher(nn.Module):
             Logits `(B, K, 4 g_h, 4 g_w)` for a token grid of g_h x g_w: half of the image's size with the bundled SAM,
             a quarter with the published ones; `(B, K, H, W)` where SAM's answer is larger than the image.
         """
-        rgb = image.expand(-1, 3, -1, -1)
+        rgb = image.chunk(self.context, dim=1)[self.context // 2].expand(-1, 3, -1, -1)
         if self.size is not None and self.size != tuple(image.shape[-2:]):
             rgb = F.interpolate(rgb, self.size, mode="bilinear", align_corners=False, antialias=True)
         encoded = interface_of(self.sam).encode(self.sam, (rgb - self.pixel_mean) / self.pixel_std)

@@ -111,7 +111,7 @@ class Trainer:
     def _build(self) -> None:
         """Build method, optimisers and augmentations, on the device."""
         config, device = self.config, self.accelerator.device
-        method = build_method(config, self.data.preprocessing.channels, self.data.coding.classes)
+        method = build_method(config, self.data.preprocessing.in_channels, self.data.coding.classes)
         self.sam_base = None if method.sam is None else method.sam.teacher.base
         self.config = record_sam_choices(config, method)
         method = method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -14,9 +14,9 @@ class EncodedPrompts(NamedTuple):
     """N prompts as `decode_masks` takes them.
 
     Attributes:
-        tokens: `(N, T, dim)`. T = 2: the corners of a box, or a point and SAM's token for 'no point', or that twice; T = 3
-            where points stand beside boxes: the corners or 'no point' twice, then the point or 'no point'. A SAM 2 has
-            one 'no point' more behind them.
+        tokens: `(N, T, dim)`. T = 2: the corners of a box, or a point and SAM's token for 'no point', or that twice;
+            T = 3 where points stand beside boxes: the corners or 'no point' twice, then the point or 'no point'. A
+            SAM 2 has one 'no point' more behind them.
         dense: `(N, dim, g_h, g_w)`.
         mask: Mask logits `(N, 1, 4 g_h, 4 g_w)` behind the dense prompts, 0 where there is none.
     """
