@@ -179,3 +179,25 @@ def test_doctor_finds_what_is_put_in_and_counts_alarms(tmp_path: Path, monkeypat
         **dict.fromkeys(doctor.COPIES, "3 of 3"),
         "besides": 0,
     }
+
+
+def test_prompts_of_volumes_are_judged_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import volume_prompts
+
+    true = np.zeros((9, 20, 20), np.int64)
+    true[2:7, 4:12, 4:12] = 1
+    rough = true.copy()
+    rough[3, 4:12, 4:6] = 0  # 6 of 8 columns are left: an IoU of .75
+    rough[6, 16:, :] = 1  # a mistake of 80 px in a slice of 64
+    rough[8, :13, :12] = 1  # 156 px two slices behind the object
+    tallies, shares = volume_prompts.measure(iter([(rough, true)]), 2)
+    hits = {name: (tally.boxes, tally.points) for name, tally in tallies.items()}
+    assert hits["PCSW, best window"] == ([True], [True])
+    assert hits["largest slice"] == hits["slice-wise pieces"] == ([False], [False])
+    assert tallies["PCSW, best window"].slices == [True] * 5
+    assert tallies["largest slice"].slices == [True] * 4 + [False] * 2
+    right = 5 * 64 - 16
+    assert shares["precision"] == pytest.approx(right / (right + 80 + 156))
+    assert shares["precision after PCSW"] == 1.0
+    assert shares["recall after PCSW"] == shares["recall"] == pytest.approx(right / (5 * 64))

@@ -83,6 +83,9 @@ PAPER_OPTIONS = {
         "swap": 0.0, "normalise": "region", "beta": 1.0, "anchor_weight": 1.0, "stay_weight": 0.1,
         "prompts": "student", "ema_decay": 0.99,
     },
+    "sss": NETWORK
+    | {"combine": "add", "pair": "weak_strong", "cutmix": 0.5, "confidence": 0.0, "ema_decay": 0.996}
+    | {"prompt_every": 200, "window": "best", "continuity": 0.8, "teacher": "mean", "sam_start": 0.25, "memory": 0},
     "knowsam": {
         "entropy_weight": 0.9, "entropy_ramp": False, "consistency_weight": 1.0, "ramp_end": 1.0, "ugda_start": 0.24,
         "ugda_teacher": "sam", "ugda_confidence": 0.0, "ugda_cells": 5, "ugda_grid": 4, "ugda_select": "uncertain",
@@ -116,13 +119,15 @@ def test_the_values_of_every_method_and_preset(method: str, steps: int, pretrain
     paper = plain | {"preset": "paper", "options": PAPER_OPTIONS[method]}
     first_stage = {"bcp": 0.25, "preference": 1 / 3}
     paper["train"] = plain["train"] | {"steps": steps, "pretrain": first_stage.get(method, 0.0)}
+    paper["sam"] = plain["sam"] | {"prompt": "box+point" if method == "sss" else "mask"}
+    paper["train"] = plain["train"] | {"steps": steps, "pretrain": 0.25 if method == "bcp" else 0.0}
     assert resolved("paper") == paper
 
     short = paper | {"preset": "short", "options": PAPER_OPTIONS[method] | SHORT_OPTIONS.get(method, {})}
     short["train"] = plain["train"] | SHORT_TRAIN | {"steps": steps, "pretrain": pretrain}
-    short["sam"] = plain["sam"] | SHORT_SAM
-    if method == "knowsam":
-        short["options"]["ugda_start"] = pretrain
+    short["sam"] = paper["sam"] | SHORT_SAM
+    if method in ("knowsam", "sss"):
+        short["options"]["ugda_start" if method == "knowsam" else "sam_start"] = pretrain
     assert resolved("short") == short
 
 

@@ -59,7 +59,7 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
     method has differently. docs/method.md says which values of `short` are measured.
 
     Args:
-        method: Knows its own part: `Method.paper_train`, `Method.short_options`.
+        method: Knows its own part: `Method.paper_train`, `Method.paper_sam`, `Method.short_options`.
         preset: `"paper"` or `"short"`.
         steps: Of the whole run.
 
@@ -67,7 +67,7 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
         Settings, nested as in a configuration.
     """
     if preset == "paper":
-        return {"train": dict(method.paper_train)}
+        return {"train": dict(method.paper_train), "sam": dict(method.paper_sam)}
     # 30 % of the run, more where that is too few steps to learn anything, never more than 60 %.
     pretrain = min(0.6, max(0.3, PRETRAIN_STEPS / steps))
     return {
@@ -79,7 +79,7 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
             "flip": "auto",
             "class_prior": True,
         },
-        "sam": {"lr": 1e-3, "kd_ramp": True, "prompt_spoil": 0.5},
+        "sam": {"lr": 1e-3, "kd_ramp": True, "prompt_spoil": 0.5, **method.paper_sam},
         "options": dict(method.short_options(pretrain)),
     }
 
@@ -167,6 +167,8 @@ class DataConfig(_Section):
     percentile; `auto`: `range` for 8-bit pictures."""
     axis: Literal[0, 1, 2] | None = None
     """Volumes are cut along it: sagittal, coronal, axial; None: that of largest spacing in most labelled ones."""
+    context: Literal[1, 3, 5] = 1
+    """Slices of a volume that the networks see at once, as channels: the one they segment and its neighbours."""
     val_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of the labelled groups kept for validation where there is no val.txt; 0: no validation."""
     cache_mb: float = Field(4096, ge=0)
@@ -186,11 +188,12 @@ class SamSettings(_Section):
     """The SAM teacher."""
 
     name: str = "tiny"
-    """`none`, `tiny`, `lite_medsam`, `vit_b`, `vit_l`, `vit_h`, a Hugging Face directory or an original `.pth` file."""
+    """`none`, `tiny`, `lite_medsam`, `vit_b`, `vit_l`, `vit_h`, `sam2_tiny`, `sam2_small`, `sam2_base_plus`,
+    `sam2_large`, a Hugging Face directory or an original `.pth` file."""
     train: Literal["auto", "adapters", "all"] = "auto"
     """What learns; `auto`: adapters and prompts of a pretrained SAM, everything of a small or random one."""
     pretrained: bool = True
-    """False builds `vit_*` with random weights, for measurements."""
+    """False builds the published sizes with random weights, for measurements."""
     lr: float = Field(1e-4, gt=0)
     """Learning rate of Adam."""
     temperature: float = Field(10.0, gt=0)
@@ -207,8 +210,9 @@ class SamSettings(_Section):
     """`sam`: SAM's mean and deviation on images in [0, 1]; `unit`: as they are; `auto`: that for (Lite)MedSAM."""
     size: Literal["auto", "image"] | Annotated[int, Field(ge=16)] = "auto"
     """Longer side in pixels at which SAM sees the images; `image`: as the students do; `auto`: see docs/sam.md."""
-    prompt: Literal["mask", "box", "box+mask"] = "mask"
-    """What prompts SAM: the students' mask, the box around the largest piece of each class in it, or both."""
+    prompt: Literal["mask", "box", "box+mask", "box+point"] = "mask"
+    """What prompts SAM: the students' mask, the box around the largest piece of each class in it, both, or a box and
+    the innermost point."""
     adapter_init: Literal["zero", "default"] = "zero"
     """`zero` leaves the pretrained function as it was at step 0."""
 

@@ -6,14 +6,14 @@ superior where their file says how it lies, else in its own order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
     from torch.nn import Parameter
@@ -168,6 +168,8 @@ class Batch:
         label: `(B_l, H, W)` int64, class index or `IGNORE`.
         unlabelled_image: `(B_u, C, H, W)` float32 in [0, 1], augmented as the method's `unlabelled_view` says, or None
             for a supervised run and while `train.pretrain` lasts.
+        unlabelled_map: `(B_u, H, W)` int64, class index or `IGNORE`: what a method made of the volumes of these images
+            (`Method.label_volume`), augmented with them; None for other methods.
         labelled_stems: One name per labelled image, for logs and tests.
         unlabelled_stems: One name per unlabelled image.
         unlabelled_label: `(B_u, H, W)` int64, for a method that declares it alone (`Method.opens_hidden_masks`).
@@ -179,21 +181,20 @@ class Batch:
     labelled_stems: tuple[str, ...] = ()
     unlabelled_stems: tuple[str, ...] = ()
     unlabelled_label: Tensor | None = None
+    unlabelled_map: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What there is of images, labels and maps, by name."""
+        names = ("labelled_image", "label", "unlabelled_image", "unlabelled_label", "unlabelled_map")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def to(self, device: Any) -> Batch:
         """The same batch on another device."""
-        unlabelled, hidden = (
-            None if tensor is None else tensor.to(device, non_blocking=True)
-            for tensor in (self.unlabelled_image, self.unlabelled_label)
-        )
-        return Batch(
-            self.labelled_image.to(device, non_blocking=True),
-            self.label.to(device, non_blocking=True),
-            unlabelled,
-            self.labelled_stems,
-            self.unlabelled_stems,
-            hidden,
-        )
+        return self.with_tensors({name: one.to(device, non_blocking=True) for name, one in self.tensors().items()})
+
+    def with_tensors(self, tensors: Mapping[str, Any]) -> Batch:
+        """The same batch with others in their places, by name."""
+        return replace(self, **tensors)
 
 
 class Progress(NamedTuple):

@@ -17,7 +17,7 @@ from support.training import SIZE, small_batch, small_method, wake_adapters
 
 EARLY, LATE = Progress(10, 100), Progress(90, 100)  # before and after UGDA has started
 every_method = pytest.mark.parametrize("name", METHODS)
-every_sam = pytest.mark.parametrize("sam", ["none", "tiny", "small_lite_medsam"])
+every_sam = pytest.mark.parametrize("sam", ["none", "tiny", "small_lite_medsam", "small_sam_2"])
 every_k = pytest.mark.parametrize("K", [2, 4])
 early_and_late = pytest.mark.parametrize("progress", [EARLY, LATE], ids=["early", "late"])
 
@@ -99,8 +99,11 @@ def test_terms_are_finite_and_each_teaches_exactly_what_it_names(
 @every_method
 def test_every_first_word_of_a_terms_name_is_declared_or_a_measurement(name: str) -> None:
     method = small_method(name, "tiny")
-    words = {term.split("_")[0] for term in seeded_step(method, LATE, 3).terms} - {"sam"}
-    taught = method.term_modules().keys() - {"sam_kd"}
+    terms = seeded_step(method, LATE, 3).terms.keys()
+    words = {term.split("_")[0] for term in terms} - {"sam"}
+    declared = method.term_modules().keys() - {"sam_kd"}
+    assert declared <= words | terms
+    taught = {name.split("_")[0] for name in declared}
     assert taught <= words
     assert words - taught <= {"ema", "share"}
     assert all(module in set(method.modules()) for modules in method.term_modules().values() for module in modules)

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from knowsam.functional.boxes import class_boxes
+from knowsam.functional.boxes import class_places
+from knowsam.functional.pseudo_labels import largest_components
 from knowsam.sam.backbone.decode import grid_positions
 from knowsam.sam.backbone.tiny import read_config, tiny_sam
 from knowsam.sam.loading.build import TINY, resize_input
@@ -187,7 +188,7 @@ BOXED[:, 1, 8:16, 12:36] = 8
 BOXED[:, 1, 30:, 46:] = 8
 
 
-@pytest.mark.parametrize("prompt", ["box", "box+mask"])
+@pytest.mark.parametrize("prompt", ["box", "box+mask", "box+point"])
 @torch.no_grad()
 def test_at_step_0_a_box_is_answered_as_sam_does(prompt: str) -> None:
     """SAM's own pass with the box in pixels, whose corners it takes half a pixel further."""
@@ -195,13 +196,17 @@ def test_at_step_0_a_box_is_answered_as_sam_does(prompt: str) -> None:
     resize_input(sam, (48, 48))
     given = F.pad(BOXED, (0, 0, 0, 16), value=0.0)
     given[:, 0, 32:] = 4
-    image, found = torch.rand(1, 3, 48, 48), class_boxes(given.argmax(dim=1), 3)
+    image, found = torch.rand(1, 3, 48, 48), class_places(largest_components(given.argmax(dim=1), 3), 3)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pixels = (image - mean[:, None, None]) / std[:, None, None]
     mask = F.interpolate(given, (24, 24), mode="bilinear")
     masks = {"input_masks": mask[:, 1:2]} if prompt == "box+mask" else {}
-    own = sam(pixels, input_boxes=48 * found[0][:, 1:2] - 0.5, multimask_output=False, **masks).pred_masks
-    nothing = {"input_points": torch.zeros(1, 1, 1, 2), "input_labels": torch.full((1, 1, 1), -1)}
+    absent = 1  # of two tokens for 'no point' SAM adds one itself
+    if prompt == "box+point":
+        masks = {"input_points": 48 * found.point[:, 1:2, None] - 0.5, "input_labels": torch.ones(1, 1, 1)}
+        absent = 2
+    own = sam(pixels, input_boxes=48 * found.box[:, 1:2] - 0.5, multimask_output=False, **masks).pred_masks
+    nothing = {"input_points": torch.zeros(1, 1, absent, 2), "input_labels": torch.full((1, 1, absent), -1)}
     unboxed = [
         sam(pixels, **nothing, input_masks=mask[:, k : k + 1], multimask_output=False).pred_masks for k in (0, 2)
     ]
@@ -210,13 +215,14 @@ def test_at_step_0_a_box_is_answered_as_sam_does(prompt: str) -> None:
         torch.testing.assert_close(answer[0, k], expected[0, 0, 0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("prompt", ["mask", "box", "box+mask"])
+@pytest.mark.parametrize("regions", [None, torch.ones(2, *SIZE, dtype=torch.long)], ids=["own", "given"])
+@pytest.mark.parametrize("prompt", ["mask", "box", "box+mask", "box+point"])
 @torch.no_grad()
-def test_every_sam_takes_every_prompt_and_a_size_of_its_own(prompt: str) -> None:
+def test_every_sam_takes_every_prompt_and_a_size_of_its_own(prompt: str, regions: torch.Tensor | None) -> None:
     for sam in (small_sam(), small_sam(hq=True), small_tiny_vit_sam(), tiny_sam(read_config(TINY))):
         resize_input(sam, (48, 64))
         teacher = SamTeacher(sam, 3, size=(48, 64), prompt=prompt)
-        masks = teacher.masks(torch.rand(2, 1, *SIZE), torch.randn(2, 3, *SIZE))
+        masks = teacher.masks(torch.rand(2, 1, *SIZE), torch.randn(2, 3, *SIZE), regions)
         assert masks.isfinite().all()
         assert masks.shape[-2] <= SIZE[0]
         assert teacher(torch.rand(2, 1, *SIZE), torch.randn(2, 3, *SIZE)).shape == (2, 3, *SIZE)
@@ -233,6 +239,18 @@ def test_sam_sees_the_image_at_its_own_size_and_answers_at_the_students() -> Non
     torch.testing.assert_close(seen[0], F.interpolate(image, (64, 96), mode="bilinear"))
     large = teacher.masks(seen[0], prompt)
     torch.testing.assert_close(found, F.avg_pool2d(large, 2), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_given_regions_place_the_boxes_and_not_the_mask() -> None:
+    sam = small_sam()
+    resize_input(sam, SIZE)
+    teacher, image = SamTeacher(sam, 3, prompt="box+point").eval(), torch.rand(1, 1, *SIZE)
+    here, there = BOXED, torch.randn_like(BOXED)
+    regions = largest_components(here.argmax(dim=1), 3)
+    by_mask, by_regions = teacher.masks(image, here), teacher.masks(image, there, regions)
+    assert torch.equal(by_mask[:, 1], by_regions[:, 1])  # boxed: its mask is not looked at
+    assert not torch.equal(by_mask[:, 0], by_regions[:, 0])  # the background keeps its mask
 
 
 def test_what_sam_sees_is_told_in_a_line() -> None:

@@ -12,27 +12,31 @@ from knowsam.methods import Method
 from knowsam.sam.prompts import LAST_WEIGHT
 from knowsam.training.build import build_method
 from knowsam.types import Batch
+from support.small_sam_2 import small_sam_2_folder
 from support.tiny_vit_sams import small_lite_medsam
 
 SIZE = (32, 48)
+DFE_BACK = tuple(f"enhance.scales.{scale}.back." for scale in range(5))
 
 
 def small_method(name: str, sam: str = "none", K: int = 3, **options: Any) -> Method:
     """A method with the paper's constants for grey images of `SIZE`, as `train` builds it.
 
-    `sam` is a name as in a configuration, or `small_lite_medsam`.
+    `sam` is a name as in a configuration, `small_lite_medsam` or `small_sam_2`.
     """
     teacher: Any = sam
     if sam == "small_lite_medsam":  # sees less than the students, and boxes
         teacher = {"name": small_lite_medsam(), "size": 32, "prompt": "box+mask", "train": "adapters"}
+    elif sam == "small_sam_2":  # sees the images larger than they are
+        teacher = small_sam_2_folder()
     values = {"method": name, "preset": "paper", "data": {"size": SIZE}, "sam": teacher, "options": options}
     return build_method(resolve_config(values), 1, K)
 
 
 def wake_adapters(method: Method) -> None:
-    """Leave the zero initialisation of adapters and prompts, under which what lies before it has no gradient."""
+    """Leave the zero initialisation of adapters, prompts and DFE, under which what lies before it has no gradient."""
     for name, parameter in method.named_parameters():
-        if ".adapter.up." in name or name.endswith(LAST_WEIGHT):
+        if ".adapter.up." in name or name.endswith(LAST_WEIGHT) or name.startswith(DFE_BACK):
             torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(1))
 
 

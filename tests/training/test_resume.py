@@ -21,6 +21,7 @@ from knowsam.runs.folder import RunFolder
 from knowsam.training import trainer as engine
 from knowsam.training.run import resume, train
 from support.folders import make_folder, make_image, make_label, save_picture
+from support.small_sam_2 import small_sam_2_folder
 from support.training import run_config
 
 STEPS = 6
@@ -39,6 +40,12 @@ def config_of(kind: str, data: Path, steps: int = STEPS) -> Config:
         # From the first stage to the second at the interruption: the frozen reference is in the checkpoint.
         layer = {"options": {"target": kind.removeprefix("preference ")}, "train": {"pretrain": 0.5, "ema": 0.9}}
         return run_config(data, {"method": "preference"}, layer, sam="tiny", steps=steps)
+    if kind == "sam_2":  # frozen, but for adapters and prompts; its weights are read again
+        return run_config(data, {"method": "mean_teacher"}, sam=small_sam_2_folder(), steps=steps)
+    if kind == "sss":
+        # Rough masks of the first step at the interruption, new ones afterwards; a memory; SAM's word.
+        options = {"prompt_every": 4, "memory": 3, "sam_start": 0.0}
+        return run_config(data, {"method": "sss", "options": options}, sam="tiny", steps=steps)
     if kind == "supervised":
         return run_config(data, {"method": "supervised"}, steps=steps)
     # UGDA from the third step on, so that it is at work on both sides of the interruption; EMA; two optimisers.
@@ -89,7 +96,10 @@ def assert_same_end(a: RunFolder, b: RunFolder) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["supervised", "knowsam", "bcp", "unimatch", "preference student", "preference sam"])
+@pytest.mark.parametrize(
+    "kind",
+    ["supervised", "knowsam", "bcp", "unimatch", "preference student", "preference sam", "sss", "sam_2"],
+)
 def test_interrupted_and_resumed_run_ends_bit_equal(
     kind: str, data: Path, tmp_path: Path, terminate_at: Callable[[int], None]
 ) -> None:

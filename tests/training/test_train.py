@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 from knowsam.config import resolve_config
+from knowsam.data.augment import Augmentation
 from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.functional.schedules import linear_decay
@@ -26,8 +28,8 @@ from knowsam.training.build import build_method, build_optimiser
 from knowsam.training.run import resume, train
 from knowsam.training.state import load_trained_state, trained_state
 from knowsam.training.trainer import seed_step
-from knowsam.types import Batch, Progress, StepOutput
-from support.folders import make_folder
+from knowsam.types import IGNORE, Batch, Progress, StepOutput
+from support.folders import make_folder, make_nifti_folder, save_nifti
 from support.training import run_config, small_method
 
 
@@ -137,7 +139,7 @@ def test_a_batch_without_unlabelled_half_trains_on_the_labelled_images(data: Pat
     assert train(run_config(data, {"train": {"batch": "3+0"}}, steps=1), tmp_path / "run", quiet=True).finished
 
 
-@pytest.mark.parametrize(("method", "view"), [("mean_teacher", "strong"), ("bcp", "weak"), ("unimatch", "weak")])
+@pytest.mark.parametrize(("method", "view"), [("mean_teacher", "strong"), ("bcp", "weak"), ("sss", "weak")])
 def test_unlabelled_images_are_augmented_as_the_method_asks(
     method: str, view: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +151,42 @@ def test_unlabelled_images_are_augmented_as_the_method_asks(
     batch = run.augment(run.batches[0])
     assert batch.labelled_image.unique().tolist() == [0.25]
     assert batch.unlabelled_image.unique().tolist() == [{"weak": 0.25, "strong": 0.75}[view]]
+
+
+def test_maps_of_volumes_are_warped_with_their_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The map of a slice is drawn off its image; after the augmentation they must still agree."""
+    data = make_nifti_folder(tmp_path / "data", n_images=6, n_masks=3, shape=(32, 32, 4))
+    for number in range(3, 6):
+        volume = np.zeros((32, 32, 4), np.int16)
+        volume[4:14, 6 + number : 24, :] = 200
+        save_nifti(data / "images" / f"vol_{number}.nii.gz", volume)
+    config = run_config(data, {"method": "sss", "train": {"batch": "2+8", "steps": 3, "flip": "both"}})
+    moving = Augmentation(config.data.size, brightness_p=0.0, distortion_p=0.0, holes=(1, 2), holes_p=0.0)
+    monkeypatch.setattr(engine, "weak_augmentation", lambda size, flip: moving)
+    run = engine.Trainer(config, RunFolder(tmp_path / "run"), quiet=True)
+    run.method.label_volume = lambda image: (image[:, 0] > 0.5).long()
+    moved = 0
+    for step in range(3):
+        batch = run.with_maps(run.batches[step], Progress(step, 3))
+        assert torch.equal(batch.unlabelled_map, (batch.unlabelled_image[:, 0] > 0.5).long())
+        warped = run.augment(batch)
+        known = warped.unlabelled_map != IGNORE
+        agree = (warped.unlabelled_map == (warped.unlabelled_image[:, 0] > 0.5).long())[known]
+        assert agree.float().mean() > 0.98
+        assert warped.unlabelled_map.dtype == torch.int64
+        moved += int((warped.unlabelled_map != batch.unlabelled_map).flatten(1).any(dim=1).sum())
+    assert moved > 8
+
+
+def test_volumes_are_labelled_again_when_the_method_says_so(tmp_path: Path) -> None:
+    data = make_nifti_folder(tmp_path / "data", n_images=6, n_masks=3, shape=(32, 32, 4))
+    layer = {"method": "sss", "options": {"prompt_every": 3}, "train": {"batch": "2+12", "pretrain": 0.34}}
+    run = engine.Trainer(run_config(data, layer, steps=6), RunFolder(tmp_path / "run"), quiet=True)
+    original, sizes = run.method.label_volume, []
+    run.method.label_volume = lambda image: sizes.append((run.position, len(image))) or original(image)
+    run.fit()
+    # Two steps on labels alone; then all three volumes at the first step with unlabelled images, and three later.
+    assert sizes == [(2, 4)] * 3 + [(5, 4)] * 3
 
 
 def test_an_occupied_folder_is_refused(data: Path, tmp_path: Path) -> None:

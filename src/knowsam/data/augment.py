@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from kornia.augmentation import ColorJitter, RandomGaussianBlur
 from torch import Tensor, nn
 
+from knowsam.functional.mixing import cutmix_boxes, exchange
 from knowsam.types import IGNORE
 
 Flip = Literal["both", "horizontal", "vertical", "none"]
@@ -253,11 +254,12 @@ class IntensityAugmentation(nn.Module):
 
     Args:
         channels: C; grey images have neither saturation nor hue.
+        slices: How many neighbouring slices they are the channels of; of several the colour is left alone.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, slices: int = 1) -> None:
         super().__init__()
-        colour = (0.5, 0.25) if channels == 3 else (0.0, 0.0)
+        colour = (0.5, 0.25) if channels == 3 and slices == 1 else (0.0, 0.0)
         self.change = nn.Sequential(
             ColorJitter(0.5, 0.5, *colour, p=JITTER_P), RandomGaussianBlur(BLUR_KERNEL, BLUR_SIGMA_PX, p=BLUR_P)
         )
@@ -274,6 +276,24 @@ class IntensityAugmentation(nn.Module):
         """
         with torch.autocast(image.device.type, enabled=False):  # a method calls this amid its mixed precision
             return self.change(image).clamp_(0, 1)
+
+
+def strong_view(change: nn.Module, image: Tensor, label: Tensor, cutmix: float) -> tuple[Tensor, Tensor]:
+    """Change the intensities, and paste boxes of the next image of the batch into each image (CutMix).
+
+    Args:
+        change: An `IntensityAugmentation`.
+        image: `(B, C, H, W)`, the weak view.
+        label: `(B, H, W)`, its label.
+        cutmix: Probability that an image gets a box.
+
+    Returns:
+        A strong view and its label, of the same shapes.
+    """
+    height, width = image.shape[-2:]
+    boxes = cutmix_boxes(len(image), (height, width), cutmix, device=image.device)
+    view = change(image)
+    return exchange(view, view.roll(1, dims=0), boxes), exchange(label, label.roll(1, dims=0), boxes)
 
 
 def erase_holes(image: Tensor, count: tuple[int, int], p: float) -> Tensor:

@@ -27,7 +27,8 @@ class DecodedCase:
 
     Attributes:
         stem: The case's name.
-        images: `(N, C, H, W)` float16 in [0, 1]; half precision holds 8-bit steps exactly enough at half the memory.
+        images: `(N, C, H, W)` float16 in [0, 1], each slice once, without its neighbours (`Preprocessing.context`).
+            Half precision holds 8-bit steps exactly enough at half the memory.
         labels: `(N, H, W)` uint8 or int16, class index or `IGNORE`; None for an unlabelled case.
     """
 
@@ -48,11 +49,11 @@ def decode_case(case: Case, preprocessing: Preprocessing, coding: LabelCoding | 
         InputError: For an unreadable file, a mask of another size or with unknown values.
     """
     if coding is None:
-        return DecodedCase(case.stem, preprocessing.slices(read_image(case.image)).to(torch.float16), None)
+        return DecodedCase(case.stem, preprocessing.single_slices(read_image(case.image)).to(torch.float16), None)
     if case.label is None:
         raise InputError(f"{case.image}: no mask was found, but expected one for a labelled case; add it or unlist it.")
     image, label = read_pair(case.image, case.label)
-    images = preprocessing.slices(image).to(torch.float16)
+    images = preprocessing.single_slices(image).to(torch.float16)
     native = preprocessing.label_slices(coding.encode(label), image)
     return DecodedCase(case.stem, images, resize_label(native, preprocessing.size).to(torch.int16))
 
@@ -75,6 +76,7 @@ class SliceStore:
     _cache: dict[int, DecodedCase] = field(default_factory=dict, repr=False)
     _bytes: int = 0
     _index: list[tuple[int, int]] = field(default_factory=list, repr=False)
+    _names: list[str] = field(default_factory=list, repr=False)
 
     def fill(self, advance: Advance | None = None) -> None:
         """Decode every case once, which finds broken files before training starts and counts the slices.
@@ -83,9 +85,12 @@ class SliceStore:
             advance: Called after each case, for a progress bar.
         """
         self._index.clear()
+        self._names.clear()
         for number in range(len(self.cases)):
             decoded = self._decode(number)
-            self._index += [(number, position) for position in range(len(decoded.images))]
+            count = len(decoded.images)
+            self._index += [(number, position) for position in range(count)]
+            self._names += [decoded.stem if count == 1 else f"{decoded.stem}:{at}" for at in range(count)]
             if advance is not None:
                 advance()
 
@@ -110,12 +115,21 @@ class SliceStore:
             yield from labels.long()
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None, str]:
-        """Slice `index`: image `(C, H, W)` float32, label `(H, W)` int64 or None, name."""
+        """Slice `index`: image `(context * C, H, W)` float32, label `(H, W)` int64 or None, name."""
         number, position = self._index[index]
         decoded = self._decode(number)
-        name = decoded.stem if len(decoded.images) == 1 else f"{decoded.stem}:{position}"
         label = None if decoded.labels is None else decoded.labels[position].long()
-        return decoded.images[position].float(), label, name
+        image = self.preprocessing.neighbours(decoded.images, position).float()
+        return image, label, self._names[index]
+
+    def name(self, index: int) -> str:
+        """The name of a slice: its file's, and its position where the file has several."""
+        return self._names[index]
+
+    def volumes(self) -> list[list[int]]:
+        """The slices of each volume, in order; a picture is a volume of one slice."""
+        volume_of = {index: self.cases[number].volume for index, (number, _) in enumerate(self._index)}
+        return list(grouped(range(len(self)), volume_of.__getitem__).values())
 
 
 class IndexStream:

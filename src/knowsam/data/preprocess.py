@@ -37,6 +37,7 @@ class Preprocessing:
             (`Geometry.slice_axis`).
         spacing_mm: Typical spacing of the training volumes along their three axes, None where not known. Where it is,
             `slice_axis` counts axes of the patient, and formats that store slices first (HDF5) keep their own.
+        context: Slices of a volume that the networks see at once, odd: the one in the middle is segmented (2.5-D).
     """
 
     size: tuple[int, int]
@@ -44,10 +45,19 @@ class Preprocessing:
     normalise: Normalisation = "auto"
     slice_axis: int | None = None
     spacing_mm: tuple[float, ...] | None = None
+    context: int = 1
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the networks' input: those of every slice that they see."""
+        return self.channels * self.context
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a file header."""
-        return asdict(self)
+        """Plain values for a file header; single slices are not mentioned."""
+        values = asdict(self)
+        if self.context == 1:
+            del values["context"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocessing:
@@ -91,8 +101,34 @@ class Preprocessing:
             image: A picture `(H0, W0, C0)` or a volume `(X, Y, Z, C0)`.
 
         Returns:
-            `(N, C, H, W)` float32 in [0, 1]; N = 1 for a picture.
+            `(N, context * C, H, W)` float32 in [0, 1]; N = 1 for a picture.
+
+        Raises:
+            InputError: For a picture where neighbouring slices are wanted.
         """
+        single = self.single_slices(image)
+        return single if self.context == 1 else torch.stack([self.neighbours(single, at) for at in range(len(single))])
+
+    def neighbours(self, single: torch.Tensor, position: int) -> torch.Tensor:
+        """A slice and its neighbours on both sides as channels, beyond either end of the volume its last slice.
+
+        Args:
+            single: What `single_slices` gave, `(N, C, H, W)`.
+            position: Of the slice in the middle.
+
+        Returns:
+            `(context * C, H, W)`.
+        """
+        reach = self.context // 2
+        return single[[min(max(position + by, 0), len(single) - 1) for by in range(-reach, reach + 1)]].flatten(0, 1)
+
+    def single_slices(self, image: MedicalImage) -> torch.Tensor:
+        """As `slices`, without their neighbours: `(N, C, H, W)`."""
+        if self.context > 1 and not image.is_volume:
+            raise InputError(
+                f"{image.path}: a picture was found, but data.context={self.context} expected volumes, whose"
+                " neighbouring slices are in the same file; use data.context=1, or a network trained with it."
+            )
         array = to_unit_range(image, self.normalise)
         array = np.moveaxis(array, self.axis_of(image), 0) if image.is_volume else array[None]
         tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
@@ -116,6 +152,7 @@ def preprocessing_of(
     channels: int | None = None,
     normalise: Normalisation = "auto",
     axis: int | None = None,
+    context: int = 1,
 ) -> tuple[Preprocessing, str | None]:
     """Decide once for a set how its images become network input.
 
@@ -128,6 +165,7 @@ def preprocessing_of(
         channels: 1 or 3, None to decide it.
         normalise: As in `Preprocessing`.
         axis: The slice axis, None to decide it.
+        context: As in `Preprocessing`.
 
     Returns:
         What holds for the set, and a sentence where volumes would have chosen different axes.
@@ -144,7 +182,7 @@ def preprocessing_of(
     if axis is None:
         axis = majority_axis(votes)
     spacing = tuple(np.median(spacings, axis=0).tolist()) if spacings else None
-    found = Preprocessing(size, channels or (3 if colour else 1), normalise, axis, spacing)
+    found = Preprocessing(size, channels or (3 if colour else 1), normalise, axis, spacing, context)
     return found, axes_sentence(votes, axis)
 
 

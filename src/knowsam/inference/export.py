@@ -115,7 +115,7 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
         )
     card = to.parent / CARD_NAME
     check_card_is_ours(card, to)
-    exported = ProbabilityNetwork(part, info.preprocessing.channels, part.stride).eval()
+    exported = ProbabilityNetwork(part, info.preprocessing.in_channels, part.stride).eval()
     batches = verification_batches(info.preprocessing, part.stride, images)
     with output_folder(to.parent), whole_file(to) as temporary:
         write(exported, metadata(info, name, part.stride), temporary)
@@ -156,8 +156,13 @@ def select_network(
 def metadata(info: StudentInfo, network: str, stride: int) -> dict[str, Any]:
     """Return all that is needed to use the file: the student's header, and how its images are prepared, in full."""
     colours = [[0, 0, 0]] + [list(class_colour(index)) for index in range(1, len(info.class_names))]
+    context = info.preprocessing.context
+    neighbours = (
+        f"{context} neighbouring slices as channels, the ends of a volume repeated; the middle one is segmented"
+    )
     return info.to_json() | {
         "preparation": {
+            **({} if context == 1 else {"slices": neighbours}),
             "percentiles": PERCENTILES,
             "luminance": LUMINANCE,
             "resize": "bilinear, half-pixel centres, anti-aliased when shrinking; probabilities back: not anti-aliased",
@@ -165,7 +170,7 @@ def metadata(info: StudentInfo, network: str, stride: int) -> dict[str, Any]:
         "class_colours": colours,
         "exported_network": network,
         "exported_by": f"knowsam {__version__}",
-        "input": {"name": INPUT, "shape": ["batch", info.preprocessing.channels, "height", "width"],
+        "input": {"name": INPUT, "shape": ["batch", info.preprocessing.in_channels, "height", "width"],
                   "range": [0, 1], "height_and_width": f"multiples of {stride}"},
         "output": {"name": OUTPUT, "shape": ["batch", len(info.class_names), "height", "width"],
                    "values": "class probabilities"},

@@ -70,7 +70,7 @@ def model_card(exported: Exported, folder: RunFolder) -> str:
         "sha256": code(hashlib.sha256(content).hexdigest()),
         "network": f"{exported.network}, {exported.parameters:,} parameters, after {info.step} training steps",
         "input": Markdown(
-            f"{code(f'(batch, {info.preprocessing.channels}, H, W)')} float32 in [0, 1], H and W multiples of 16;"
+            f"{code(f'(batch, {info.preprocessing.in_channels}, H, W)')} float32 in [0, 1], H and W multiples of 16;"
             f" trained at {height} x {width}"
         ),
         "output": Markdown(f"class probabilities {code(f'(batch, {len(info.class_names)}, H, W)')} float32"),

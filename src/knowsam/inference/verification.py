@@ -77,8 +77,8 @@ def _batches(preprocessing: Preprocessing, stride: int, files: list[Path]) -> It
     height, width = preprocessing.size
     sizes = (height, width), (height, width + stride), (height + stride, width), (2 * stride, 3 * stride)
     for batch, (h, w) in zip((1, 3, 2, 5), sizes, strict=True):
-        regions = torch.rand(batch, preprocessing.channels, h // stride, w // stride, generator=generator)
-        noise = torch.rand(batch, preprocessing.channels, h, w, generator=generator)
+        regions = torch.rand(batch, preprocessing.in_channels, h // stride, w // stride, generator=generator)
+        noise = torch.rand(batch, preprocessing.in_channels, h, w, generator=generator)
         smooth = F.interpolate(regions, size=(h, w), mode="bilinear", align_corners=False)
         yield (1 - NOISE) * smooth + NOISE * noise
     for file in files:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from knowsam.errors import InputError
+from knowsam.networks.encoder_decoder import EncoderDecoder
 from knowsam.networks.registry import build_network
 from knowsam.types import IGNORE, Batch, ParameterGroup, Progress, StepOutput
 
@@ -23,16 +24,18 @@ class MethodContext:
     """What a method is built for.
 
     Attributes:
-        in_channels: C of the images.
+        in_channels: C of the images, those of neighbouring slices included.
         classes: K, background included.
         sam: The distillation object, or None for the method alone.
         pretrain: Share of the run that sees labelled images alone; None where it is not known.
+        slices: How many neighbouring slices an image holds as channels (`data.context`).
     """
 
     in_channels: int
     classes: int
     sam: SamDistillation | None = None
     pretrain: float | None = None
+    slices: int = 1
 
 
 class Method(nn.Module):
@@ -50,7 +53,10 @@ class Method(nn.Module):
         replayable: True if a step is nothing but operations on tensors: no value is read on the processor, no number
             drawn or counted there, and of `progress` only `reached` and `weight` are asked. On a GPU such a step is
             recorded once and replayed (`train.cuda_graph`), which is several times as fast.
+        labels_volumes: Whether the method makes label maps of whole unlabelled volumes (`label_volume`), which then
+            come with every batch as `Batch.unlabelled_map`; its `unlabelled_view` must be `"weak"`.
         paper_train: Settings of `train` that the method's paper has and others do not, for `preset: paper`.
+        paper_sam: The same of `sam`, for both presets.
         footnote: What a table must say of this method beside others: where it does not share their network, batch or
             steps. Empty where there is nothing to say.
         term_names: Name of a term in the logs -> words for the report, e.g. `"student_cons"` -> `"Network: agreement
@@ -63,7 +69,9 @@ class Method(nn.Module):
     uses_unlabelled: ClassVar[bool] = True
     unlabelled_view: ClassVar[Literal["strong", "weak"]] = "strong"
     replayable: ClassVar[bool] = False
+    labels_volumes: ClassVar[bool] = False
     paper_train: ClassVar[Mapping[str, Any]] = {}
+    paper_sam: ClassVar[Mapping[str, Any]] = {}
     footnote: ClassVar[str] = ""
     term_names: ClassVar[Mapping[str, str]] = {}
     prediction_names: ClassVar[Mapping[str, str]] = {}
@@ -99,6 +107,24 @@ class Method(nn.Module):
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """The loss of one batch and its terms, still attached; changes nothing but batch-norm statistics."""
+        raise NotImplementedError
+
+    def before_step(self, batch: Batch, progress: Progress) -> bool:
+        """Called before a batch is augmented; True says that `label_volume` gives other maps from here on."""
+        return False
+
+    def label_volume(self, image: Tensor) -> Tensor:
+        """Label a whole unlabelled volume, for a method that `labels_volumes`.
+
+        Called when a batch first has a slice of it, and again after `before_step` has given True. It must depend on
+        what `state_dict` holds and on nothing else, so that a resumed run gets the same maps.
+
+        Args:
+            image: `(S, C, H, W)` float32 in [0, 1], its slices in order, not augmented; S = 1 for a picture.
+
+        Returns:
+            `(S, H, W)` int64, class index or `IGNORE`; they are augmented with the images.
+        """
         raise NotImplementedError
 
     def after_step(self, progress: Progress) -> None:
@@ -180,6 +206,26 @@ class StudentMethod(Method):
     def student_spec(self) -> dict[str, Any]:
         """Name and arguments for `build_network`."""
         return self.spec
+
+
+def require_features(network: nn.Module, name: str, method: str, remedy: str) -> list[int]:
+    """Channels of each map that a network's encoder hands on, for a method that works on them.
+
+    Args:
+        network: Of a method.
+        name: What `options.network` calls it.
+        method: Name of the method, for the message.
+        remedy: How to do without, the end of the sentence.
+
+    Raises:
+        InputError: If its features cannot be reached.
+    """
+    if not isinstance(network, EncoderDecoder):
+        raise InputError(
+            f"options.network: '{name}' was found, but {method} expected a network whose features it can reach; choose"
+            f" unet or vnet, or {remedy}."
+        )
+    return network.encoded_channels()
 
 
 def join_halves(batch: Batch) -> tuple[Tensor, Tensor]:

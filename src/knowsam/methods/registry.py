@@ -24,6 +24,7 @@ METHODS: Registry[type[Method]] = Registry(
         "unimatch": "knowsam.methods.unimatch:UniMatch",
         "kd_sam": "knowsam.methods.kd_sam:KdSam",
         "preference": "knowsam.methods.preference:PreferenceAlignment",
+        "sss": "knowsam.methods.sss:SSS",
         "knowsam": "knowsam.methods.knowsam:KnowSAM",
     },
 )
@@ -93,5 +94,10 @@ def _require_method(name: str, found: Any) -> type[Method]:
         raise InputError(
             f"method: {found.__name__} under '{name}' has unlabelled_view {found.unlabelled_view!r}, but expected"
             " 'strong' or 'weak'; correct it."
+        )
+    if found.labels_volumes and found.unlabelled_view != "weak":
+        raise InputError(
+            f"method: {found.__name__} under '{name}' labels volumes and has unlabelled_view 'strong', but expected"
+            " 'weak': what distorts images does not distort their labels; correct it."
         )
     return found

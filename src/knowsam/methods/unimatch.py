@@ -15,12 +15,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from knowsam.data.augment import IntensityAugmentation
-from knowsam.errors import InputError
+from knowsam.data.augment import IntensityAugmentation, strong_view
 from knowsam.functional.losses import dice_loss, segmentation_loss
-from knowsam.functional.mixing import cutmix_boxes, exchange
 from knowsam.functional.pseudo_labels import confident_label
-from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, join_halves
+from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, join_halves, require_features
 from knowsam.types import IGNORE, Batch, Progress, StepOutput
 
 
@@ -54,12 +52,10 @@ class UniMatch(StudentMethod):
 
     def __init__(self, options: UniMatchOptions, context: MethodContext) -> None:
         super().__init__(options, context)
-        if options.feature_weight > 0 and not (hasattr(self.network, "encode") and hasattr(self.network, "decode")):
-            raise InputError(
-                f"options.network: '{options.network}' was found, but unimatch expected a network whose features it can"
-                " reach; choose unet or vnet, or leave the features alone with options.feature_weight=0."
-            )
-        self.strong = IntensityAugmentation(context.in_channels)
+        if options.feature_weight > 0:
+            remedy = "leave the features alone with options.feature_weight=0"
+            require_features(self.network, options.network, "unimatch", remedy)
+        self.strong = IntensityAugmentation(context.in_channels, context.slices)
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """One step of the network.
@@ -113,16 +109,5 @@ class UniMatch(StudentMethod):
         return logits[: len(image)], logits[len(image) :]
 
     def strong_view(self, image: Tensor, pseudo_label: Tensor) -> tuple[Tensor, Tensor]:
-        """Change the intensities, and paste boxes of the next image of the batch into each image.
-
-        Args:
-            image: `(B_u, C, H, W)`, the weak view.
-            pseudo_label: `(B_u, H, W)`, its label.
-
-        Returns:
-            A strong view and its label, of the same shapes.
-        """
-        height, width = image.shape[-2:]
-        boxes = cutmix_boxes(len(image), (height, width), self.options.cutmix, device=image.device)
-        view = self.strong(image)
-        return exchange(view, view.roll(1, dims=0), boxes), exchange(pseudo_label, pseudo_label.roll(1, dims=0), boxes)
+        """A strong view `(B_u, C, H, W)` of the weak one, and its label `(B_u, H, W)`."""
+        return strong_view(self.strong, image, pseudo_label, self.options.cutmix)

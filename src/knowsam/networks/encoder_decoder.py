@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from knowsam.networks.base import SegmentationNetwork
@@ -13,11 +14,13 @@ class EncoderDecoder(SegmentationNetwork, ABC):
     """Logits from the last stage of a decoder whose stages can be looked at one by one.
 
     Attributes:
+        in_channels: C of the image.
         encoder: The stages of the way down, from full resolution.
         head: What turns the last stage into logits.
         feature_channels: Channels of `features`, coarsest first.
     """
 
+    in_channels: int
     encoder: nn.ModuleList
     head: nn.Module
     feature_channels: tuple[int, ...]
@@ -61,6 +64,16 @@ class EncoderDecoder(SegmentationNetwork, ABC):
     @abstractmethod
     def decode(self, encoded: list[Tensor]) -> list[Tensor]:
         """`features` from what `encode` gave."""
+
+    @torch.no_grad()
+    def encoded_channels(self) -> list[int]:
+        """Channels of each map of `encode`, found by trying; changes nothing and draws no random number."""
+        training = self.training
+        image = next(self.parameters()).new_zeros(1, self.in_channels, self.stride, self.stride)
+        try:
+            return [stage.shape[1] for stage in self.eval().encode(image)]
+        finally:
+            self.train(training)
 
     def deepest_stage(self) -> nn.Module:
         """The last stage of the encoder."""

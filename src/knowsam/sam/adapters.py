@@ -58,16 +58,16 @@ class AdaptedAttention(nn.Module):
 
 
 class AdaptedGridAttention(nn.Module):
-    """An attention that takes the whole grid and cuts its windows itself, followed by an adapter with skip."""
+    """An attention as it is, over the whole grid (TinyViT) or a window (SAM 2), followed by an adapter with skip."""
 
     def __init__(self, base: nn.Module, adapter: Adapter) -> None:
         super().__init__()
         self.base = base
         self.adapter = adapter
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """`(B, h, w, dim)` -> the same shape."""
-        return self.adapter(self.base(tokens))
+    def forward(self, hidden_states: Tensor, **arguments: Any) -> Tensor:
+        """`(B, h, w, dim)` -> what the attention gives for it, which may have another grid and width."""
+        return self.adapter(self.base(hidden_states, **arguments))
 
 
 class AdaptedMlp(nn.Module):
@@ -94,7 +94,7 @@ def insert_adapters(sam: Any, init: AdapterInit = "zero") -> None:
     interface = interface_of(sam)
     for layer in interface.encoder_blocks(sam):
         dim = len(layer.layer_norm2.weight)
-        if interface.attends_whole_grid:
+        if interface.keeps_attention:
             layer.attn = AdaptedGridAttention(layer.attn, Adapter(dim, skip=True, init=init))
         else:
             layer.attn = AdaptedAttention(layer.attn, Adapter(dim, skip=True, init=init), layer.window_size)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from knowsam.errors import InputError
 from knowsam.functional.losses import distillation_loss, segmentation_loss
 from knowsam.functional.probabilities import most_probable_class, resize_logits
+from knowsam.functional.pseudo_labels import largest_components
 from knowsam.functional.schedules import gaussian_rampup
 from knowsam.runs.device import resolve_device
 from knowsam.sam.adapters import AdapterInit
@@ -21,7 +22,7 @@ from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.corruption import corrupt_prompts
 from knowsam.sam.loading.build import load_sam
 from knowsam.sam.loading.report import LoadReport, PixelNormalisation
-from knowsam.sam.loading.resize import input_size, resize_input
+from knowsam.sam.loading.resize import input_size, resize_input, smallest_side
 from knowsam.sam.teacher import PromptKind, Question, SamTeacher, TrainMode
 from knowsam.types import Progress
 
@@ -115,12 +116,13 @@ class SamDistillation(nn.Module):
         sam_size: int | Literal["auto", "image"] = "auto",
         prompt: PromptKind = "mask",
         pretrained: bool = True,
+        context: int = 1,
     ) -> SamDistillation:
         """Build a SAM, adapt it, and make it the teacher of a training loop.
 
         Args:
-            name: `"tiny"` (bundled), `"lite_medsam"` (installed), `"vit_b"`, `"vit_l"`, `"vit_h"`, a Hugging Face
-                directory, or an original `.pth` file, see `load_sam`.
+            name: `"tiny"` (bundled), `"lite_medsam"` (installed), `"vit_b"`, `"vit_l"`, `"vit_h"`, `"sam2_tiny"` to
+                `"sam2_large"`, a Hugging Face directory, or an original `.pth` file, see `load_sam`.
             size: Height and width of the images in pixels.
             classes: K, background included.
             train: What of SAM learns, see `SamTeacher`; `"auto"`: adapters and prompts of a pretrained SAM of the
@@ -133,9 +135,10 @@ class SamDistillation(nn.Module):
             adapter_init: See `SamTeacher`.
             normalise: See `SamTeacher`; `"auto"`: as it was pretrained (`LoadReport.pixels`).
             sam_size: The longer side in pixels at which SAM sees the images; `"image"`: as they are, multiples of its
-                patch (8 or 16; 4 with LiteMedSAM); `"auto"`: see `default_size`.
+                patch (8 or 16; 4 with LiteMedSAM; of 32 with SAM 2); `"auto"`: see `default_size`.
             prompt: See `SamTeacher`.
             pretrained: False: random weights in place of those of a name, for measurements.
+            context: See `SamTeacher`.
 
         Returns:
             On the CPU, in training mode; its initial weights come from torch's global generator.
@@ -150,14 +153,14 @@ class SamDistillation(nn.Module):
             )
         sam, base = load_sam(name, pretrained, max(size))
         if sam_size == "auto":
-            sam_size = default_size(sam, base, on_gpu=resolve_device() != "cpu")
+            sam_size = default_size(sam, base, size, on_gpu=resolve_device() != "cpu")
         own = size if sam_size == "image" else input_size(sam, size, sam_size)
         base = dataclasses.replace(base, resized=resize_input(sam, own))
         if train == "auto":
             train = "adapters" if base.pretrained and not interface_of(sam).learns_whole else "all"
         if normalise == "auto":
             normalise = base.pixels
-        teacher = SamTeacher(sam, classes, train, adapter_init, normalise, own, prompt, base)
+        teacher = SamTeacher(sam, classes, train, adapter_init, normalise, own, prompt, base, context)
         return cls(teacher, temperature, kd_weight, prompt_spoil, kd_resolution, kd_ramp)
 
     def forward(
@@ -168,6 +171,7 @@ class SamDistillation(nn.Module):
         progress: Progress,
         mask_prompt: Tensor | None = None,
         decoder_only: bool = False,
+        regions: Tensor | None = None,
     ) -> SamStep:
         """One distillation step.
 
@@ -179,6 +183,8 @@ class SamDistillation(nn.Module):
             mask_prompt: Logits `(B, K, H, W)` that prompt SAM, always detached here; those of `prompter` by default,
                 without one the students' mean.
             decoder_only: Nothing of SAM but its decoder learns in this step.
+            regions: `(B, H, W)` int64, where each class lies for the boxes and points of `sam.prompt`; by default they
+                are read off the mask prompt (`SamTeacher.masks`).
 
         Returns:
             The detached SAM logits, the weighted loss and the unweighted terms.
@@ -186,7 +192,10 @@ class SamDistillation(nn.Module):
         if mask_prompt is None:
             mask_prompt = self._prompt(image, torch.stack(list(student_logits)).mean(dim=0))
         prompt, corrupted = corrupt_prompts(mask_prompt.detach(), label, self.prompt_spoil)
-        question = self.teacher.ask(image, prompt, frozen=decoder_only)
+        if regions is not None and corrupted.any():
+            own = largest_components(most_probable_class(prompt), prompt.shape[1])
+            regions = torch.where(corrupted.view(-1, 1, 1), own, regions)
+        question = self.teacher.ask(image, prompt, regions, frozen=decoder_only)
         masks, _ = self.teacher.answer(question)
         logits = resize_logits(masks, (image.shape[-2], image.shape[-1]))
         supervised = segmentation_loss(logits, label)
@@ -239,12 +248,17 @@ class SamDistillation(nn.Module):
         return self.teacher(image, self._prompt(image, mask_prompt))
 
 
-def default_size(sam: Any, base: LoadReport, on_gpu: bool) -> int | Literal["image"]:
+def default_size(sam: Any, base: LoadReport, image_size: tuple[int, int], on_gpu: bool) -> int | Literal["image"]:
     """Return the setting that `sam.size=auto` stands for.
 
     LiteMedSAM and MobileSAM know one scale and see images at the size they were made for: all of it on a GPU, half of
-    it on a CPU, where it costs a fifth (docs/sam.md). The others adapt their positions and see images as they are.
+    it on a CPU, where it costs a fifth (docs/sam.md). The others adapt their positions and see images as they are; a
+    SAM 2, whose sides are multiples of 32 px, sees them at the next larger size that it can take.
     """
-    if not interface_of(sam).keeps_scale:
+    interface = interface_of(sam)
+    if interface.keeps_scale:
+        return base.made_for if on_gpu else base.made_for // 2
+    step, smallest = interface.multiple(sam), smallest_side(sam)
+    if interface.has_positions or all(side % step == 0 and side >= smallest for side in image_size):
         return "image"
-    return base.made_for if on_gpu else base.made_for // 2
+    return max(smallest, -(-max(image_size) // step) * step)

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowsam.functional.boxes import class_boxes
+from knowsam.functional.boxes import class_places
 from knowsam.functional.probabilities import most_probable_class, resize_logits
+from knowsam.functional.pseudo_labels import largest_components
 from knowsam.sam.adapters import AdapterInit, insert_adapters
 from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
+from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.backbone.prompting import encode_prompts
 from knowsam.sam.loading.report import LoadReport, PixelNormalisation
 from knowsam.sam.prompts import TOKENS_PER_CLASS, LearnablePrompts, TextPrompts
@@ -23,12 +25,21 @@ PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 
 TrainMode = Literal["adapters", "all"]
-PromptKind = Literal["mask", "box", "box+mask"]
+PromptKind = Literal["mask", "box", "box+mask", "box+point"]
+
+
+ASKED: dict[PromptKind, str] = {
+    "mask": "the students' masks",
+    "box": "boxes around them",
+    "box+mask": "the students' masks and boxes",
+    "box+point": "boxes around them and points within",
+}
 
 CERTAIN = 10.0
 """Logit of the pixels of a mask that is given as it is."""
 UNUSED_DECODER = (
-    "iou_prediction_head", "output_hypernetworks_mlps.1", "output_hypernetworks_mlps.2", "output_hypernetworks_mlps.3",
+    "iou_prediction_head", "pred_obj_score_head", "output_hypernetworks_mlps.1",
+    "output_hypernetworks_mlps.2", "output_hypernetworks_mlps.3",
 )  # fmt: skip
 """Parts of SAM's decoder that the forward pass never reaches, or whose answer nothing learns from."""
 
@@ -55,7 +66,7 @@ class SamTeacher(nn.Module):
     """An adapted SAM that segments all classes of an image at once.
 
     Args:
-        sam: A `transformers.SamModel` or `SamHQModel`, or the bundled small SAM, already resized to the input
+        sam: A `SamModel`, `SamHQModel` or `Sam2Model` of transformers, or one of this package, resized to the input
             (`knowsam.sam.loading.build`).
         classes: K, background included.
         train: `"adapters"`: only adapters and prompts learn, everything else is frozen and stays in evaluation mode;
@@ -66,9 +77,11 @@ class SamTeacher(nn.Module):
             as MedSAM was trained.
         size: `(H, W)` in pixels at which SAM sees the images, to which it was resized; None: as they come.
         prompt: What becomes of the mask prompt. `"mask"`, the paper's: it is SAM's dense prompt, class by class.
-            `"box"`: the bounding box of each class's largest piece in it instead (`class_boxes`); the background, and
-            a class that is nowhere, keep the mask. `"box+mask"`: both.
+            `"box"`: the bounding box of each class's largest piece in it instead (`class_places`); the background, and
+            a class that is nowhere, keep the mask. `"box+mask"`: both. `"box+point"`: a box, and the point of the piece
+            that is farthest from its edge.
         base: Where `sam` came from, for the run's files; None if that is not needed.
+        context: How many neighbouring slices the images hold as channels; SAM sees the one in the middle.
     """
 
     pixel_mean: Tensor
@@ -84,8 +97,10 @@ class SamTeacher(nn.Module):
         size: tuple[int, int] | None = None,
         prompt: PromptKind = "mask",
         base: LoadReport | None = None,
+        context: int = 1,
     ) -> None:
         super().__init__()
+        self.context = context
         self.sam = sam
         self.base = base
         self.size = size
@@ -95,6 +110,7 @@ class SamTeacher(nn.Module):
         self.train_mode = train
         self.decoder_learns = train == "all"
         dim = sam.config.prompt_encoder_config.hidden_size
+        interface_of(sam).prepare(sam)
         insert_adapters(sam, adapter_init)
         self.prompts = LearnablePrompts(classes, dim)
         self.text: TextPrompts | None = None
@@ -113,8 +129,7 @@ class SamTeacher(nn.Module):
         if self.size is not None and self.base is not None and self.base.made_for != max(self.size):
             seen += f" (made for {self.base.made_for} px)"
         pixels = "normalised by SAM's mean and deviation" if self.normalise == "sam" else "values in [0, 1] as they are"
-        asked = {"mask": "the students' masks", "box": "boxes around them", "box+mask": "the students' masks and boxes"}
-        return f"sam: sees {seen}, {pixels}; prompted with {asked[self.prompt]}"
+        return f"sam: sees {seen}, {pixels}; prompted with {ASKED[self.prompt]}"
 
     def trainable_parameter_names(self) -> list[str]:
         """Names of all parameters that learn: the declaration that tests hold the module to."""
@@ -141,31 +156,34 @@ class SamTeacher(nn.Module):
         """Segment `image` as prompted: `masks`, enlarged to the image's size, `(B, K, H, W)`."""
         return resize_logits(self.masks(image, mask_prompt), (image.shape[-2], image.shape[-1]))
 
-    def masks(self, image: Tensor, mask_prompt: Tensor) -> Tensor:
+    def masks(self, image: Tensor, mask_prompt: Tensor, regions: Tensor | None = None) -> Tensor:
         """Segment `image` as prompted, at the resolution SAM answers at.
 
         Args:
-            image: `(B, C, H, W)` float in [0, 1], C = 1 (repeated) or 3.
+            image: `(B, context * C, H, W)` float in [0, 1], C = 1 (repeated) or 3.
             mask_prompt: Logits `(B, K, h, w)`; resized to SAM's mask-prompt size.
+            regions: `(B, H, W)` int64, where each class lies: boxes and points are read off it instead of the largest
+                pieces of `mask_prompt`; without effect where `prompt` is `"mask"`.
 
         Returns:
             Logits `(B, K, 4 g_h, 4 g_w)` for a token grid of g_h x g_w: half of the image's size with the bundled SAM,
             a quarter with the published ones; `(B, K, H, W)` where SAM's answer is larger than the image.
         """
-        return self.answer(self.ask(image, mask_prompt))[0]
+        return self.answer(self.ask(image, mask_prompt, regions))[0]
 
-    def ask(self, image: Tensor, mask_prompt: Tensor, frozen: bool = False) -> Question:
+    def ask(self, image: Tensor, mask_prompt: Tensor, regions: Tensor | None = None, frozen: bool = False) -> Question:
         """Encode images and prompts, the same arguments as `masks`.
 
         Args:
             image: `(B, C, H, W)`.
             mask_prompt: Logits `(B, K, h, w)`.
+            regions: `(B, H, W)` int64, or None.
             frozen: Without gradients, and as in evaluation: what answers will teach the decoder alone.
         """
         if not frozen:
-            return self._prompted(self._encode(image), image, mask_prompt, self.prompt)
+            return self._prompted(self._encode(image), image, mask_prompt, self.prompt, regions)
         with torch.no_grad(), self._evaluating():
-            return self._prompted(self._encode(image), image, mask_prompt, self.prompt)
+            return self._prompted(self._encode(image), image, mask_prompt, self.prompt, regions)
 
     def answer(self, question: Question, decoder: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """Decode a question.
@@ -231,12 +249,14 @@ class SamTeacher(nn.Module):
         self.text = TextPrompts(vectors, nothing.detach()).to(nothing.device)
 
     def _encode(self, image: Tensor) -> Any:
-        rgb = image.expand(-1, 3, -1, -1)
+        rgb = image.chunk(self.context, dim=1)[self.context // 2].expand(-1, 3, -1, -1)
         if self.size is not None and self.size != tuple(image.shape[-2:]):
             rgb = F.interpolate(rgb, self.size, mode="bilinear", align_corners=False, antialias=True)
-        return self.sam.vision_encoder((rgb - self.pixel_mean) / self.pixel_std)
+        return interface_of(self.sam).encode(self.sam, (rgb - self.pixel_mean) / self.pixel_std)
 
-    def _prompted(self, encoded: Any, image: Tensor, mask_prompt: Tensor, kind: PromptKind) -> Question:
+    def _prompted(
+        self, encoded: Any, image: Tensor, mask_prompt: Tensor, kind: PromptKind, regions: Tensor | None = None
+    ) -> Question:
         embedding = encoded[0]
         grid = embedding.shape[-2:]
         # One decoder pass per (image, class): classes are folded into the batch.
@@ -247,25 +267,31 @@ class SamTeacher(nn.Module):
             prompt = logits[:, None]
             dense = self.sam.prompt_encoder.mask_embed(prompt)
         else:
-            shift, dense, prompt = self._boxes(mask_prompt, logits, kind)
-            tokens = tokens + shift
+            if regions is None:
+                regions = largest_components(most_probable_class(mask_prompt), self.classes)
+            shift, dense, prompt = self._places(regions, logits, kind)
+            learned = tokens.shape[1]
+            tokens = torch.cat([tokens + shift[:, :learned], shift[:, learned:]], dim=1)
         if self.text is not None:
             tokens = torch.cat([tokens, self.text(len(image)).flatten(0, 1)], dim=1)
         return Question(encoded, tokens, dense, prompt, (image.shape[-2], image.shape[-1]))
 
-    def _boxes(self, mask_prompt: Tensor, logits: Tensor, kind: PromptKind) -> tuple[Tensor, Tensor, Tensor]:
+    def _places(self, regions: Tensor, logits: Tensor, kind: PromptKind) -> tuple[Tensor, Tensor, Tensor]:
         """Prompts with boxes: what they add to the learnable tokens, dense prompts, masks behind these.
 
         The learnable tokens begin as SAM's 'no point', which is taken away where there is a box, so that at step 0 SAM
-        gets the tokens of a box that it was trained with.
+        gets the tokens of a box that it was trained with. A point is a token of its own behind them.
         """
-        box, has_box = (found.flatten(0, 1) for found in class_boxes(most_probable_class(mask_prompt), self.classes))
-        has_mask = torch.ones_like(has_box) if kind == "box+mask" else ~has_box
-        never = torch.zeros_like(has_box)
-        tokens, dense, prompt = encode_prompts(self.sam, logits, has_mask, box, has_box, box[:, :2], never, never)
+        box, point, found = (place.flatten(0, 1) for place in class_places(regions, self.classes))
+        has_mask = torch.ones_like(found) if kind == "box+mask" else ~found
+        pointed = kind == "box+point"
+        has_point = found if pointed else torch.zeros_like(found)
+        tokens, dense, prompt = encode_prompts(
+            self.sam, logits, has_mask, box, found, point, has_point, has_point, point_beside_box=pointed
+        )
         nothing = self.sam.prompt_encoder.not_a_point_embed.weight
-        assert tokens.shape[1] == TOKENS_PER_CLASS
-        return (tokens - nothing).detach(), dense, prompt
+        corners = tokens[:, :TOKENS_PER_CLASS] - nothing
+        return torch.cat([corners, tokens[:, TOKENS_PER_CLASS:]], dim=1).detach(), dense, prompt
 
 
 def pixel_statistics(normalise: PixelNormalisation) -> tuple[Tensor, Tensor]:

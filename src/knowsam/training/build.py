@@ -22,12 +22,15 @@ def build_method(config: Config, in_channels: int, classes: int) -> Method:
         from knowsam.sam import SamDistillation
 
         settings = config.sam.model_dump(exclude={"lr", "size"})
-        sam = SamDistillation.from_name(size=config.data.size, classes=classes, sam_size=config.sam.size, **settings)
+        sam = SamDistillation.from_name(
+            size=config.data.size, classes=classes, sam_size=config.sam.size, context=config.data.context, **settings
+        )
     # Students are seeded on their own: the same seed gives the same students with and without SAM.
     torch.manual_seed(config.train.seed + 1)
     method_class: Any = load_method(config.method)  # each method takes its own Options
     options = method_class.Options.model_validate(config.options)
-    method: Method = method_class(options, MethodContext(in_channels, classes, sam, config.train.pretrain))
+    context = MethodContext(in_channels, classes, sam, config.train.pretrain, config.data.context)
+    method: Method = method_class(options, context)
     normalise_single_values(method)
     return method
 

@@ -212,32 +212,25 @@ class ReplayedSteps:
             parameter.grad = None
 
 
-def shapes_of(batch: Batch) -> tuple[Any, ...]:
+def shapes_of(batch: Batch) -> dict[str, torch.Size]:
     """What of a batch a recording depends on."""
-    unlabelled = batch.unlabelled_image
-    return batch.labelled_image.shape, batch.label.shape, None if unlabelled is None else unlabelled.shape
+    return {name: tensor.shape for name, tensor in batch.tensors().items()}
 
 
 def to_device(batch: Batch, device: torch.device, copy: bool = False) -> Batch:
     """The batch on the device, by way of pinned memory, so that nothing waits; `copy`: never the same tensors."""
-
-    def moved(tensor: Tensor) -> Tensor:
-        return _pinned(tensor, device).to(device, non_blocking=True, copy=copy)
-
-    unlabelled = None if batch.unlabelled_image is None else moved(batch.unlabelled_image)
-    return Batch(
-        moved(batch.labelled_image), moved(batch.label), unlabelled, batch.labelled_stems, batch.unlabelled_stems
-    )
+    moved = {
+        name: _pinned(tensor, device).to(device, non_blocking=True, copy=copy)
+        for name, tensor in batch.tensors().items()
+    }
+    return batch.with_tensors(moved)
 
 
 def copy_batch(target: Batch, source: Batch) -> None:
     """Copy a batch into one of the same shapes that lies on the device."""
-    for own, other in zip(_tensors(target), _tensors(source), strict=True):
-        own.copy_(_pinned(other, own.device), non_blocking=True)
-
-
-def _tensors(batch: Batch) -> list[Tensor]:
-    return [one for one in (batch.labelled_image, batch.label, batch.unlabelled_image) if one is not None]
+    others = source.tensors()
+    for name, own in target.tensors().items():
+        own.copy_(_pinned(others[name], own.device), non_blocking=True)
 
 
 def _pinned(tensor: Tensor, device: torch.device) -> Tensor:

@@ -117,7 +117,7 @@ def load_data(
     notes = [*leak_warnings(folder, split), *folder.warnings, *folder.notes, *cases.found.notes]
 
     images = (read_image(case.image) for case in labelled)
-    preprocessing, note = preprocessing_of(images, data.size, data.channels, data.normalise, data.axis)
+    preprocessing, note = preprocessing_of(images, data.size, data.channels, data.normalise, data.axis, data.context)
     notes += [] if note is None else [note]
 
     advance = None if progress is None else progress(len(labelled) + len(unlabelled) + len(validation))

@@ -109,7 +109,7 @@ def load_trained_method(out: str | Path) -> tuple[Method, StudentInfo]:
     folder = RunFolder(Path(out))
     config, state = folder.read_config(), load_checkpoint(folder.checkpoint)
     info = load_student(folder.student)[1]
-    method = build_method(config, info.preprocessing.channels, len(info.class_names))
+    method = build_method(config, info.preprocessing.in_channels, len(info.class_names))
     require_same_base(state.get("sam"), None if method.sam is None else method.sam.teacher.base, folder.checkpoint)
     load_trained_state(method, state["method"], folder.checkpoint)
     if state["averaged"] is not None:

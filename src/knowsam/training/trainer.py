@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from knowsam import __version__
 from knowsam.config import Config
 from knowsam.data.augment import strong_augmentation, weak_augmentation
+from knowsam.data.volumes import VolumeMaps
 from knowsam.errors import InputError
 from knowsam.evaluation.scoring import ScoredVolume, ValidationScores, score_volumes
 from knowsam.functional.schedules import linear_decay
@@ -111,7 +112,7 @@ class Trainer:
     def _build(self) -> None:
         """Build method, optimisers and augmentations, on the device."""
         config, device = self.config, self.accelerator.device
-        method = build_method(config, self.data.preprocessing.channels, self.data.coding.classes)
+        method = build_method(config, self.data.preprocessing.in_channels, self.data.coding.classes)
         self.sam_base = None if method.sam is None else method.sam.teacher.base
         self.config = record_sam_choices(config, method)
         method = method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -129,6 +130,9 @@ class Trainer:
         self._weak = weak_augmentation(config.data.size, self.data.flip).to(device)
         strong = strong_augmentation(config.data.size, self.data.flip).to(device)
         self._unlabelled_view = self._weak if method.unlabelled_view == "weak" else strong
+        self._maps: VolumeMaps | None = None
+        if method.labels_volumes and self.data.unlabelled is not None:
+            self._maps = VolumeMaps(self.data.unlabelled, lambda image: method.label_volume(image.to(device)))
         self._replayed = self._replay_steps()
 
     def _replay_steps(self) -> ReplayedSteps | None:
@@ -210,6 +214,7 @@ class Trainer:
         """
         config = self.config.train
         progress = Progress(self.position, config.steps)
+        batch = self.with_maps(batch, progress)
         seed_step(config.seed, self.position, self.accelerator.process_index)
         self._wrapped.train()
         if self._replayed is None:
@@ -241,16 +246,27 @@ class Trainer:
         if self._replayed is not None and (obstacle := self._replayed.take_obstacle()) is not None:
             self.display.note(f"each step is launched kernel by kernel, not replayed as a whole: {obstacle}.")
 
+    def with_maps(self, batch: Batch, progress: Progress) -> Batch:
+        """The batch with what the method made of the volumes of its unlabelled slices."""
+        changed = self.method.before_step(batch, progress)
+        if self._maps is None or batch.unlabelled_image is None:
+            return batch
+        if changed:
+            self._maps.forget()
+        return batch.with_tensors({"unlabelled_map": self._maps.of(batch.unlabelled_stems)})
+
     def augment(self, batch: Batch) -> Batch:
         """The views a method sees: labelled images weakly augmented, unlabelled ones as its `unlabelled_view` says."""
         image, label = self._weak(batch.labelled_image, batch.label)
         assert label is not None  # it was given one
-        unlabelled, hidden = batch.unlabelled_image, batch.unlabelled_label
-        if unlabelled is not None:
-            unlabelled, hidden = self._unlabelled_view(unlabelled, hidden)
-            unlabelled = unlabelled.contiguous(memory_format=torch.channels_last)
-        image = image.contiguous(memory_format=torch.channels_last)
-        return Batch(image, label, unlabelled, batch.labelled_stems, batch.unlabelled_stems, hidden)
+        changed = {"labelled_image": image.contiguous(memory_format=torch.channels_last), "label": label}
+        if batch.unlabelled_image is not None:
+            # What belongs to the pixels of an unlabelled image travels with it; no method has both.
+            name = "unlabelled_label" if batch.unlabelled_label is not None else "unlabelled_map"
+            unlabelled, own = self._unlabelled_view(batch.unlabelled_image, getattr(batch, name))
+            changed["unlabelled_image"] = unlabelled.contiguous(memory_format=torch.channels_last)
+            changed[name] = own
+        return batch.with_tensors(changed)
 
     def student(self) -> nn.Module:
         """The network that is validated and kept: the running average if there is one."""

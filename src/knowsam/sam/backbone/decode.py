@@ -34,7 +34,7 @@ def decode_masks(
     """Answer P prompts per image.
 
     Args:
-        sam: A `SamModel`, `SamHQModel` or `TinySam`.
+        sam: A `SamModel`, a `SamHQModel`, a `Sam2Model` or a SAM of this package.
         encoded: What its encoder gave for B images.
         tokens: Sparse prompts `(B * P, T, dim)`, the prompts of an image next to each other.
         dense: Dense prompts `(B * P, dim, g_h, g_w)`.
@@ -48,7 +48,7 @@ def decode_masks(
     embedding, prompts = encoded[0], tokens.shape[0]
     per_image = prompts // embedding.shape[0]
     positions = grid_positions(sam, (embedding.shape[-2], embedding.shape[-1]))
-    masks, quality = (sam.mask_decoder if decoder is None else decoder)(
+    masks, quality, *_ = (sam.mask_decoder if decoder is None else decoder)(
         image_embeddings=embedding.repeat_interleave(per_image, dim=0),
         image_positional_embeddings=positions.expand(prompts, -1, -1, -1),
         sparse_prompt_embeddings=tokens.unsqueeze(1),

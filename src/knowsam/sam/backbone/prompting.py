@@ -14,7 +14,9 @@ class EncodedPrompts(NamedTuple):
     """N prompts as `decode_masks` takes them.
 
     Attributes:
-        tokens: `(N, 2, dim)`: the corners of a box, or a point and SAM's token for 'no point', or that token twice.
+        tokens: `(N, T, dim)`. T = 2: the corners of a box, or a point and SAM's token for 'no point', or that twice;
+            T = 3 where points stand beside boxes: the corners or 'no point' twice, then the point or 'no point'. A
+            SAM 2 has one 'no point' more behind them.
         dense: `(N, dim, g_h, g_w)`.
         mask: Mask logits `(N, 1, 4 g_h, 4 g_w)` behind the dense prompts, 0 where there is none.
     """
@@ -26,7 +28,7 @@ class EncodedPrompts(NamedTuple):
 
 def encode_prompts(
     sam: Any, logits: Tensor, has_mask: Tensor, box: Tensor, has_box: Tensor, point: Tensor, inside: Tensor,
-    has_point: Tensor,
+    has_point: Tensor, point_beside_box: bool = False,
 ) -> EncodedPrompts:  # fmt: skip
     """Encode one prompt per object: a mask, a box, a point, or a mask with one of them.
 
@@ -34,7 +36,7 @@ def encode_prompts(
     where there is no mask.
 
     Args:
-        sam: A `SamModel`, a `SamHQModel` or a SAM of this package.
+        sam: A `SamModel`, a `SamHQModel`, a `Sam2Model` or a SAM of this package.
         logits: Mask prompts `(N, 4 g_h, 4 g_w)`, used where `has_mask`.
         has_mask: `(N,)` bool.
         box: `(N, 4)` x0, y0, x1, y1 as shares of the image, used where `has_box`.
@@ -42,16 +44,23 @@ def encode_prompts(
         point: `(N, 2)` x, y as shares of the image, used where `has_point` and not `has_box`.
         inside: `(N,)` bool, whether the point belongs to the object.
         has_point: `(N,)` bool.
+        point_beside_box: An object may have both, and every object gets a token for either.
     """
     encoder = sam.prompt_encoder
     places = sam.shared_image_embedding(torch.stack([box[:, :2], box[:, 2:], point], dim=1))
-    corner, marks = places[:, :2], [entry.weight for entry in encoder.point_embed]
+    corner, marks = places[:, :2], interface_of(sam).point_marks(sam)
     corner = corner + torch.cat([marks[2], marks[3]])
     single = places[:, 2] + torch.where(inside[:, None], marks[1], marks[0])
     nothing = encoder.not_a_point_embed.weight.expand_as(single)
     with_point, with_box, with_mask = (kind[:, None, None] for kind in (has_point, has_box, has_mask))
-    tokens = torch.stack([torch.where(with_point[..., 0], single, nothing), nothing], dim=1)
-    tokens = torch.where(with_box, corner, tokens)
+    single = torch.where(with_point[..., 0], single, nothing)
+    if point_beside_box:
+        corner = torch.where(with_box, corner, nothing[:, None])
+        tokens = torch.cat([corner, single[:, None]], dim=1)
+    else:
+        tokens = torch.where(with_box, corner, torch.stack([single, nothing], dim=1))
+    if interface_of(sam).pads_boxes:
+        tokens = torch.cat([tokens, nothing[:, None]], dim=1)
     mask = torch.where(with_mask, logits, 0.0)
     drawn = interface_of(sam).draw_prompts(mask, point, inside, box, with_point, with_box & ~with_mask)
     if drawn is not None:

@@ -56,6 +56,7 @@ class TinySam(SamInterface, SamModel):
     """A `SamModel` with the changes above; patch 8, no windows."""
 
     learns_whole = True
+    finer_maps = True
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

@@ -23,7 +23,7 @@ from knowsam.sam.loading.sizes import TINY_VIT_GRID, TinyVitSizes
 class TinyVitSam(SamInterface, SamModel):
     """A `SamModel` with a `TinyVit` as encoder; images of any size whose sides are multiples of the patch."""
 
-    attends_whole_grid = True
+    keeps_attention = True
     has_positions = False
     keeps_scale = True
 

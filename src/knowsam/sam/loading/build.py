@@ -15,10 +15,10 @@ from knowsam.sam.loading.lite_medsam import load_lite_medsam, note_on
 from knowsam.sam.loading.original import load_original
 from knowsam.sam.loading.report import LoadReport, report_of
 from knowsam.sam.loading.resize import resize_input
-from knowsam.sam.loading.sizes import SIZES, TinyVitSizes
+from knowsam.sam.loading.sizes import SIZES, SIZES_2, TinyVitSizes
 from knowsam.storage import not_finite
 
-NAMES = ("none", "tiny", LITE_MEDSAM, *SIZES)
+NAMES = ("none", "tiny", LITE_MEDSAM, *SIZES, *SIZES_2)
 RANDOM = "random weights"
 TINY = Path(__file__).parents[1] / "weights"
 """The small SAM that comes with the package, as `knowsam sam pretrain` wrote it (docs/sam-tiny.md)."""
@@ -50,11 +50,12 @@ def load_sam(name: str, pretrained: bool = True, random_side: int = 1024) -> tup
 
     Args:
         name: `"tiny"` (2.8 M parameters, patch 8, bundled with the package), `"lite_medsam"` (9.8 M, patch 4, from an
-            installed package), `"vit_b"`, `"vit_l"`, `"vit_h"`, the path of a Hugging Face directory (`SamModel`,
-            `SamHQModel`), or the path of an original checkpoint (`.pth`).
+            installed package), `"vit_b"`, `"vit_l"`, `"vit_h"`, `"sam2_tiny"`, `"sam2_small"`, `"sam2_base_plus"`,
+            `"sam2_large"`, the path of a Hugging Face directory (`SamModel`, `SamHQModel`, `Sam2Model`), or the path of
+            an original checkpoint (`.pth`).
         pretrained: For the names: load the weights (bundled ones, installed ones, or published ones from the local
             cache or the hub); False builds the size with random weights, for measurements.
-        random_side: Side in pixels of the images that a random `vit_*` is made for.
+        random_side: Side in pixels of the images that a random `vit_*` is made for; SAM 2 is made for 1024.
 
     Returns:
         The model in training mode, and what was loaded.
@@ -71,7 +72,7 @@ def load_sam(name: str, pretrained: bool = True, random_side: int = 1024) -> tup
         sam, report = _load_tiny()
     elif name == LITE_MEDSAM:
         sam, report = load_lite_medsam()
-    elif name in SIZES:
+    elif name in SIZES or name in SIZES_2:
         sam, report = load_hub(name)
     elif path.is_dir():
         sam, report = load_folder(path, name)
@@ -108,8 +109,8 @@ def _unknown(name: str) -> InputError:
     if {"/", "\\", "~", "."} & set(name):
         return InputError(
             f"sam: '{name}' was found, but there is no such file or directory; expected a Hugging Face directory of a"
-            " SamModel or an original checkpoint (.pth); check the path, and correct sam.name in config.yaml if the"
-            " weights of a run were moved."
+            " SamModel or Sam2Model, or an original checkpoint (.pth); check the path, and correct sam.name in"
+            " config.yaml if the weights of a run were moved."
         )
     return InputError(
         f"sam: '{name}' was found, but expected one of {', '.join(NAMES)}, a Hugging Face directory or a .pth file"
@@ -138,7 +139,7 @@ def _random_named(name: str, side: int) -> Any:
         return tiny_sam(read_config(TINY))
     if name == LITE_MEDSAM:
         return _with_signal(tiny_vit_sam(TinyVitSizes(), {}, {}))
-    return _random_sam(_size_config(name, side))
+    return _random_sam_2(name) if name in SIZES_2 else _random_sam(_size_config(name, side))
 
 
 def _size_config(name: str, image_size: int) -> Any:
@@ -156,6 +157,26 @@ def _random_sam(config: Any) -> Any:
 
     sam = _with_signal(SamModel(config))
     nn.init.trunc_normal_(sam.vision_encoder.pos_embed, std=0.02)
+    return sam.train()
+
+
+def _random_sam_2(name: str) -> Any:
+    """A SAM 2 of a known size with random weights, among them those of the positions."""
+    from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
+
+    size = dict(SIZES_2[name])
+    heads, width = size.pop("heads"), size["hidden_size"]
+    widths = [width * 2**stage for stage in range(4)]
+    hiera = Sam2HieraDetConfig(
+        **size, num_attention_heads=heads, embed_dim_per_stage=widths,
+        num_attention_heads_per_stage=[heads * 2**stage for stage in range(4)],
+    )  # fmt: skip
+    vision = Sam2VisionConfig(backbone_config=hiera, backbone_channel_list=widths[::-1])
+    sam: Any = _with_signal(Sam2Model(Sam2Config(vision_config=vision)))
+    for table in (sam.vision_encoder.backbone.pos_embed, sam.vision_encoder.backbone.pos_embed_window):
+        nn.init.trunc_normal_(table, std=0.02)
+    own = sam.prompt_encoder.shared_embedding.positional_embedding
+    own.copy_(sam.shared_image_embedding.positional_embedding)  # one and the same in every published file
     return sam.train()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,14 @@ HUB_NAMES = {
     "vit_b": "facebook/sam-vit-base",
     "vit_l": "facebook/sam-vit-large",
     "vit_h": "facebook/sam-vit-huge",
+    "sam2_tiny": "facebook/sam2.1-hiera-tiny",
+    "sam2_small": "facebook/sam2.1-hiera-small",
+    "sam2_base_plus": "facebook/sam2.1-hiera-base-plus",
+    "sam2_large": "facebook/sam2.1-hiera-large",
 }
 CONFIG = "config.json"
+VIDEO_TYPE = "sam2_video"
+"""`model_type` of the published SAM 2, whose memory of videos no image needs."""
 # In transformers' order. A file of shards is listed by its index.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB_FILES = (CONFIG, "model.safetensors")
@@ -50,7 +57,8 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
     """Load a directory made by `save_pretrained` or downloaded from the hub; nothing is downloaded here.
 
     Args:
-        folder: Holds `config.json` and the weights of a `SamModel` or `SamHQModel`.
+        folder: Holds `config.json` and the weights of a `SamModel`, a `SamHQModel`, or a `Sam2Model` with or without
+            its memory of videos, which is left out.
         name: The name it goes by, for the report.
         source: Where it came from, for the report; the folder by default.
 
@@ -73,13 +81,15 @@ def load_folder(folder: Path, name: str, source: str | None = None) -> tuple[nn.
     except Exception as error:  # transformers, torch and safetensors stumble over strange files in many ways
         raise InputError(
             f"{folder}: could not be loaded ({reason_of(error)}), but expected the whole files of a Hugging Face"
-            " SamModel or SamHQModel; copy or download them again."
+            " SamModel, SamHQModel or Sam2Model; copy or download them again."
         ) from error
     mismatched = {
         str(key): f"{list(found)} instead of {list(expected)}" for key, found, expected in info["mismatched_keys"]
     }
     require_known_keys(folder, list(info["missing_keys"]), list(info["unexpected_keys"]), mismatched)
     report = report_of(sam, name, source or str(folder), weights_sha256(files))
+    if sam.config.model_type == VIDEO_TYPE:
+        report = dataclasses.replace(report, note="its memory of other frames is left out: images are seen one by one")
     return sam.eval(), report
 
 
@@ -100,31 +110,38 @@ def silent_transformers() -> Iterator[None]:
 
 
 def _model_class(folder: Path) -> Any:
-    from transformers import SamHQModel, SamModel
+    from transformers import Sam2Model, SamHQModel, SamModel
 
     from knowsam.sam.backbone.student import FINE_MODEL_TYPE, FineStudentSam, StudentSam
     from knowsam.sam.backbone.student import MODEL_TYPE as STUDENT
     from knowsam.sam.backbone.tiny import MODEL_TYPE, TinySam
 
-    kinds = {"sam": SamModel, "sam_hq": SamHQModel, MODEL_TYPE: TinySam, STUDENT: StudentSam,
-             FINE_MODEL_TYPE: FineStudentSam}  # fmt: skip
+    kinds = {
+        "sam": SamModel, "sam_hq": SamHQModel, "sam2": Sam2Model, VIDEO_TYPE: Sam2Model, MODEL_TYPE: TinySam,
+        STUDENT: StudentSam, FINE_MODEL_TYPE: FineStudentSam,
+    }  # fmt: skip
     path = folder / CONFIG
     try:
         kind = str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
     except FileNotFoundError as error:
         raise InputError(
-            f"{folder}: no {CONFIG} was found, but expected a Hugging Face directory of a SamModel or SamHQModel; give"
-            " the folder that holds it, or the file of an original checkpoint (.pth)."
+            f"{folder}: no {CONFIG} was found, but expected a Hugging Face directory of a SamModel, SamHQModel or"
+            " Sam2Model; give the folder that holds it, or the file of an original checkpoint (.pth)."
         ) from error
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path}: it could not be read as JSON ({reason_of(error)}), but expected the configuration of a"
             " SamModel; copy or download it again."
         ) from error
+    if kind.startswith("sam3"):
+        raise InputError(
+            f"{path}: a SAM 3 ({quoted(kind)}) was found, but expected a SAM or SAM 2: this version does not know it"
+            " yet; give the folder of a Sam2Model, e.g. facebook/sam2.1-hiera-small."
+        )
     if kind not in kinds:
         raise InputError(
             f"{path}: a model of type {quoted(kind)} was found, but expected one of {', '.join(kinds)}; give the"
-            " folder of a SamModel or SamHQModel."
+            " folder of a SamModel, SamHQModel or Sam2Model."
         )
     return kinds[kind]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from knowsam.errors import InputError
+from knowsam.sam.backbone.interface import interface_of
 from knowsam.storage import checksum
 
 LITE_MEDSAM_PATCH = 4
@@ -80,27 +81,13 @@ class LoadReport:
         return lines + [f"sam: unused: {key} ({reason})" for key, reason in self.unused.items()]
 
 
-def sizes_of(sam: Any) -> dict[str, Any]:
-    """Return `LoadReport.sizes` of a `SamModel` or `SamHQModel`."""
-    vision = sam.config.vision_config
-    return {
-        "class": type(sam).__name__,
-        "width": vision.hidden_size,
-        "layers": vision.num_hidden_layers,
-        "heads": vision.num_attention_heads,
-        "patch_px": vision.patch_size,
-        "window_tokens": vision.window_size,
-        "global_layers": list(vision.global_attn_indexes),
-    }
-
-
 def report_of(
     sam: Any, name: str, source: str, sha256: str | None, unused: Mapping[str, str] | None = None
 ) -> LoadReport:
     """Make the report of a model before anything is resized."""
     parameters = sum(parameter.numel() for parameter in sam.parameters())
-    sizes = sizes_of(sam)
-    made_for = sam.config.vision_config.image_size
+    interface = interface_of(sam)
+    sizes, made_for = interface.sizes(sam), interface.made_for(sam)
     pixels = getattr(sam.config, "pixels", None) or pixels_of(name, sizes)
     return LoadReport(name, source, sha256, sizes, parameters, made_for, pixels, dict(unused or {}))
 

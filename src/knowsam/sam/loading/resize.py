@@ -23,21 +23,22 @@ def resize_input(sam: Any, image_size: tuple[int, int]) -> Resized:
     promptable by points and boxes; transformers has no points in images that are not square.
 
     Args:
-        sam: A `SamModel`, a `SamHQModel` or a SAM of this package, without adapters.
+        sam: A `SamModel`, a `SamHQModel`, a `Sam2Model` or a SAM of this package, without adapters.
         image_size: `(H, W)` in pixels.
 
     Returns:
         What was resized.
 
     Raises:
-        InputError: If the size is no multiple of the patch size, too small, or odd where a layer needs it even.
+        InputError: If the size is no multiple of what it must be one of (`SamInterface.multiple`), or too small.
     """
     encoder = sam.vision_encoder
     grid = _grid(sam, image_size)
     resized: Resized = {}
 
-    if not interface_of(sam).has_positions:
-        _resize_prompts(sam, image_size, grid)
+    interface = interface_of(sam)
+    if not interface.has_positions:
+        interface.set_size(sam, image_size, grid)
         return resized
 
     def replace(owner: Any, name: str, key: str, table: nn.Parameter) -> None:
@@ -55,12 +56,13 @@ def resize_input(sam: Any, image_size: tuple[int, int]) -> Resized:
                 table = _resize_relative(getattr(layer.attn, name), length)
                 replace(layer.attn, name, f"vision_encoder.layers.{index}.attn.{name}", table)
     encoder.patch_embed.image_size = image_size
-    _resize_prompts(sam, image_size, grid)
+    interface.set_size(sam, image_size, grid)
     return resized
 
 
 def _grid(sam: Any, image_size: tuple[int, int]) -> tuple[int, int]:
-    patch = sam.config.vision_config.patch_size
+    interface = interface_of(sam)
+    patch, multiple = interface.patch(sam), interface.multiple(sam)
     height, width = image_size
     found = f"sam: image size {height}x{width} was found, but this SAM cuts images into patches of {patch} px"
     if height % patch or width % patch:
@@ -71,10 +73,12 @@ def _grid(sam: Any, image_size: tuple[int, int]) -> tuple[int, int]:
             f"{found} and needs {SMALLEST_GRID} of them along each side; choose a data.size or sam.size of at"
             f" least {SMALLEST_GRID * patch}x{SMALLEST_GRID * patch}."
         )
-    if getattr(sam, "needs_even_grid", False) and (grid[0] % 2 or grid[1] % 2):
+    if height % multiple or width % multiple:
+        why = "having the adapters of SAM-Med2D" if getattr(sam, "needs_even_grid", False) else "being a SAM 2"
+        number = "an even number" if multiple == 2 * patch else f"a multiple of {multiple // patch}"
         raise InputError(
-            f"{found} and, having the adapters of SAM-Med2D, needs an even number of them; choose a data.size or"
-            f" sam.size whose sides are multiples of {2 * patch}."
+            f"{found} and, {why}, needs {number} of them; choose a data.size or sam.size whose sides are multiples of"
+            f" {multiple}."
         )
     return grid
 
@@ -94,16 +98,6 @@ def _resize_relative(table: nn.Parameter, length: int) -> nn.Parameter:
     return nn.Parameter(resized[0].T.contiguous())
 
 
-def _resize_prompts(sam: Any, image_size: tuple[int, int], grid: tuple[int, int]) -> None:
-    """Points and boxes come in pixels of the input, and an absent mask is a grid of one token repeated."""
-    sam.prompt_encoder.image_embedding_size = grid
-    if image_size[0] == image_size[1]:
-        side = image_size[0]
-        sam.prompt_encoder.input_image_size = side
-        sam.config.vision_config.image_size = sam.config.prompt_encoder_config.image_size = side
-        sam.config.prompt_encoder_config.image_embedding_size = grid[0]
-
-
 def input_size(sam: Any, image_size: tuple[int, int], side: int) -> tuple[int, int]:
     """Return the size at which a SAM sees images of `image_size` whose longer side becomes `side`.
 
@@ -115,10 +109,15 @@ def input_size(sam: Any, image_size: tuple[int, int], side: int) -> tuple[int, i
     Returns:
         `(H, W)`: the other side in proportion, to the next multiple of the patch.
     """
-    step = sam.config.vision_config.patch_size * (2 if getattr(sam, "needs_even_grid", False) else 1)
-    longer = max(image_size)
+    step, longer = interface_of(sam).multiple(sam), max(image_size)
     height, width = (
-        side if length == longer else max(SMALLEST_GRID * step, round(side * length / longer / step) * step)
+        side if length == longer else max(smallest_side(sam), round(side * length / longer / step) * step)
         for length in image_size
     )
     return height, width
+
+
+def smallest_side(sam: Any) -> int:
+    """Return the smallest side in pixels that a SAM takes."""
+    step, patch = interface_of(sam).multiple(sam), interface_of(sam).patch(sam)
+    return -(-SMALLEST_GRID * patch // step) * step

@@ -15,6 +15,20 @@ SIZES: dict[str, dict[str, Any]] = {
               "global_attn_indexes": [7, 15, 23, 31]},
 }  # fmt: skip
 
+SIZES_2: dict[str, dict[str, Any]] = {
+    "sam2_tiny": {"hidden_size": 96, "heads": 1, "blocks_per_stage": [1, 2, 7, 2],
+                  "global_attention_blocks": [5, 7, 9]},
+    "sam2_small": {"hidden_size": 96, "heads": 1, "blocks_per_stage": [1, 2, 11, 2],
+                   "global_attention_blocks": [7, 10, 13]},
+    "sam2_base_plus": {"hidden_size": 112, "heads": 2, "blocks_per_stage": [2, 3, 16, 3],
+                       "global_attention_blocks": [12, 16, 20],
+                       "window_positional_embedding_background_size": [14, 14]},
+    "sam2_large": {"hidden_size": 144, "heads": 2, "blocks_per_stage": [2, 6, 36, 4],
+                   "global_attention_blocks": [23, 33, 43], "window_size_per_stage": [8, 4, 16, 8]},
+}  # fmt: skip
+"""SAM 2.1: width and heads of the first of four stages, blocks of each, layers with global attention, and what differs
+from the smallest in windows and positions. Width and heads double from stage to stage."""
+
 TINY_VIT_GRID = 64
 """Tokens along a side of the size that LiteMedSAM (256 px) and MobileSAM (1024 px) were made for."""
 
