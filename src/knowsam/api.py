@@ -522,6 +522,8 @@ def compare(
     group_by: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
     quiet: bool = False,
 ) -> Results:
     """Train methods with and without SAM over seeds, score each run once, and write one table.
@@ -542,6 +544,8 @@ def compare(
         config: As in `train`.
         settings: As in `train`; those of one method under its name:
             `{"train.clip": 1.0, "knowsam.options.ugda_start": 0.3}`.
+        jobs: Runs side by side on this machine, as far as memory reaches.
+        scheduler: Address of a Dask cluster that does the runs instead (extra `cluster`).
         quiet: As in `train`.
 
     Returns:
@@ -566,7 +570,7 @@ def compare(
     # The folder is an argument of its own; whatever a file says of it gives way, as in `train`.
     if isinstance(given.get("data"), dict):
         given["data"].pop("path", None)
-    results = compare(data, out, methods, sam, labelled, seeds, given, quiet)
+    results = compare(data, out, methods, sam, labelled, seeds, given, quiet, jobs, scheduler)
     write_tables(results)
     return results
 

@@ -382,6 +382,10 @@ def compare(
     steps: Annotated[int | None, typer.Option(help="Number of steps of each run.")] = None,
     batch: Batch = None,
     group_by: GroupBy = None,
+    jobs: Annotated[int, typer.Option(help="Runs side by side on this machine, as far as memory reaches.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask cluster that does the runs instead: tcp://HOST:8786.")
+    ] = None,
     table_only: Annotated[bool, typer.Option("--table-only", help="Train nothing, write the tables anew.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -411,6 +415,8 @@ def compare(
             group_by=group_by,
             config=config,
             settings=_parse_settings(overrides),
+            jobs=jobs,
+            scheduler=scheduler,
             quiet=quiet or as_json,
         )
     if as_json:
