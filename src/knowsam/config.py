@@ -211,6 +211,8 @@ class SamSettings(_Section):
     """What prompts SAM: the students' mask, the box around the largest piece of each class in it, or both."""
     adapter_init: Literal["zero", "default"] = "zero"
     """`zero` leaves the pretrained function as it was at step 0."""
+    checkpointing: bool = False
+    """Compute SAM's blocks again in the backward pass instead of keeping them: less memory, a longer step."""
 
 
 class TrainConfig(_Section):
