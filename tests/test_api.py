@@ -28,7 +28,8 @@ from support.exports import NAMES, ExportedFile, make_student
 from support.folders import make_folder, make_image, make_label, save_picture
 
 FUNCTIONS = [
-    "check", "train", "resume", "predict", "load", "evaluate", "calibrate", "suggest", "export", "report", "compare",
+    "check", "train", "resume", "distil", "predict", "load", "evaluate", "calibrate", "suggest", "export", "report",
+    "compare",
 ]  # fmt: skip
 SMALL: dict[str, Any] = {
     "method": "supervised", "sam": "none", "size": 32, "steps": 2, "batch": (2, 2), "quiet": True,

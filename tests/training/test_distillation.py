@@ -163,7 +163,7 @@ def test_what_cannot_be_distilled_is_told(run: Path, tmp_path: Path) -> None:
         knowsam.distil(run, quiet=True)
     data = Path(RunFolder(run).read_config().data.path)
     other = knowsam.train(data, tmp_path / "one", method="supervised", sam="none", labelled=3, **SMALL).folder.path  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="one U-Net was found, which no SAM has taught"):
+    with pytest.raises(InputError, match="that very U-Net was found, and no SAM to teach it"):
         knowsam.distil(other, quiet=True)
     config = RunFolder(run).read_config()
     RunFolder(run).rewrite_config(config.model_copy(update={"train": config.train.model_copy(update={"steps": 9})}))

@@ -169,12 +169,12 @@ class Distillation:
         self.teacher.requires_grad_(False)
         self.sam = self._load_sam()
         self.spec = _spec(self.info)
-        if (self.info.network["name"], self.sam) == (settings.to, None):
-            raise InputError(
-                f"{run.student}: one U-Net was found, which no SAM has taught, but expected a larger network to distil;"
-                " predict with the run as it is."
-            )
         self.network = _begin(self.teacher, self.spec, config.train.seed).to(self.device)
+        if self.sam is None and _shapes(self.teacher) == _shapes(self.network):
+            raise InputError(
+                f"{run.student}: that very U-Net was found, and no SAM to teach it, but expected another network to"
+                " distil; predict with the run as it is."
+            )
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=settings.lr, weight_decay=1e-4)
         self._weak = weak_augmentation(config.data.size, data.flip).to(self.device)
@@ -355,8 +355,8 @@ def _begin(teacher: SegmentationNetwork, spec: dict[str, Any], seed: int) -> Seg
     """The network that learns: the teacher's own U-Net where it has one, else a new one."""
     torch.manual_seed(seed)
     network = build_network(**spec)
-    inside = teacher.parts().get(spec["name"])
-    if inside is not None and _shapes(inside) == _shapes(network):
+    inside = teacher.parts().get(spec["name"], teacher)
+    if _shapes(inside) == _shapes(network):
         network.load_state_dict(inside.state_dict())
     normalise_single_values(network)
     return network
