@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 WAYS = {"short spin": "import knowsam, torch", "OpenMP's own": "import torch, knowsam"}
-BUSY = (0, 1, 2)
 RUN = "import sys; sys.path.insert(0, {folder!r}); import busy; busy.work({given!r})"
 
 
@@ -35,13 +34,14 @@ def main() -> None:
     options.add_argument("--sam", default="tiny")
     options.add_argument("--size", default="128")
     options.add_argument("--batch", default="4+4")
+    options.add_argument("--busy", type=int, nargs="*", default=[0, 1, 2], help="numbers of busy loops, 0 first")
     options.add_argument("--seconds", type=float, default=15.0, help="of training, each time")
     options.add_argument("--threads", type=int, default=os.cpu_count(), help="of the training process")
     options.add_argument("--spin", help="another GOMP_SPINCOUNT in place of the package's")
     arguments = options.parse_args()
     rates: dict[str, list[float]] = {}
     for _ in range(arguments.rounds):
-        for busy in BUSY:
+        for busy in arguments.busy:
             for way in WAYS:
                 with busy_loops(busy):
                     rates.setdefault(f"{way}, beside {busy}", []).append(rate(way, arguments))
@@ -52,8 +52,8 @@ def main() -> None:
         report[name] = {"steps_per_s": spread(found), "of its rate alone": spread(alone)}
         print(f"{name:<28} {statistics.median(found):6.3f} steps/s, {statistics.median(alone):5.2f} of its rate alone")
     faster = {
-        f"beside {busy}": [a / b for a, b in zip(*(rates[f"{w}, beside {busy}"] for w in WAYS), strict=True)]
-        for busy in BUSY
+        f"beside {busy}": [a / b for a, b in zip(*(rates[f"{way}, beside {busy}"] for way in WAYS), strict=True)]
+        for busy in arguments.busy
     }
     report["short spin / OpenMP's own"] = {name: spread(found) for name, found in faster.items()}
     for name, found in faster.items():
