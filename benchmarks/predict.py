@@ -4,7 +4,7 @@
 
 The plain loop opens one picture, resizes it, runs the eager network on it, takes the argmax at the picture's own size
 and writes it. Each way runs in a process of its own in turns, importing and loading the network left out of its
-seconds.
+seconds. `distilled` predicts with the one U-Net of `knowsam distil`, the others with both students and the fusion head.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from knowsam.runs import DISTILLED_FOLDER, STUDENT_FILE
 from measure import Times, keep, parser, ratio, show, spread, summary, write_pictures
 
-PLAIN, EXACT, BF16 = "plain loop", "predict_files", "predict_files, bf16"
-WAYS = (PLAIN, EXACT, BF16)
+PLAIN, EXACT, BF16, SMALL = "plain loop", "predict_files", "predict_files, bf16", "predict_files, distilled"
+WAYS = (PLAIN, EXACT, BF16, SMALL)
 
 
 def main() -> None:
@@ -40,7 +41,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_pictures(folder / "data", arguments.images, 1, arguments.side)
-        write_student(folder / "student.safetensors", arguments.size)
+        write_student(folder / STUDENT_FILE, "cotrained", arguments.size)
+        (folder / DISTILLED_FOLDER).mkdir()
+        write_student(folder / DISTILLED_FOLDER / STUDENT_FILE, "unet", arguments.size)
         for _ in range(arguments.rounds):
             for way in WAYS:
                 command = [sys.executable, __file__, "--worker", way, "--folder", name]
@@ -51,7 +54,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "images": arguments.images, "seconds": summary(times),
         "speed": {
-            way: {clock: ratio(times[PLAIN], times[way], clock) for clock in ("cpu", "wall")} for way in (EXACT, BF16)
+            way: {clock: ratio(times[PLAIN], times[way], clock) for clock in ("cpu", "wall")} for way in WAYS[1:]
         },
         "peak_mb": {way: spread(values) for way, values in memory.items()},
     }  # fmt: skip
@@ -64,7 +67,7 @@ def main() -> None:
     keep(arguments.out, report)
 
 
-def write_student(path: Path, size: int) -> None:
+def write_student(path: Path, network: str, size: int) -> None:
     import torch
 
     from knowsam import __version__
@@ -73,7 +76,7 @@ def write_student(path: Path, size: int) -> None:
     from knowsam.runs.student_file import StudentInfo, save_student
 
     torch.manual_seed(0)
-    spec = {"name": "cotrained", "in_channels": 1, "classes": 2}
+    spec = {"name": network, "in_channels": 1, "classes": 2}
     info = StudentInfo(spec, Preprocessing((size, size), 1), ("background", "disc"), 0, {}, __version__)
     save_student(path, build_network(**spec), info)
 
@@ -83,7 +86,7 @@ def work(way: str, folder: Path) -> dict[str, float]:
     from knowsam.comparison.cell import peak_memory_mb
     from knowsam.inference.files import predict_files
     from knowsam.inference.predictor import Predictor
-    from knowsam.runs.student_file import STUDENT_FILE, load_student
+    from knowsam.runs.student_file import DISTILLED, load_student
 
     out = folder / way
     if way == PLAIN:
@@ -92,7 +95,7 @@ def work(way: str, folder: Path) -> dict[str, float]:
         def go() -> None:
             plain_loop(student, info.preprocessing.size, folder, out)
     else:
-        predictor = Predictor(folder, amp="bf16" if way == BF16 else "no")
+        predictor = Predictor(folder, amp="bf16" if way == BF16 else "no", network=DISTILLED if way == SMALL else None)
 
         def go() -> None:
             assert all(item.error is None for item in predict_files(predictor, folder / "data", out))

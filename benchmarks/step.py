@@ -39,6 +39,7 @@ def main() -> None:
     options.add_argument("--size", default="256")
     options.add_argument("--batch", default="2+2")
     options.add_argument("--amp", default="auto")
+    options.add_argument("--checkpointing", action="store_true", help="compute SAM's blocks again in the backward pass")
     options.add_argument("--allocator", choices=("kept", "system"), default="kept")
     arguments = options.parse_args()
     report: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(arguments).items() if k not in ("out", "rounds")}}
@@ -46,6 +47,7 @@ def main() -> None:
     with allocator, tempfile.TemporaryDirectory() as folder:
         data = write_pictures(Path(folder) / "data", images=24, masks=12, side=int(arguments.size.split("x")[0]))
         sam = {"name": arguments.sam, "pretrained": arguments.sam == "tiny", "train": arguments.sam_train}
+        sam["checkpointing"] = arguments.checkpointing
         settings = {
             "method": "knowsam", "preset": "paper", "sam": sam,
             "data": {"path": str(data), "size": arguments.size, "val_fraction": 0},

@@ -28,7 +28,8 @@ from support.exports import NAMES, ExportedFile, make_student
 from support.folders import make_folder, make_image, make_label, save_picture
 
 FUNCTIONS = [
-    "check", "train", "resume", "predict", "load", "evaluate", "calibrate", "suggest", "export", "report", "compare",
+    "check", "train", "resume", "distil", "predict", "load", "evaluate", "calibrate", "suggest", "export", "report",
+    "compare",
 ]  # fmt: skip
 SMALL: dict[str, Any] = {
     "method": "supervised", "sam": "none", "size": 32, "steps": 2, "batch": (2, 2), "quiet": True,
@@ -94,7 +95,7 @@ def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(data / "images", tmp_path / "NEW_IMAGES")
     shutil.copytree(data / "masks", tmp_path / "truth")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loop, "compare", functools.partial(loop.compare, runner=in_this_process))
+    monkeypatch.setattr(loop, "compare", functools.partial(loop.compare, engine=in_this_process))
     smaller = {
         "size=256, steps=30_000, batch=(12, 12)": "size=32, steps=2, batch=(2, 2), method='supervised', sam='none'",
         '{"train.clip": 1.0}': "{'options.network_arguments': {'widths': [8, 16], 'dropout': [0.1, 0.1]}}",
@@ -434,7 +435,7 @@ def test_compare_passes_settings_to_all_and_to_one(tmp_path: Path, monkeypatch: 
     data, out = make_folder(tmp_path / "data", n_images=8, n_masks=6), tmp_path / "out"
     file = tmp_path / "settings.yaml"
     file.write_text("data: {path: /elsewhere, val_fraction: 0.34}\n")
-    monkeypatch.setattr(loop, "compare", functools.partial(loop.compare, runner=in_this_process))
+    monkeypatch.setattr(loop, "compare", functools.partial(loop.compare, engine=in_this_process))
     results = knowsam.compare(
         data, out, ["supervised", "mean_teacher"], ["none"], [2], [1], size=32, steps=2, batch="2+2", config=file,
         settings={"train.lr": 0.02, "mean_teacher.options.noise": 0.05}, quiet=True,

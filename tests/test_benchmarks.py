@@ -26,6 +26,22 @@ SMALL = {
     "step.py": ["--size", "32", "--batch", "1+1", "--rounds", "1"],
     "sam.py": ["--sam", "tiny", "--size", "32", "--images", "1", "--rounds", "1"],
     "predict.py": ["--images", "1", "--side", "40", "--size", "32", "--rounds", "1"],
+    "busy.py": [
+        "--method",
+        "supervised",
+        "--sam",
+        "none",
+        "--size",
+        "32",
+        "--batch",
+        "1+1",
+        "--seconds",
+        "0.1",
+        "--busy",
+        "0",
+        "--rounds",
+        "1",
+    ],  # fmt: skip
     "scale.py": ["--only", "files", "--files", "10,40", "--rounds", "1"],
 }
 

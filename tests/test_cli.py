@@ -93,7 +93,7 @@ def test_train_takes_the_options_of_compare(tmp_path: Path, capsys: Capture, mon
     )  # fmt: skip
     ended = knowsam(capsys, "train", data, "--out", tmp_path / "run", *options, "sam=tiny", "sam.lr=0.5")
     assert ended == (0, "", "")
-    monkeypatch.setattr(loop, "compare", functools.partial(loop.compare, runner=in_this_process))
+    monkeypatch.setattr(loop, "compare", functools.partial(loop.compare, engine=in_this_process))
     ended = knowsam(capsys, "compare", data, "--out", tmp_path / "grid", *options)
     assert ended == (0, "", "")
     alone = RunFolder(tmp_path / "run").read_config()

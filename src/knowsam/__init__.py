@@ -6,16 +6,20 @@
     knowsam.predict("runs/a", "NEW_IMAGES", "preds")
     mask = knowsam.load("runs/a")(array)
 
-Every name here is imported at its first use, so that `import knowsam` alone imports nothing.
+Every name here is imported at its first use, so that `import knowsam` alone imports nothing heavy. It sets how OpenMP's
+threads wait (`GOMP_SPINCOUNT`) as long as torch is not imported; see `runs/waiting.py`.
 """
 
 from typing import TYPE_CHECKING, Any
+
+from knowsam.runs.waiting import wait_briefly
 
 if TYPE_CHECKING:
     from knowsam.api import (
         calibrate,
         check,
         compare,
+        distil,
         evaluate,
         export,
         load,
@@ -34,6 +38,7 @@ __all__ = [  # noqa: RUF022
     "check",
     "train",
     "resume",
+    "distil",
     "predict",
     "load",
     "evaluate",
@@ -44,6 +49,8 @@ __all__ = [  # noqa: RUF022
     "compare",
     "InputError",
 ]
+
+wait_briefly()
 
 
 def __getattr__(name: str) -> Any:

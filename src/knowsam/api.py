@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from knowsam.reliability.predictions import Predictions
     from knowsam.reliability.suggest import Suggestion
     from knowsam.reporting.write import WrittenReport
-    from knowsam.runs.result import Run
+    from knowsam.runs.result import Distilled, Run
 
 Labelled = int | float | str | Path
 """Groups that stay labelled: so many, a share of them (`0.1`, `"10%"`), or those that a list file names."""
@@ -214,6 +214,47 @@ def resume(
     return training.resume(run, steps=steps, quiet=quiet, data=data, accept_changes=accept_changes)
 
 
+def distil(
+    run: str | Path,
+    to: str = "unet",
+    *,
+    steps: int | None = None,
+    data: str | Path | None = None,
+    device: str | None = None,
+    quiet: bool = False,
+) -> Distilled:
+    """Distil a finished run into one small network; SAM teaches too where it is ahead on validation.
+
+    Repeat the call to go on with one that was interrupted.
+
+    Args:
+        run: The run's folder.
+        to: `"unet"`.
+        steps: Of the distillation; None: half of the run's.
+        data: The run's data folder, if that was moved.
+        device: As in `predict`.
+        quiet: As in `train`.
+
+    Returns:
+        `best`, its validation Dice, and `teacher`, that of the run's network, in [0, 1]; `finished`; `with_sam`.
+
+    Raises:
+        InputError: If the run is not finished, its data are gone, or its network is one U-Net already.
+
+    Example:
+        ```python
+        done = knowsam.distil("runs/a")
+        print(done.best, done.teacher)
+        mask = knowsam.load("runs/a", network="distilled")(array)
+        ```
+    """
+    from knowsam.storage import require_writable_folder
+    from knowsam.training.distillation import DistilSettings, distil_run
+
+    require_writable_folder(run)
+    return distil_run(run, DistilSettings(to, steps or 0), data, device, quiet)
+
+
 def predict(
     run: str | Path,
     images: str | Path,
@@ -224,6 +265,7 @@ def predict(
     uncertainty: bool = False,
     only: str | Path | Iterable[str] | None = None,
     recursive: bool = False,
+    network: str | None = None,
     device: str | None = None,
     amp: str = "no",
     mask_format: MaskFormat | None = None,
@@ -240,6 +282,7 @@ def predict(
         uncertainty: Also write entropy and disagreement, in [0, 1], and each case's estimated Dice (`cases.csv`).
         only: Predict only these: names, or a text file with one a line.
         recursive: Take subfolders too, into subfolders of the same names.
+        network: `"distilled"`: the run's small network (`distil`); None: the run's own.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None: a GPU where there is one.
         amp: `"no"`, or `"bf16"`, faster where the processor has it.
         mask_format: Of the masks of DICOM volumes: `"dicom"` (default, DICOM-SEG) or `"nifti"`.
@@ -265,7 +308,7 @@ def predict(
     from knowsam.training.memory import keep_freed_memory
 
     require_writable_folder(out)
-    predictor = Predictor(run, device, amp)
+    predictor = Predictor(run, device, amp, network)
     with keep_freed_memory():
         return predict_folder(
             predictor,
@@ -281,7 +324,7 @@ def predict(
         )
 
 
-def load(run: str | Path, device: str | None = None, amp: str = "no") -> Predictor:
+def load(run: str | Path, device: str | None = None, amp: str = "no", *, network: str | None = None) -> Predictor:
     """Open a trained network for arrays: `model(array)` is a mask of class indices.
 
     A picture is `(H, W)`, `(H, W, 1)` or `(H, W, 3)`; any other 3-D array is a volume `(X, Y, Z)`, of any size. A
@@ -293,6 +336,7 @@ def load(run: str | Path, device: str | None = None, amp: str = "no") -> Predict
         run: As in `predict`.
         device: As in `predict`; an ONNX file runs on the CPU.
         amp: As in `predict`.
+        network: As in `predict`.
 
     Returns:
         The model. `model(array)`: uint8 (uint16 of more than 256 classes), the array's spatial shape.
@@ -311,7 +355,7 @@ def load(run: str | Path, device: str | None = None, amp: str = "no") -> Predict
     """
     from knowsam.inference.predictor import Predictor
 
-    return Predictor(run, device, amp)
+    return Predictor(run, device, amp, network)
 
 
 def evaluate(
@@ -456,7 +500,8 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
     Args:
         run: Run folder or `student.safetensors`.
         to: File to write: `.onnx` (needs the extra `export`), or `.pt2` for a `torch.export` program.
-        network: `"fused"`, `"unet"` or `"vnet"`, as far as the student has them; None: what `predict` uses.
+        network: `"fused"`, `"unet"` or `"vnet"`, as far as the student has them, or `"distilled"`; None: what
+            `predict` uses.
         images: Verify on this file or folder too, beside random images.
 
     Returns:
@@ -523,6 +568,8 @@ def compare(
     group_by: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
     quiet: bool = False,
 ) -> Results:
     """Train methods with and without SAM over seeds, score each run once, and write one table.
@@ -543,6 +590,8 @@ def compare(
         config: As in `train`.
         settings: As in `train`; those of one method under its name:
             `{"train.clip": 1.0, "knowsam.options.ugda_start": 0.3}`.
+        jobs: Runs side by side on this machine, as far as memory reaches.
+        scheduler: Address of a Dask cluster that does the runs instead (extra `cluster`).
         quiet: As in `train`.
 
     Returns:
@@ -567,7 +616,7 @@ def compare(
     # The folder is an argument of its own; whatever a file says of it gives way, as in `train`.
     if isinstance(given.get("data"), dict):
         given["data"].pop("path", None)
-    results = compare(data, out, methods, sam, labelled, seeds, given, quiet)
+    results = compare(data, out, methods, sam, labelled, seeds, given, quiet, jobs, scheduler)
     write_tables(results)
     return results
 

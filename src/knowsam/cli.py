@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -184,6 +185,28 @@ def train(
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
+@app.command(name="distil")
+def distil_a_run(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    to: Annotated[str, typer.Option(help="The network that learns: unet.")] = "unet",
+    steps: Annotated[int | None, typer.Option(min=1, help="By default half of the run's.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Its data folder, if that was moved.")] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Distil a finished run into one small network, which `--network distilled` takes. Repeat the command to go on."""
+    done = knowsam.distil(run, to, steps=steps, data=data, device=device, quiet=quiet)
+    if not quiet and done.finished:
+        beside = (
+            "" if done.best is None else f", validation Dice {done.best:.3f} (the run's network {done.teacher:.3f})"
+        )
+        say(f"{done.folder.student}{beside}")
+        say(f"use it: knowsam predict {shlex.quote(str(run))} IMAGES --network distilled --out DIR")
+    if not done.finished:
+        say(f"stopped after step {done.steps}; repeat the command to go on", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder, student.safetensors or exported model.onnx.")],
@@ -201,6 +224,7 @@ def predict(
     recursive: Annotated[
         bool, typer.Option("--recursive", help="Also the images of subfolders, into subfolders of the same names.")
     ] = False,
+    network: Annotated[str | None, typer.Option(help="distilled: the run's small network (knowsam distil).")] = None,
     device: Device = None,
     amp: Amp = "no",
     as_json: Json = False,
@@ -217,6 +241,7 @@ def predict(
             uncertainty=uncertainty,
             only=only,
             recursive=recursive,
+            network=network,
             device=device,
             amp=amp,
             mask_format=mask_format,  # type: ignore[arg-type]  # checked there
@@ -249,7 +274,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder or student.safetensors.")],
     to: Annotated[Path, typer.Option(help="File to write: .onnx, or .pt2 for a torch.export program.")],
     network: Annotated[
-        str | None, typer.Option(help="fused, unet or vnet; by default what predict uses, the fused one.")
+        str | None, typer.Option(help="fused, unet or vnet, or distilled; by default what predict uses.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Verify on these images too: a file or a folder.")] = None,
     quiet: Quiet = False,
@@ -382,6 +407,10 @@ def compare(
     steps: Annotated[int | None, typer.Option(help="Number of steps of each run.")] = None,
     batch: Batch = None,
     group_by: GroupBy = None,
+    jobs: Annotated[int, typer.Option(help="Runs side by side on this machine, as far as memory reaches.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask cluster that does the runs instead: tcp://HOST:8786.")
+    ] = None,
     table_only: Annotated[bool, typer.Option("--table-only", help="Train nothing, write the tables anew.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -411,6 +440,8 @@ def compare(
             group_by=group_by,
             config=config,
             settings=_parse_settings(overrides),
+            jobs=jobs,
+            scheduler=scheduler,
             quiet=quiet or as_json,
         )
     if as_json:

@@ -215,6 +215,8 @@ class SamSettings(_Section):
     the innermost point."""
     adapter_init: Literal["zero", "default"] = "zero"
     """`zero` leaves the pretrained function as it was at step 0."""
+    checkpointing: bool = False
+    """Compute SAM's blocks again in the backward pass instead of keeping them: less memory, a longer step."""
 
 
 class TrainConfig(_Section):
@@ -260,6 +262,8 @@ class TrainConfig(_Section):
     """Steps between checkpoints; None: at each validation."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of `metrics.jsonl` with the terms of the loss."""
+    distil: Literal["none", "unet"] = "none"
+    """Last phase: distil the finished networks into one U-Net (`distilled/`), in half as many steps again."""
     report: bool = True
     """Write `report.html` when the run has finished."""
     tensorboard: bool = False

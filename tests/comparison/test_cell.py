@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 import subprocess
 import sys
@@ -11,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knowsam.comparison import loop
 from knowsam.comparison.cell import CellJob, do_cell, peak_memory_mb
+from knowsam.comparison.engine import LocalEngine
 from knowsam.comparison.folder import CompareFolder
 from knowsam.comparison.grid import Cell, plan_grid
-from knowsam.comparison.loop import compare, in_own_process
+from knowsam.comparison.loop import compare
 from knowsam.comparison.outcome import Outcome
 from knowsam.comparison.output import write_tables
 from knowsam.comparison.scores import read_scores
@@ -62,7 +61,7 @@ def one_cell(data: Path, name: str, steps: int = 4) -> tuple[CompareFolder, Cell
 def test_a_small_grid_from_training_to_table(data: Path) -> None:
     out = data.parent / "out"
     values = {"methods": ["supervised", "knowsam"], "labelled": [2], "settings": SETTINGS, "quiet": True}
-    results = compare(data, out, runner=in_this_process, **values)  # type: ignore[arg-type]
+    results = compare(data, out, engine=in_this_process, **values)  # type: ignore[arg-type]
     assert (results.part, results.cases, results.class_names) == ("test", 2, ("class_1", "class_2"))
     assert [(row.method, row.sam, row.complete) for row in results.rows] == [
         ("supervised", "none", True), ("supervised", "tiny", True),
@@ -97,7 +96,7 @@ def test_a_run_that_cannot_train_fails_alone(data: Path) -> None:
     # SGD with this rate overflows within a few steps; the supervised run has its own, small one.
     settings = SETTINGS | {"supervised": {"train": {"lr": 1e-4}}, "train": SETTINGS["train"] | {"lr": 1e18}}  # type: ignore[operator]
     results = compare(
-        data, data.parent / "out", ["supervised", "knowsam"], ["none"], [2], [0], settings, True, in_this_process
+        data, data.parent / "out", ["supervised", "knowsam"], ["none"], [2], [0], settings, True, engine=in_this_process
     )
     assert results.rows[0].complete
     (cell,) = results.failed
@@ -128,19 +127,16 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(data: Pa
 
 @pytest.mark.slow
 @pytest.mark.subprocess
-def test_a_process_that_is_killed_keeps_its_checkpoint_and_is_continued_to_the_same_bits(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_is_killed_keeps_its_checkpoint_and_is_continued_to_the_same_bits(data: Path) -> None:
     folder, cell, order = one_cell(data, "out", steps=20)
     run = folder.run(cell)
-    monkeypatch.setattr(loop, "POLL_S", 0.02)
-
-    def kill_after_the_first_checkpoint() -> None:
-        children = multiprocessing.active_children()
-        if run.checkpoint.exists() and children:
-            children[0].kill()
-
-    assert in_own_process(order, lambda: False, kill_after_the_first_checkpoint) == -signal.SIGKILL
+    engine = LocalEngine()
+    process = engine.start(order, None, {})
+    while process.ended() is None:
+        engine.wait(0.02)
+        if run.checkpoint.exists():
+            process.kill()
+    assert process.ended() == -signal.SIGKILL
     assert Outcome.read(order.cell) is None
     assert 0 < load_checkpoint(run.checkpoint)["step"] < 20
     assert do_cell(order, quiet=True)
@@ -160,10 +156,13 @@ def test_an_orphaned_process_saves_and_stops(data: Path, tmp_path: Path) -> None
         "import json, sys\n"
         "from pathlib import Path\n"
         "from knowsam.comparison.cell import CellJob\n"
-        "from knowsam.comparison.loop import in_own_process\n"
+        "from knowsam.comparison.engine import LocalEngine\n"
         "if __name__ == '__main__':\n"
         "    config, run, cell = json.loads(sys.argv[1])\n"
-        "    in_own_process(CellJob(config, Path(run), Path(cell)), lambda: False, lambda: None)\n"
+        "    engine = LocalEngine()\n"
+        "    process = engine.start(CellJob(config, Path(run), Path(cell)), None, {})\n"
+        "    while process.ended() is None:\n"
+        "        engine.wait(1)\n"
     )
     argument = json.dumps([order.config, str(order.run), str(order.cell)])
     parent = subprocess.Popen([sys.executable, str(script), argument])

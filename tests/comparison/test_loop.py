@@ -10,7 +10,7 @@ import pytest
 
 from knowsam.comparison import loop
 from knowsam.comparison.cell import CellJob
-from knowsam.comparison.display import expected_seconds, last_step, seconds_left
+from knowsam.comparison.display import Shown, expected_seconds, last_step, seconds_left
 from knowsam.comparison.grid import Cell
 from knowsam.comparison.loop import compare
 from knowsam.comparison.results import Results
@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
 
 def do(data: Path, runner: FakeRunner, **changes: object) -> Results:
     values: dict = {"methods": ["supervised", "knowsam"], "labelled": [2], "settings": SETTINGS} | changes
-    return compare(data, data.parent / "out", quiet=True, runner=runner, **values)
+    return compare(data, data.parent / "out", quiet=True, engine=runner, **values)
 
 
 # --- going on ------------------------------------------------------------------------------------------------------
@@ -56,14 +56,14 @@ def test_a_comparison_keeps_the_defaults_it_began_with(data: Path, capsys: pytes
     capsys.readouterr()
     runner, out = FakeRunner(), data.parent / "out"
     methods = ["supervised", "knowsam"]
-    results = compare(data, out, methods, labelled=[2], settings=SETTINGS, runner=runner)
+    results = compare(data, out, methods, labelled=[2], settings=SETTINGS, engine=runner)
     assert runner.asked == NAMES[2:]
     assert {config.train.flip for config in results.grid.settings.values()} == {"both"}
     said = " ".join(capsys.readouterr().err.split())
     assert "began with, which is no longer the default: train.flip=both, train.class_prior=False, sam.kd_weight" in said
     other = {"train": {**SETTINGS["train"], "flip": "none"}}
     with pytest.raises(InputError, match=r"train\.flip is 'both' there and 'none' here"):
-        compare(data, out, methods, labelled=[2], settings=SETTINGS | other, quiet=True, runner=runner)
+        compare(data, out, methods, labelled=[2], settings=SETTINGS | other, quiet=True, engine=runner)
 
 
 def test_what_may_flatter_every_score_is_asked_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +71,7 @@ def test_what_may_flatter_every_score_is_asked_once(tmp_path: Path, capsys: pyte
     for path in [*(data / "images").iterdir(), *(data / "masks").iterdir()]:
         number = int(path.stem[-1])
         path.rename(path.with_name(f"p{number // 2}_{number}{path.suffix}"))
-    compare(data, tmp_path / "out", ["supervised", "knowsam"], labelled=[2], settings=SETTINGS, runner=FakeRunner())
+    compare(data, tmp_path / "out", ["supervised", "knowsam"], labelled=[2], settings=SETTINGS, engine=FakeRunner())
     assert " ".join(capsys.readouterr().err.split()).count("give --group-by prefix") == 1
 
 
@@ -192,13 +192,25 @@ def test_expected_seconds_are_those_of_the_most_similar_runs() -> None:
 def test_seconds_left_add_up_the_rest_of_this_run_and_the_later_ones() -> None:
     cell, later = Cell("a", "none", "7", 0), [Cell("a", "none", "7", 1), Cell("b", "tiny", "7", 0)]
     took = {Cell("b", "tiny", "3", 0): 100.0}
+
+    def after_10_s(share: float, first: float = 0.0) -> Shown:
+        return Shown(cell, 1, 100, first, round(100 * share), 10.0)
+
     # A quarter in 10 s: 40 s in all, 30 left, then 40 and 100.
-    assert seconds_left(cell, later, took, elapsed=10, share=0.25) == pytest.approx(170)
+    assert seconds_left([after_10_s(0.25)], later, took) == pytest.approx(170)
     # Continued at one half: a quarter of the run in 10 s as well, a quarter left.
-    assert seconds_left(cell, [], took, elapsed=10, share=0.75, began=0.5) == pytest.approx(10)
+    assert seconds_left([after_10_s(0.75, first=0.5)], [], took) == pytest.approx(10)
     # Too early for its own speed: as long as the one that is known.
-    assert seconds_left(cell, [], took, elapsed=10, share=0.01) == pytest.approx(90)
-    assert seconds_left(cell, later, {}, elapsed=10, share=0.0) is None
+    assert seconds_left([after_10_s(0.01)], [], took) == pytest.approx(90)
+    assert seconds_left([after_10_s(0.0)], later, {}) is None
+
+
+def test_runs_side_by_side_share_what_is_left_and_the_longest_is_waited_for() -> None:
+    cells = [Cell("a", "none", "7", seed) for seed in range(4)]
+    # 30 s left of the first and 10 of the second, both of 40 in all, then two of 40: 120 in two rows.
+    current = [Shown(cells[0], 1, 100, 0.0, 25, 10.0), Shown(cells[1], 2, 100, 0.0, 75, 30.0)]
+    assert seconds_left(current, cells[2:], {}, side_by_side=2) == pytest.approx(60)
+    assert seconds_left(current, [], {}, side_by_side=2) == pytest.approx(30)
 
 
 def test_last_step_reads_past_a_line_that_is_being_written(tmp_path: Path) -> None:
@@ -210,7 +222,7 @@ def test_last_step_reads_past_a_line_that_is_being_written(tmp_path: Path) -> No
 
 
 def test_a_line_per_run_where_there_is_no_terminal(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    compare(data, data.parent / "out", ["supervised"], labelled=[2], settings=SETTINGS, runner=FakeRunner())
+    compare(data, data.parent / "out", ["supervised"], labelled=[2], settings=SETTINGS, engine=FakeRunner())
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "2 runs"
     assert lines[1] == "[1/2] supervised, labelled 2, seed 0"

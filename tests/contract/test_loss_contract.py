@@ -19,6 +19,7 @@ LOSSES: dict[str, Loss] = {
     "cross_entropy": lambda z, o, y, w: losses.cross_entropy(z, y),
     "dice_loss": lambda z, o, y, w: losses.dice_loss(z, y),
     "dice_loss_plain": lambda z, o, y, w: losses.dice_loss(z, y, squared=False),
+    "soft_dice_loss": lambda z, o, y, w: losses.soft_dice_loss(z, o),
     "segmentation_loss": lambda z, o, y, w: losses.segmentation_loss(z, y),
     "region_loss": lambda z, o, y, w: losses.region_loss(z, y, w > 0.5, 0.5, 1.0),
     "entropy_loss": lambda z, o, y, w: losses.entropy_loss(z),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from rich.console import Console
 
-from knowsam.comparison.display import GridDisplay
+from knowsam.comparison.display import GridDisplay, Shown
 from knowsam.comparison.grid import Cell
 from knowsam.evaluation.scoring import ValidationScores
 from knowsam.presentation.console import progress_bar
@@ -117,13 +117,20 @@ def test_reading_files_says_how_far_it_is_where_there_is_no_terminal() -> None:
     assert "reading: " not in written.getvalue()
 
 
-def test_a_comparison_says_how_far_its_run_is(capsys: Capture) -> None:
+def test_a_comparison_says_how_far_its_runs_are(capsys: Capture) -> None:
     clock = Clock()
     display = GridDisplay(clock=clock)
-    cell = Cell("supervised", "none", "all", 0)
-    with display.running(2, 6, cell, 600):
+    runs = [Shown(Cell("supervised", "none", "all", seed), 2 + seed, 600) for seed in (0, 1)]
+    with display.running():
+        for run in runs:
+            display.began(run, 6)
         for second in range(100):
             clock.now += 1
-            display.step(second, 1200.0)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"[2/6] {cell}"] + [f"[2/6] {cell}: step {step} of 600; all: 20 min left" for step in (44, 89)]
+            runs[0].step = runs[1].step = second
+            display.steps(runs, 1200.0)
+    titles = [f"[2/6] {runs[0].cell}", f"[3/6] {runs[1].cell}"]
+    assert capsys.readouterr().err.splitlines() == [
+        *titles,
+        f"{titles[0]}: step 44 of 600", f"{titles[1]}: step 44 of 600; all: 20 min left",
+        f"{titles[0]}: step 89 of 600", f"{titles[1]}: step 89 of 600; all: 20 min left",
+    ]  # fmt: skip

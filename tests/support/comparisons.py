@@ -1,4 +1,4 @@
-"""Comparisons without a training: cells with prepared scores, and a runner that only pretends."""
+"""Comparisons without a training: cells with prepared scores, and engines that do cells at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from knowsam.comparison.cell import INTERRUPTED, CellJob, do_cell, failure
 from knowsam.comparison.folder import CompareFolder
 from knowsam.comparison.grid import Cell, plan_grid
+from knowsam.comparison.memory import Memory
 from knowsam.comparison.outcome import Outcome
 from knowsam.errors import InputError
 from knowsam.evaluation.metrics import ClassScore, summarise
@@ -59,7 +60,48 @@ def prepared_comparison(root: Path, cells: Mapping[Cell, Values], names: Sequenc
     return folder
 
 
-class FakeRunner:
+class Ended:
+    """A cell that was done when it was started."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def at_work(self) -> bool:
+        return True
+
+    def ended(self) -> int:
+        return self.code
+
+    def stop(self) -> None:
+        pass
+
+    kill = stop
+
+
+class AtOnce:
+    """An engine that calls a function for each cell, in this process.
+
+    Attributes:
+        do: Does a cell and returns its exit code.
+    """
+
+    slots = 1
+    checks_memory = False
+
+    def __init__(self, do: Callable[[CellJob], int]) -> None:
+        self.do = do
+
+    def start(self, job: CellJob, need: Memory | None, beside: object) -> Ended:
+        return Ended(self.do(job))
+
+    def wait(self, seconds: float) -> None:
+        raise AssertionError("all cells have ended")
+
+    def close(self) -> None:
+        pass
+
+
+class FakeRunner(AtOnce):
     """Pretends to do cells: each scores .5, unless told otherwise.
 
     Attributes:
@@ -69,13 +111,12 @@ class FakeRunner:
     """
 
     def __init__(self, **codes: int | str | Callable[[CellJob], int]) -> None:
+        super().__init__(self.pretend)
         self.asked: list[str] = []
         self.codes = codes
 
-    def __call__(self, order: CellJob, asked_to_stop: Callable[[], bool], on_poll: Callable[[], None]) -> int:
-        """Do it."""
+    def pretend(self, order: CellJob) -> int:
         self.asked.append(order.cell.name)
-        on_poll()
         special = self.codes.get(order.config["method"])
         if callable(special):
             return special(order)
@@ -89,11 +130,14 @@ class FakeRunner:
         return 0
 
 
-def in_this_process(order: CellJob, asked_to_stop: Callable[[], bool], on_poll: Callable[[], None]) -> int:
-    """Really does a cell, without the seconds that a new process takes to import."""
+def _do_here(order: CellJob) -> int:
     order.cell.mkdir(parents=True, exist_ok=True)
     try:
         return 0 if do_cell(order, quiet=True) else INTERRUPTED
     except InputError as error:
         Outcome("failed", failure(error, order.cell)).write(order.cell)
         return 1
+
+
+in_this_process = AtOnce(_do_here)
+"""Really does cells, without the seconds that a new process takes to import."""

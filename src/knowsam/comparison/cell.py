@@ -10,11 +10,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from knowsam.comparison.outcome import COST_FILE, LOG_FILE, Outcome
+from knowsam.comparison.outcome import COST_FILE, LOG_FILE, MEMORY_FILE, Outcome
 from knowsam.errors import InputError
 from knowsam.presentation.console import escape_unprintable
 from knowsam.runs.lock import folder_lock
@@ -22,6 +23,8 @@ from knowsam.storage import write_json
 
 INTERRUPTED = 130
 ASK_AGAIN_S = 1.0
+TOLD_AGAIN = 1.05
+"""A cell at work tells its peak memory anew when it has grown by so much."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +146,16 @@ def peak_memory_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
-def work(job: CellJob) -> None:
-    """What the process of one cell does: exit code 0 done, 1 failed (the outcome says why), 130 interrupted."""
+def work(job: CellJob, wait_for_parent: Callable[[], bool] | None = None) -> None:
+    """What the process of one cell does: exit code 0 done, 1 failed (the outcome says why), 130 interrupted.
+
+    Args:
+        job: What to do.
+        wait_for_parent: Returns when the process that started this one is gone; False if there is none to wait for.
+    """
     # Ctrl-C reaches the whole group; the loop passes it on as SIGTERM. While it trains, the run listens to both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_stop_without_parent, daemon=True).start()
+    threading.Thread(target=_stop_without_parent, args=(wait_for_parent or _wait_for_parent,), daemon=True).start()
     job.cell.mkdir(parents=True, exist_ok=True)
     with (job.cell / LOG_FILE).open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
@@ -155,6 +163,7 @@ def work(job: CellJob) -> None:
     escape_unprintable()
     try:
         with folder_lock(job.cell, wait=True):
+            threading.Thread(target=_tell_memory, args=(job.cell / MEMORY_FILE,), daemon=True).start()
             sys.exit(0 if do_cell(job) else INTERRUPTED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -173,15 +182,31 @@ def failure(error: Exception, cell: Path) -> str:
     return f"{type(error).__name__}{f': {first}' if first else ''}; the traceback is in {cell / LOG_FILE}."
 
 
-def _stop_without_parent() -> None:
-    """Save and stop when the process that started this one is gone, or a later call would meet two writers."""
+def _tell_memory(path: Path) -> None:
+    """Write down what this process has taken so far, as long as it lives: the next cell needs about as much."""
+    told: dict[str, float | None] = {}
+    while path.parent.exists():
+        # Not imported here: what a process has not begun to use costs nothing yet.
+        now = measure_memory() if "torch" in sys.modules else {"peak_mb": peak_memory_mb(), "gpu_peak_mb": None}
+        if any((value or 0) > TOLD_AGAIN * (told.get(name) or 0) for name, value in now.items()):
+            write_json(path, now)
+            told = now
+        time.sleep(ASK_AGAIN_S)
+
+
+def _wait_for_parent() -> bool:
     from multiprocessing import parent_process
 
     parent = parent_process()
     if parent is None:
-        return
+        return False
     parent.join()
-    while True:
+    return True
+
+
+def _stop_without_parent(wait_for_parent: Callable[[], bool]) -> None:
+    """Save and stop when the process that started this one is gone, or a later call would meet two writers."""
+    while wait_for_parent():
         # While training this asks to stop after the step; at any other moment it ends the process.
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(ASK_AGAIN_S)

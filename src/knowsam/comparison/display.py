@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,27 +43,61 @@ def expected_seconds(cell: Cell, took: Mapping[Cell, float]) -> float | None:
     return next((sum(group) / len(group) for group in alike if group), None)
 
 
+@dataclass
+class Shown:
+    """A run at work, as it is shown.
+
+    Attributes:
+        cell: Which.
+        number: Its number in the order in which runs were started.
+        steps: Of the whole run.
+        first: Share of them that was done when it was continued; 0 for a new one.
+        step: The last one that is known.
+        elapsed: Seconds since it was started or continued.
+    """
+
+    cell: Cell
+    number: int
+    steps: int
+    first: float = 0.0
+    step: int = 0
+    elapsed: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Of its steps that are done, in [0, 1]."""
+        return self.step / self.steps
+
+    def whole(self, took: Mapping[Cell, float]) -> tuple[float, float] | None:
+        """Seconds of the whole run, and those that are left of it; None as long as nothing is known."""
+        if self.share - self.first > EARLY:
+            whole = self.elapsed / (self.share - self.first)
+            return whole, whole * (1 - self.share)
+        known = expected_seconds(self.cell, took)
+        return None if known is None else (known, max(0.0, known * (1 - self.first) - self.elapsed))
+
+
 def seconds_left(
-    cell: Cell, later: Sequence[Cell], took: Mapping[Cell, float], elapsed: float, share: float, began: float = 0.0
+    current: Sequence[Shown], later: Sequence[Cell], took: Mapping[Cell, float], side_by_side: int = 1
 ) -> float | None:
     """Seconds until the grid is done; None as long as nothing is known.
 
     Args:
-        cell: The current run.
-        later: The runs after it.
+        current: The runs at work.
+        later: The runs after them.
         took: Seconds of finished runs.
-        elapsed: Seconds since the current run was started (or continued).
-        share: Of the current run's steps that are done, in [0, 1].
-        began: Share that was done when the run was continued; 0 for a new one.
+        side_by_side: How many runs are done at a time.
     """
-    known = expected_seconds(cell, took)
-    measured = elapsed / (share - began) if share - began > EARLY else None
-    if measured is None and known is None:
+    judged = {one.cell: whole for one in current if (whole := one.whole(took)) is not None}
+    if not judged:
         return None
-    whole = measured if measured is not None else known
-    assert whole is not None
-    rest = whole * (1 - share) if measured is not None else max(0.0, whole * (1 - began) - elapsed)
-    return rest + sum(expected_seconds(other, {**took, cell: whole}) or 0.0 for other in later)
+    likely = {**took, **{cell: whole for cell, (whole, _) in judged.items()}}
+    # A run of which nothing is known takes as long as the others.
+    lefts = [
+        judged[one.cell][1] if one.cell in judged else expected_seconds(one.cell, likely) or 0.0 for one in current
+    ]
+    ahead = sum(expected_seconds(cell, likely) or 0.0 for cell in later)
+    return max(max(lefts), (sum(lefts) + ahead) / side_by_side)
 
 
 def last_step(metrics: Path) -> int:
@@ -82,7 +117,7 @@ def last_step(metrics: Path) -> int:
 
 
 class GridDisplay:
-    """A bar on a terminal, lines elsewhere, at least one each minute, nothing when quiet.
+    """A bar for each run at work on a terminal, lines elsewhere, at least one each minute, nothing when quiet.
 
     On stderr, since tables go to stdout.
     """
@@ -90,11 +125,11 @@ class GridDisplay:
     def __init__(self, quiet: bool = False, clock: Clock = time.monotonic) -> None:
         self.console = make_console(stderr=True, quiet=quiet)
         self._bar: Progress | None = None
-        self._task: Any = None
-        self._beat, self._current = Heartbeat(clock), ""
+        self._tasks: dict[int, Any] = {}
+        self._beat, self._cells = Heartbeat(clock), 0
 
     def notes(self, sentences: Iterable[str]) -> None:
-        """What is unusual about the data, said once for all cells."""
+        """What is unusual about data or machine, said once for all cells."""
         for sentence in sentences:
             print_note(self.console, sentence)
 
@@ -104,39 +139,57 @@ class GridDisplay:
         self.console.print(f"{count_text(cells, 'run')}{before}")
 
     @contextmanager
-    def running(self, number: int, cells: int, cell: Cell, steps: int) -> Iterator[None]:
-        """The bar of one run, within the block."""
-        if not self.console.is_terminal:
-            self.console.print(f"[{number}/{cells}] {cell}", markup=False)
-        self._current = f"[{number}/{cells}] {cell}: step {{}} of {steps}"
-        self._beat.said()
-        from rich.markup import escape
-
+    def running(self) -> Iterator[None]:
+        """The bars, within the block."""
         columns = ("{task.description}", "step", "count", "bar", "{task.fields[left]}")
         with make_bar(self.console, *columns, width=16, transient=True) as bar:
             self._bar = bar
-            self._task = bar.add_task(escape(f"[{number}/{cells}] {cell}"), total=steps, left="")
             yield
         self._bar = None
 
-    def step(self, step: int, left: float | None) -> None:
-        """Advance the bar; without a terminal a line at least each minute."""
-        text = "" if left is None else f"all: {duration_text(left)} left"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, left=text)
-        if not self.console.is_terminal and self._beat.due():
-            rest = f"; {text}" if text else ""
-            self.console.print(self._current.format(step) + rest, markup=False)
+    def began(self, run: Shown, cells: int) -> None:
+        """A run was begun or continued."""
+        self._cells = cells
+        title = self._title(run)
+        if not self.console.is_terminal:
+            self.console.print(title, markup=False)
+        elif self._bar is not None:
+            from rich.markup import escape
 
-    def ended(self, number: int, cells: int, cell: Cell, outcome: Outcome, seconds: float, left: float | None) -> None:
+            self._tasks[run.number] = self._bar.add_task(escape(title), total=run.steps, left="")
+        self._beat.said()
+
+    def steps(self, runs: Sequence[Shown], left: float | None) -> None:
+        """Advance the bars; without a terminal a line for each run at least each minute."""
+        text = "" if left is None else f"all: {duration_text(left)} left"
+        for place, run in enumerate(runs):
+            if self._bar is not None and run.number in self._tasks:
+                self._bar.update(self._tasks[run.number], completed=run.step, left="" if place else text)
+        if not self.console.is_terminal and runs and self._beat.due():
+            rest = f"; {text}" if text else ""
+            for run in runs:
+                last = rest if run is runs[-1] else ""
+                self.console.print(f"{self._title(run)}: step {run.step} of {run.steps}{last}", markup=False)
+
+    def gone(self, run: Shown) -> None:
+        """Take away the bar of a run."""
+        if self._bar is not None and run.number in self._tasks:
+            self._bar.remove_task(self._tasks.pop(run.number))
+
+    def ended(self, run: Shown, cells: int, outcome: Outcome, seconds: float, left: float | None) -> None:
         """Say how a run ended."""
-        rest = "" if left is None or number == cells else f"; all: {duration_text(left)} left"
+        self.gone(run)
+        self._cells = cells
         if outcome.status == "failed":
-            self.console.print(f"[{number}/{cells}] {cell}: failed: {outcome.reason}", markup=False)
+            self.console.print(f"{self._title(run)}: failed: {outcome.reason}", markup=False)
             return
+        rest = f"; all: {duration_text(left)} left" if left else ""
         dice = "" if outcome.dice is None else f"Dice {outcome.dice:.3f}, "
-        self.console.print(f"[{number}/{cells}] {cell}: {dice}{duration_text(seconds)}{rest}", markup=False)
+        self.console.print(f"{self._title(run)}: {dice}{duration_text(seconds)}{rest}", markup=False)
 
     def stopped(self, done: int, cells: int) -> None:
         """Say how to go on."""
         self.console.print(f"stopped with {done} of {cells} runs done; repeat the command to continue")
+
+    def _title(self, run: Shown) -> str:
+        return f"[{run.number}/{self._cells}] {run.cell}"

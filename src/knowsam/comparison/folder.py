@@ -27,6 +27,7 @@ HARMLESS = (
     "data.path",
     "data.cache_mb",
     "data.workers",
+    "train.distil",
     "train.report",
     "train.tensorboard",
     "train.log_every",

@@ -1,19 +1,18 @@
-"""The loop over the grid: one cell after the other, each in a process of its own, which may fail or be interrupted."""
+"""A comparison from plan to results: the grid, what it goes on from, and who does its cells."""
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from knowsam.comparison.cell import INTERRUPTED, LOG_FILE, CellJob, Registered, work
-from knowsam.comparison.display import GridDisplay, expected_seconds, last_step, seconds_left
+from knowsam.comparison.cell import Registered
+from knowsam.comparison.display import GridDisplay
+from knowsam.comparison.engine import Engine, LocalEngine
 from knowsam.comparison.folder import CompareFolder, as_it_began, join_grids
-from knowsam.comparison.grid import Cell, Grid, plan_grid, plan_splits
-from knowsam.comparison.outcome import OUTCOME_FILE, Outcome
+from knowsam.comparison.grid import Grid, plan_grid, plan_splits
+from knowsam.comparison.queue import CellQueue
 from knowsam.comparison.results import Results, read_results
 from knowsam.comparison.scores import cases_to_score
 from knowsam.data.folder import DataFolder
@@ -21,39 +20,6 @@ from knowsam.data.leaks import leak_warnings
 from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.runs.lock import folder_lock
-
-POLL_S = 1.0
-Runner = Callable[[CellJob, Callable[[], bool], Callable[[], None]], int]
-"""Does one cell. Arguments: the job, a function that says whether to stop, one to call about once a second. Returns the
-exit code of the process."""
-
-
-def in_own_process(job: CellJob, asked_to_stop: Callable[[], bool], on_poll: Callable[[], None]) -> int:
-    """Do a cell in a new process, so that its memory is measured alone and freed at its end.
-
-    Args:
-        job: What to do.
-        asked_to_stop: True asks the process to save and end.
-        on_poll: Called about once a second.
-
-    Returns:
-        0 done, 1 failed, 130 interrupted and saved, below 0 ended by that signal.
-    """
-    # spawn: a forked torch with running threads may hang, and would start with this process's memory.
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(job,))
-    process.start()
-    try:
-        while process.is_alive():
-            process.join(POLL_S)
-            on_poll()
-            if asked_to_stop():
-                # Every second: a process that reads data or scores ends at once, one that trains saves first.
-                process.terminate()
-    finally:
-        if process.is_alive():  # a second Ctrl-C
-            process.kill()
-            process.join()
-    return INTERRUPTED if process.exitcode is None else process.exitcode
 
 
 def compare(
@@ -65,7 +31,9 @@ def compare(
     seeds: Sequence[int] = (0,),
     settings: Mapping[str, Any] | None = None,
     quiet: bool = False,
-    runner: Runner = in_own_process,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    engine: Engine | None = None,
 ) -> Results:
     """Train every combination of methods, SAMs, labelled subsets and seeds, and score each once.
 
@@ -85,7 +53,9 @@ def compare(
         settings: Settings of all runs, nested as in a configuration, and under the name of a method those of its runs
             alone: `{"train": {"steps": 600}, "knowsam": {"options": {"ugda_start": 0.3}}}`.
         quiet: No progress, no text.
-        runner: How one cell is done.
+        jobs: Runs side by side on this machine, each begun only if there is memory for it beside the others.
+        scheduler: Address of a Dask cluster that does the runs instead; its workers share `out` and `data`.
+        engine: What does the cells, in place of both.
 
     Returns:
         Everything measured, also of earlier calls; `comparison.output.write_tables` writes it. Its `interrupted`
@@ -94,6 +64,15 @@ def compare(
     Raises:
         InputError: For bad settings or data, or a folder that holds something else; nothing was trained then.
     """
+    if jobs < 1:
+        raise InputError(f"--jobs: {jobs} was found, but expected a number from 1; correct it.")
+    if scheduler is not None and jobs != 1:
+        raise InputError(
+            "--jobs and --scheduler were both found, but expected one: the cluster's workers say how many run at a"
+            " time; leave --jobs out."
+        )
+    from knowsam.training.interrupt import stop_on_signal
+
     folder = CompareFolder(out)
     asked, former = as_it_began(folder, plan_grid(data, methods, sam, labelled, seeds, settings))
     entries = {method: _registered(method, config.options) for method, config in asked.settings.items()}
@@ -101,7 +80,9 @@ def compare(
     for split in splits.values():
         cases_to_score(scanned, split)
     join_grids(folder, asked)
-    with folder_lock(folder.path):
+    if engine is None:
+        engine = LocalEngine(jobs) if scheduler is None else _cluster(scheduler)
+    with closing(engine), folder_lock(folder.path):
         grid = join_grids(folder, asked)
         _check_splits(folder, grid, scanned, splits)
         folder.write(grid)
@@ -110,7 +91,8 @@ def compare(
             kept = ", ".join(former)
             display.notes([f"this comparison goes on with what it began with, which is no longer the default: {kept}."])
         display.notes(dict.fromkeys(note for split in splits.values() for note in leak_warnings(scanned, split)))
-        interrupted = _do_cells(folder, asked, entries, display, runner)
+        with stop_on_signal() as asked_to_stop:
+            interrupted = CellQueue(folder, asked, entries, display, engine).work(asked_to_stop)
         return read_results(folder, interrupted)
 
 
@@ -136,74 +118,7 @@ def _check_splits(
             )
 
 
-def _do_cells(
-    folder: CompareFolder, grid: Grid, entries: Mapping[str, Registered], display: GridDisplay, runner: Runner
-) -> bool:
-    """Do the cells that are not done; True if interrupted."""
-    from knowsam.training.interrupt import stop_on_signal
+def _cluster(scheduler: str) -> Engine:
+    from knowsam.comparison.cluster import ClusterEngine
 
-    took: dict[Cell, float] = {}
-    open_cells: list[Cell] = []
-    for cell in grid.cells:
-        outcome = Outcome.read(folder.cell(cell))
-        if outcome is None or outcome.status == "failed":
-            open_cells.append(cell)
-        elif outcome.seconds is not None:
-            took[cell] = outcome.seconds
-    total, done = len(grid.cells), len(grid.cells) - len(open_cells)
-    display.start(total, done)
-    with stop_on_signal() as asked_to_stop:
-        for position, cell in enumerate(open_cells):
-            config, later = grid.config(cell), open_cells[position + 1 :]
-            steps, metrics = config.train.steps, folder.run(cell).metrics
-            (folder.cell(cell) / OUTCOME_FILE).unlink(missing_ok=True)
-            job = CellJob(
-                config.model_dump(mode="json"), folder.run(cell).path, folder.cell(cell), entries[cell.method]
-            )
-            started, first = time.monotonic(), last_step(metrics) / steps
-
-            def on_poll(
-                cell: Cell = cell,
-                later: Sequence[Cell] = later,
-                steps: int = steps,
-                metrics: Path = metrics,
-                started: float = started,
-                first: float = first,
-            ) -> None:
-                step, elapsed = last_step(metrics), time.monotonic() - started
-                display.step(step, seconds_left(cell, later, took, elapsed, step / steps, first))
-
-            number = done + position + 1
-            try:
-                with display.running(number, total, cell, steps):
-                    code = runner(job, asked_to_stop, on_poll)
-            except KeyboardInterrupt:
-                code = INTERRUPTED
-            outcome = Outcome.read(job.cell)
-            if outcome is None and (code == INTERRUPTED or asked_to_stop()):
-                display.stopped(number - 1, total)
-                return True
-            if outcome is None:
-                outcome = Outcome("failed", _ended_by(code, job.cell))
-                job.cell.mkdir(parents=True, exist_ok=True)
-                outcome.write(job.cell)
-            seconds = time.monotonic() - started
-            if outcome.status == "done":
-                took[cell] = seconds if first == 0 else outcome.seconds or seconds
-            left = sum(expected_seconds(other, took) or 0.0 for other in later) if took else None
-            display.ended(number, total, cell, outcome, seconds, left)
-            if asked_to_stop() and later:
-                display.stopped(number, total)
-                return True
-    return False
-
-
-def _ended_by(code: int, cell: Path) -> str:
-    if code == -signal.SIGKILL:
-        return (
-            "its process was killed (SIGKILL), probably because memory ran out; take a smaller --batch or --size, or"
-            " lower data.cache_mb, and repeat the command."
-        )
-    if code < 0:
-        return f"its process was ended by {signal.Signals(-code).name}; its output is in {cell / LOG_FILE}."
-    return f"its process ended with exit code {code}; its output is in {cell / LOG_FILE}."
+    return ClusterEngine(scheduler)

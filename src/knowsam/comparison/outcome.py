@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from knowsam.comparison.memory import Memory
 from knowsam.errors import InputError
 from knowsam.storage import read_json, reason_of, write_json
 
 OUTCOME_FILE, COST_FILE, LOG_FILE = "outcome.json", "cost.json", "log.txt"
+MEMORY_FILE = "memory.json"
+"""What a cell at work has taken so far."""
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,12 @@ class Outcome:
                 f"{path}: no outcome could be read ({reason_of(error)}), but expected what `knowsam compare` wrote;"
                 " delete it and repeat the command."
             ) from error
+
+
+def read_memory(folder: Path) -> Memory | None:
+    """What the process of a cell at work has taken so far; None where it has not said yet."""
+    path = folder / MEMORY_FILE
+    if not path.exists():
+        return None
+    values = read_json(path, "delete it and repeat the command")
+    return Memory(values["peak_mb"], values.get("gpu_peak_mb"))

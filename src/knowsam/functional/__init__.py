@@ -11,6 +11,7 @@ from knowsam.functional.losses import (
     pyramid_consistency,
     region_loss,
     segmentation_loss,
+    soft_dice_loss,
     softmax_mse_loss,
 )
 from knowsam.functional.mixing import copy_paste_box, cutmix_boxes, cycled, exchange, halves, uncertain_cells
@@ -52,6 +53,7 @@ __all__ = [
     "pyramid_consistency",
     "region_loss",
     "segmentation_loss",
+    "soft_dice_loss",
     "softmax_mse_loss",
     "uncertain_cells",
     "uncertainty_threshold",

@@ -63,6 +63,27 @@ def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-10, squared: bo
     return _soft_dice_loss(F.softmax(logits.float(), dim=1), label, epsilon, squared)
 
 
+def soft_dice_loss(student_logits: Tensor, teacher_logits: Tensor, epsilon: float = 1e-10) -> Tensor:
+    """`dice_loss` against another network's probabilities q, in which small classes count as much as large ones.
+
+        mean_c [1 - (2 sum p_c q_c + e) / (sum p_c^2 + sum q_c^2 + e)]
+
+    Args:
+        student_logits: `(B, K, H, W)`.
+        teacher_logits: `(B, K, H, W)`; gets no gradient.
+        epsilon: `e` above.
+
+    Returns:
+        0-dim tensor in [0, 1]; 0 where both are the same.
+    """
+    _require_same_shape(student_logits, teacher_logits)
+    probs = F.softmax(student_logits.float(), dim=1)
+    target = F.softmax(teacher_logits.detach().float(), dim=1)
+    axes = (0, 2, 3)
+    squares = probs.square().sum(axes) + target.square().sum(axes)
+    return (1 - (2 * (probs * target).sum(axes) + epsilon) / (squares + epsilon)).mean()
+
+
 def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
     """`cross_entropy + dice_loss`, with one softmax for both (docs/method.md, section 5).
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 
@@ -38,6 +40,16 @@ def probabilities_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(probs.shape[-2:]) == tuple(size):
         return probs
     return F.interpolate(probs, size=size, mode="bilinear", align_corners=False)
+
+
+def mean_log_probabilities(logits: Sequence[Tensor]) -> Tensor:
+    """Logits of the mean of several networks' probabilities: `log mean_i softmax(z_i)`, float32.
+
+    Args:
+        logits: `(B, K, ...)` each, at least one.
+    """
+    logs = torch.stack([F.log_softmax(one.float(), dim=1) for one in logits])
+    return logs.logsumexp(dim=0) - math.log(len(logits))
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -29,7 +29,7 @@ from knowsam.inference.verification import Verification, verification_batches, v
 from knowsam.networks import SegmentationNetwork
 from knowsam.presentation.pictures import class_colour
 from knowsam.runs.folder import RunFolder
-from knowsam.runs.student_file import HEADER_KEY, StudentInfo, find_student, load_student, outdated_by
+from knowsam.runs.student_file import DISTILLED, HEADER_KEY, StudentInfo, find_student, load_student, outdated_by
 from knowsam.storage import output_folder, whole_file, write_text
 from knowsam.types import LUMINANCE
 
@@ -86,7 +86,8 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
     Args:
         run: A run folder or a `student.safetensors`.
         to: The file to write; the suffix says which kind. It appears only once it was verified.
-        network: One of the student's parts, e.g. `"fused"`, `"unet"` or `"vnet"`; None for what `predict` uses.
+        network: One of the student's parts, e.g. `"fused"`, `"unet"` or `"vnet"`; `"distilled"` for what the run was
+            distilled into; None for what `predict` uses.
         images: A file or folder of images to verify with as well; random images are always used.
 
     Returns:
@@ -104,9 +105,10 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
             f" {PROGRAM_SUFFIX} (a torch.export program); choose one."
         )
     write, open_again = formats[to.suffix.lower()]
-    source = find_student(Path(run))
+    distilled = network == DISTILLED
+    source = find_student(Path(run), network if distilled else None)
     student, info = load_student(source)
-    name, part = select_network(student, info, network, source)
+    name, part = select_network(student, info, None if distilled else network, source)
     height, width = info.preprocessing.size
     if to.suffix.lower() == PROGRAM_SUFFIX and min(height, width) < 2 * part.stride:
         raise InputError(
@@ -121,8 +123,9 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
         write(exported, metadata(info, name, part.stride), temporary)
         verification = verify(open_again(temporary), part, batches, to)
     parameters = sum(parameter.numel() for parameter in part.parameters())
+    name = f"{DISTILLED} ({name})" if distilled else name
     written = Exported(to, card, name, parameters, info, verification, outdated_by(source, info))
-    write_text(card, model_card(written, RunFolder(source.parent)))
+    write_text(card, model_card(written, RunFolder(Path(run) if distilled else source.parent)))
     return written
 
 

@@ -61,15 +61,18 @@ class Predictor:
         device: As in `resolve_device`. An ONNX file runs on the CPU.
         amp: `"bf16"` runs the network's convolutions in bfloat16: several times as fast where the processor has it,
             slower where it has not, and pixels that are nearly a tie may fall the other way.
+        network: As in `find_student`.
 
     Raises:
         InputError: If there is no such file or device, it is neither, `amp` is another word, or an ONNX file is asked
             to run in bfloat16.
     """
 
-    def __init__(self, path: str | Path, device: str | None = None, amp: str = "no") -> None:
+    def __init__(
+        self, path: str | Path, device: str | None = None, amp: str = "no", network: str | None = None
+    ) -> None:
         self.amp = known_amp(amp)
-        path = self.path = find_student(Path(path))
+        path = self.path = find_student(Path(path), network)
         self.outdated: str | None = None
         self.student: Any  # images -> logits: a network, or an ONNX file that is called like one
         if path.suffix.lower() == ONNX_SUFFIX:
@@ -84,9 +87,9 @@ class Predictor:
             self.device = "cpu"
             return
         self.device = resolve_device(device)
-        network, self.info = load_student(path, self.device)
+        student, self.info = load_student(path, self.device)
         self.outdated = outdated_by(path, self.info)
-        self.student = fold_batch_norm(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student = fold_batch_norm(student).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def classes(self) -> int:

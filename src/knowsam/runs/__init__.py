@@ -3,4 +3,5 @@
 STUDENT_FILE = "student.safetensors"
 CHECKPOINT_FILE = "checkpoint.pt"
 CALIBRATION_FILE = "calibration.json"
+DISTILLED_FOLDER = "distilled"
 """Files of a run that are also looked for beside a student that was moved out of its run."""

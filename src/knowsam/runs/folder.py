@@ -11,7 +11,7 @@ from typing import Any
 
 from knowsam.config import Config, load_yaml, read_resolved
 from knowsam.errors import InputError
-from knowsam.runs import CALIBRATION_FILE, CHECKPOINT_FILE, STUDENT_FILE
+from knowsam.runs import CALIBRATION_FILE, CHECKPOINT_FILE, DISTILLED_FOLDER, STUDENT_FILE
 from knowsam.runs.environment import describe_environment
 from knowsam.storage import append_line, is_unused, reason_of, sync_file, write_json, write_text
 
@@ -40,6 +40,11 @@ class RunFolder:
         self.report = path / "report.html"
         self.tensorboard = path / "tensorboard"
         self.calibration = path / CALIBRATION_FILE
+
+    @property
+    def distilled(self) -> RunFolder:
+        """Of the run's network as a small one, by choice: `distil.json`, and such files as above."""
+        return RunFolder(self.path / DISTILLED_FOLDER)
 
     def check_free(self) -> None:
         """Make sure that a new run can start here.

@@ -32,3 +32,24 @@ class Run:
         from knowsam.runs.record import read_run
 
         return read_run(self.folder.path)
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a distillation leaves.
+
+    Attributes:
+        folder: `distilled/` in the run's folder, from which `predict` and `export` take it by choice.
+        steps: Steps done in all.
+        finished: False if it was interrupted and saved.
+        best: Best validation Dice of the small network, in [0, 1]; None without validation.
+        teacher: Validation Dice of the run's network; None without validation.
+        with_sam: Whether SAM taught, too: it does where it is ahead on validation.
+    """
+
+    folder: RunFolder
+    steps: int
+    finished: bool
+    best: float | None
+    teacher: float | None
+    with_sam: bool

@@ -14,7 +14,7 @@ from torch import nn
 from knowsam.data.preprocess import Preprocessing
 from knowsam.errors import InputError
 from knowsam.networks import SegmentationNetwork, build_network
-from knowsam.runs import CHECKPOINT_FILE, STUDENT_FILE
+from knowsam.runs import CHECKPOINT_FILE, DISTILLED_FOLDER, STUDENT_FILE
 from knowsam.runs.checkpoint import read_progress
 from knowsam.storage import not_finite, reason_of, write_safetensors
 
@@ -161,12 +161,30 @@ def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[Segmen
     return student.to(device).eval(), info
 
 
-def find_student(path: Path) -> Path:
+DISTILLED = "distilled"
+"""The name by which a run's distilled network is asked for."""
+
+
+def find_student(path: Path, network: str | None = None) -> Path:
     """The file to predict with: the path itself, or a run folder's student.
+
+    Args:
+        path: A file, or a run folder.
+        network: `DISTILLED` for a run's distilled network; None for the run's own.
 
     Raises:
         InputError: If there is none.
     """
+    if network is not None:
+        if network != DISTILLED:
+            raise InputError(f"--network: '{network}' was found, but expected {DISTILLED}, or nothing; correct it.")
+        distilled = path / DISTILLED_FOLDER / STUDENT_FILE
+        if not distilled.exists():
+            raise InputError(
+                f"{distilled}: no such file was found, but expected a run's distilled network; make it with"
+                f" `knowsam distil {shlex.quote(str(path))}`, or leave --network out."
+            )
+        return distilled
     if path.is_dir():
         path = path / STUDENT_FILE
     if not path.exists():

@@ -18,6 +18,7 @@ from knowsam.functional.pseudo_labels import largest_components
 from knowsam.functional.schedules import gaussian_rampup
 from knowsam.runs.device import resolve_device
 from knowsam.sam.adapters import AdapterInit
+from knowsam.sam.backbone.checkpointing import checkpoint_blocks
 from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.corruption import corrupt_prompts
 from knowsam.sam.loading.build import load_sam
@@ -115,6 +116,7 @@ class SamDistillation(nn.Module):
         normalise: PixelNormalisation | Literal["auto"] = "auto",
         sam_size: int | Literal["auto", "image"] = "auto",
         prompt: PromptKind = "mask",
+        checkpointing: bool = False,
         pretrained: bool = True,
         context: int = 1,
     ) -> SamDistillation:
@@ -137,6 +139,7 @@ class SamDistillation(nn.Module):
             sam_size: The longer side in pixels at which SAM sees the images; `"image"`: as they are, multiples of its
                 patch (8 or 16; 4 with LiteMedSAM; of 32 with SAM 2); `"auto"`: see `default_size`.
             prompt: See `SamTeacher`.
+            checkpointing: See `checkpoint_blocks`.
             pretrained: False: random weights in place of those of a name, for measurements.
             context: See `SamTeacher`.
 
@@ -161,6 +164,8 @@ class SamDistillation(nn.Module):
         if normalise == "auto":
             normalise = base.pixels
         teacher = SamTeacher(sam, classes, train, adapter_init, normalise, own, prompt, base, context)
+        if checkpointing:
+            checkpoint_blocks(teacher.sam)
         return cls(teacher, temperature, kd_weight, prompt_spoil, kd_resolution, kd_ramp)
 
     def forward(

@@ -12,11 +12,14 @@ from knowsam.errors import InputError
 from knowsam.evaluation.scoring import ScoredVolume
 from knowsam.reliability.of_run import is_calibrated
 from knowsam.runs.cases import RunCases
-from knowsam.runs.checkpoint import CheckpointProgress, read_progress
+from knowsam.runs.checkpoint import CheckpointProgress, load_checkpoint, read_progress
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
-from knowsam.storage import reason_of
+from knowsam.storage import checksum, read_json, reason_of
 from knowsam.training.display import TrainingDisplay
+
+DISTIL_FILE = "distil.json"
+"""Settings of a distillation, and what taught in it."""
 
 
 def report_at_end(
@@ -55,6 +58,8 @@ def lacking_files(folder: RunFolder, config: Config, progress: CheckpointProgres
     lacking = lacking_students(folder, progress, validates)
     if validates and folder.student not in lacking and not is_calibrated(folder.student):
         lacking.append(folder.calibration)
+    if config.train.distil != "none" and not lacking and not is_distilled(folder):
+        lacking.append(folder.distilled.student)
     if config.train.report and not _is_newer(folder.report, folder.checkpoint):
         lacking.append(folder.report)
     return lacking
@@ -69,6 +74,17 @@ def lacking_students(folder: RunFolder, progress: CheckpointProgress, validates:
     if kept is None or (newest and kept != progress.step):
         lacking.append(folder.student)
     return lacking
+
+
+def is_distilled(run: RunFolder) -> bool:
+    """Whether the run's distillation is done, and of the network that the run has now."""
+    folder = run.distilled
+    try:
+        state = load_checkpoint(folder.checkpoint, mmap=str(folder.checkpoint).isprintable())
+        known = read_json(folder.path / DISTIL_FILE, "")["teacher"]["student_sha256"]
+        return state["step"] == state["total"] and folder.student.exists() and known == checksum(run.student)
+    except (InputError, KeyError, TypeError, OSError):
+        return False
 
 
 def _step_of(student: Path) -> int | None:

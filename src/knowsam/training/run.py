@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -22,7 +23,7 @@ from knowsam.runs.folder import RunFolder
 from knowsam.runs.lock import folder_lock
 from knowsam.runs.result import Run
 from knowsam.training.data import hidden_masks_setting
-from knowsam.training.finish import lacking_files, steps_are_done
+from knowsam.training.finish import is_distilled, lacking_files, steps_are_done
 from knowsam.training.trainer import Trainer
 
 
@@ -46,7 +47,24 @@ def train(config: Config, out: str | Path, quiet: bool = False) -> Run:
     folder = RunFolder(Path(out))
     folder.check_free()
     with _alone(folder):
-        return Trainer(config, folder, quiet=quiet).fit()
+        return _fit(Trainer(config, folder, quiet=quiet), quiet)
+
+
+def _fit(trainer: Trainer, quiet: bool) -> Run:
+    """Train to the end, and distil by choice; of several processes the first one distils."""
+    run, config = trainer.fit(), trainer.config
+    if not run.finished or config.train.distil == "none" or not trainer.accelerator.is_main_process:
+        return run
+    from knowsam.training.distillation import DistilSettings, distil_phase
+
+    if is_distilled(run.folder):
+        return run
+    settings = DistilSettings(config.train.distil)
+    device = str(trainer.accelerator.device)
+    # A method that never looked at unlabelled images has not read them; a distillation wants them.
+    data = trainer.data if trainer.data.unlabelled is not None or not trainer.data.split.unlabelled else None
+    done = distil_phase(run.folder, config, settings, data, None, device, quiet)
+    return replace(run, finished=done.finished)
 
 
 def resume(
@@ -98,7 +116,7 @@ def _resume(folder: RunFolder, steps: int | None, quiet: bool, data: str | Path 
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": now})})
     if not folder.checkpoint.exists():
         folder.check_never_saved(config)
-        return Trainer(config, folder, resume=True, quiet=quiet).fit()
+        return _fit(Trainer(config, folder, resume=True, quiet=quiet), quiet)
     split, progress = Split.read(folder.split), read_progress(folder.checkpoint)
     if progress.step >= config.train.steps and not lacking_files(folder, config, progress, bool(split.val)):
         raise steps_are_done(folder, progress.step, config.train.steps)
@@ -119,4 +137,4 @@ def _resume(folder: RunFolder, steps: int | None, quiet: bool, data: str | Path 
         if changed:
             trainer.data.record_files(folder, hashes)
             folder.append({"step": trainer.position, "event": "data changed", "files": changed})
-    return trainer.fit()
+    return _fit(trainer, quiet)

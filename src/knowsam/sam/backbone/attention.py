@@ -34,7 +34,8 @@ def window_attention(base: Any, tokens: Tensor, window: int) -> Tensor:
     """Compute a vision layer's attention for the whole grid, windows included.
 
     Args:
-        base: A `SamVisionAttention` or `SamHQVisionAttention` of transformers, whose weights are used.
+        base: A `SamVisionAttention` or `SamHQVisionAttention` of transformers, whose weights are used. With an
+            attribute `most_keys`, keys of a whole grid of more tokens are pooled (`pooled_attention`).
         tokens: `(B, h, w, dim)`, normalised.
         window: Side of a window in tokens; 0 for attention over the whole grid.
 
@@ -49,7 +50,12 @@ def window_attention(base: Any, tokens: Tensor, window: int) -> Tensor:
         return base.proj((attend_masked if padded else attend_padded)(base, tokens, side))
     heads = base.num_attention_heads
     qkv = base.qkv(tokens).unflatten(-1, (3, heads, -1))  # (B, h, w, 3, heads, d)
-    if window == 0:
+    most_keys = getattr(base, "most_keys", None)
+    if window == 0 and most_keys is not None and height * width > most_keys:
+        from knowsam.sam.backbone.pooled_attention import pooled_attention, pooling_factor
+
+        attended = pooled_attention(base, qkv, pooling_factor((height, width), most_keys))
+    elif window == 0:
         attended = _attend_region(base, qkv, (height, width))
     else:
         rows = [

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +119,14 @@ class Stem(nn.Module):
 
 
 class TinyAttention(SamVisionAttention):
-    """A vision layer's attention over the whole grid, computed as `window_attention` does."""
+    """A vision layer's attention over the whole grid, computed as `window_attention` does.
+
+    Attributes:
+        most_keys: Above so many tokens, those of 256 x 256 px, keys are pooled: the time then grows with the tokens,
+            not with their square.
+    """
+
+    most_keys: ClassVar[int] = 1024
 
     def forward(  # type: ignore[override]
         self, hidden_states: Tensor, output_attentions: bool | None = None
