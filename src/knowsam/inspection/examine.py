@@ -151,10 +151,10 @@ def thumbnails(array: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]
     values = array.astype(np.float32, copy=False)
     grey = values @ np.array(LUMINANCE, np.float32) if array.shape[-1] == 3 else values[..., 0]
     if grey.ndim == 3:
-        stretched = _stretched(_cell_means(grey, VOLUME_GRID))
+        stretched = _stretched(cell_means(grey, VOLUME_GRID))
         return None if stretched is None else stretched.astype(np.float16), None
     rows, columns = PICTURE_GRID
-    fine = _cell_means(grey, (rows * FINER, columns * FINER))
+    fine = cell_means(grey, (rows * FINER, columns * FINER))
     coarse = _stretched(fine.reshape(rows, FINER, columns, FINER).mean(axis=(1, 3)))
     finer = _stretched(fine)
     if coarse is None or finer is None:
@@ -210,12 +210,20 @@ def chroma(array: np.ndarray) -> np.ndarray | None:
     if array.ndim != 3 or array.shape[-1] != 3:
         return None
     largest = np.iinfo(array.dtype).max if np.issubdtype(array.dtype, np.integer) else np.abs(array).max()
-    means = _cell_means(array.astype(np.float32, copy=False), CHROMA_GRID).reshape(-1, 3) / max(float(largest), 1e-6)
+    means = cell_means(array.astype(np.float32, copy=False), CHROMA_GRID).reshape(-1, 3) / max(float(largest), 1e-6)
     return (means - means.mean(axis=1, keepdims=True)).astype(np.float16)
 
 
-def _cell_means(values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-    """The first axes reduced to a grid, each cell the mean of what it covers."""
+def cell_means(values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """The first axes reduced to a grid.
+
+    Args:
+        values: `(*axes, ...)` float32, with as many axes as the grid has, or more.
+        grid: Numbers of cells.
+
+    Returns:
+        `(*grid, ...)`: each cell the mean of what it covers.
+    """
     for axis, cells in enumerate(grid):
         means = np.tensordot(_cell_weights(cells, values.shape[axis]), values, axes=(1, axis))
         values = np.moveaxis(means, 0, axis)
