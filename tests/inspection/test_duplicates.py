@@ -14,7 +14,7 @@ from knowsam.inspection.examine import chroma, thumbnails
 from knowsam.inspection.findings import CheckReport
 from knowsam.inspection.inverted import find_negatives
 from knowsam.io import read_image
-from support.folders import make_folder, make_label, save_nifti, save_picture
+from support.folders import make_folder, make_label, save_hdf5, save_nifti, save_picture
 
 
 def scene(seed: int, size: tuple[int, int] = (160, 200)) -> np.ndarray:
@@ -242,6 +242,31 @@ def test_negatives_of_colour_images_are_told_by_their_hue() -> None:
     found = find_negatives(small, np.stack([chroma(one) for one in pictures]))
     assert np.flatnonzero(found.marks).tolist() == [4, 17]
     assert not found.by_histogram.any()
+
+
+def test_negatives_of_stained_images_among_grey_ones_are_told_by_their_hue() -> None:
+    pictures = [stained(i) for i in range(12)]
+    pictures[4] = 255 - pictures[4]
+    greys = [np.uint8(255 * fluorescence(i))[..., None] for i in range(40)]
+    none = np.zeros_like(chroma(pictures[0]))
+    colours = np.stack([none] * 40 + [chroma(one) for one in pictures])
+    found = find_negatives(np.stack([thumbnail(one) for one in greys + pictures]), colours)
+    assert np.flatnonzero(found.marks).tolist() == [44]
+    # The others of them are another kind of image, as before.
+    assert not found.by_histogram[:40].any()
+
+
+def test_a_few_volumes_are_compared_with_the_slices_beside_them(tmp_path: Path) -> None:
+    for i in range(12):
+        save_hdf5(tmp_path / "data" / "slices" / f"patient{i:03}_frame01_slice_0.h5", image=fluorescence(i),
+                  label=make_label((64, 64)))  # fmt: skip
+    for i in (1, 2):
+        volume = np.stack([fluorescence(20 + i)] * 6)
+        save_hdf5(tmp_path / "data" / f"patient{20 + i:03}_frame01.h5", image=volume if i == 1 else 1 - volume,
+                  label=make_label((6, 64, 64)))  # fmt: skip
+    (tmp_path / "train_slices.list").write_text("".join(f"patient{i:03}_frame01_slice_0\n" for i in range(12)))
+    (tmp_path / "val.list").write_text("patient021_frame01\npatient022_frame01\n")
+    assert finding(check_folder(tmp_path), "inverted") == ("patient022_frame01",)
 
 
 def test_dark_images_of_the_same_hue_are_no_negatives() -> None:
