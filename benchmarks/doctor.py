@@ -28,7 +28,7 @@ from knowsam.data.folder import Case, scan_folder
 from knowsam.inspection.examine import CaseFacts, examine, examine_all
 from knowsam.inspection.findings import CheckReport
 from knowsam.inspection.images import judge_contrast, judge_copies
-from knowsam.io import read_image
+from knowsam.io import file_suffix, read_image
 from measure import keep
 
 KINDS = ("inverted", "two-kinds", "exact-copies", "near-copies")
@@ -158,12 +158,19 @@ def changed(
     """The facts of a changed image, written to a file and read again."""
     case = one.case
     stem = f"{case.stem}_{name}" if beside else case.stem
-    path = write_picture(change(read_image(case.image).array), folder / f"{name}_{case.stem}")
+    path = write_picture(change(read_image(case.image).array), folder / f"{name}_{case.stem}", file_suffix(case.image))
     return examine(Case(stem, path, None, stem, stem) if beside else dataclasses.replace(case, image=path, label=None))
 
 
-def write_picture(array: np.ndarray, path: Path) -> Path:
-    """A picture as PNG, anything else as NIfTI."""
+def write_picture(array: np.ndarray, path: Path, suffix: str | None) -> Path:
+    """HDF5 as HDF5, a picture as PNG, anything else as NIfTI."""
+    if suffix in (".h5", ".hdf5"):
+        import h5py
+
+        path = path.with_name(path.name + suffix)
+        with h5py.File(path, "w") as file:
+            file["image"] = array[..., 0]
+        return path
     if array.ndim == 3 and array.dtype == np.uint8:
         path = path.with_name(path.name + ".png")
         _picture(array).save(path)

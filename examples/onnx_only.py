@@ -10,6 +10,7 @@ of the model stands in the file itself. The masks are those of `knowsam predict`
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import onnxruntime
 
 SLICES_PER_PASS = 8
 ORIENTATION = 0x0112  # of EXIF
+DESCRIPTION, PLANES = 270, re.compile(r"^ImageJ=.*^images=(?!1$)", re.MULTILINE | re.DOTALL)
+"""Of a TIFF: ImageJ may store all planes of a stack behind one page."""
 BACK = {
     **{2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"},
     **{6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"},
@@ -112,6 +115,8 @@ def read_picture(path: str) -> tuple[np.ndarray, int]:
     from PIL import Image, ImageOps
 
     with Image.open(path) as stored:
+        if getattr(stored, "n_frames", 1) > 1 or PLANES.search(str(getattr(stored, "tag_v2", {}).get(DESCRIPTION, ""))):
+            sys.exit(f"{path}: several pictures, but expected one; take the ONNX file with knowsam for stacks.")
         tag = stored.getexif().get(ORIENTATION, 0)
         return pixels(ImageOps.exif_transpose(stored)), tag
 

@@ -6,6 +6,7 @@ superior where their file says how it lies, else in its own order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,6 +56,10 @@ class Turn:
             if backwards:
                 turned[:, 3] += affine[:, source] * (shape[source] - 1)
         return turned
+
+    def apply_to_lengths(self, lengths: Sequence[float]) -> tuple[float, ...]:
+        """One number for each axis of a stored array, such as its spacing, in the order of the turned axes."""
+        return tuple(lengths[axis] for axis in self.axes)
 
     @property
     def inverse(self) -> Turn:

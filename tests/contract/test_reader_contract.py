@@ -10,7 +10,16 @@ import pytest
 
 from knowsam.io import READERS, file_suffix, read_image, read_label, write_label, write_map, write_probabilities
 from knowsam.types import MedicalImage
-from support.folders import make_image, make_label, orientation_tag, save_hdf5, save_nifti, save_picture, save_turned
+from support.folders import (
+    make_image,
+    make_label,
+    orientation_tag,
+    save_hdf5,
+    save_nifti,
+    save_picture,
+    save_stack,
+    save_turned,
+)
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "grey.png": lambda path: save_picture(path, make_image((6, 8))),
@@ -32,6 +41,9 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "a.nii.gz": lambda path: save_nifti(path, make_image((6, 8, 3)).astype(np.float32)),
     "slice.h5": lambda path: save_hdf5(path, image=make_image((6, 8))),
     "volume.hdf5": lambda path: save_hdf5(path, image=make_image((3, 6, 8)).astype(np.float32)),
+    "stack.tif": lambda path: save_stack(path, make_image((6, 8, 5)), spacing_mm=(0.4, 0.3, 0.7)),
+    "turned_stack.tif": lambda path: save_stack(path, make_image((3, 6, 8)), spacing_mm=(0.4, 0.3, 0.7), turned=6),
+    "colour_stack.ome.tif": lambda path: save_stack(path, make_image((5, 6, 8), channels=3), ome=True),
     "series/a.dcm": lambda path: save_dicom(path, (6, 8, 3)),
     "slice/a.dcm": lambda path: save_dicom(path, (6, 8, 1)),
     "picture/a.dcm": lambda path: save_dicom(path, (6, 8)),
@@ -115,6 +127,9 @@ def test_map_keeps_values_place_and_order(image: MedicalImage, tmp_path: Path) -
         np.testing.assert_allclose(again.array[..., 0] / 255, values, atol=0.5 / 255 + 1e-6)
         return
     np.testing.assert_array_equal(again.array[..., 0], values)
+    if file_suffix(written) == ".tif":
+        assert again.geometry == image.geometry
+        return
     assert image.geometry.affine is not None
     np.testing.assert_array_equal(again.geometry.affine, image.geometry.affine)
 
@@ -125,7 +140,8 @@ def _read_probabilities(path: Path, image: MedicalImage) -> np.ndarray:
     if suffix == ".tif":
         import tifffile
 
-        return np.asarray(tifffile.imread(path))
+        found = np.asarray(tifffile.imread(path))
+        return found.swapaxes(0, 1) if image.is_volume else found  # ImageJ has slices before channels
     if suffix == ".h5":
         import h5py
 

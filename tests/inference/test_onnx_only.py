@@ -22,7 +22,7 @@ from knowsam.io import read_image, read_label
 from knowsam.types import LUMINANCE, Geometry, MedicalImage
 from support.examples import EXAMPLES, load_example
 from support.exports import ExportedFile, make_student
-from support.folders import make_image, orientation_tag, save_nifti, save_picture, save_turned
+from support.folders import make_image, orientation_tag, save_nifti, save_picture, save_stack, save_turned
 
 TIE = 1e-4
 
@@ -155,3 +155,12 @@ def test_the_axis_asked_for_in_training_wins() -> None:
     assert example.slice_axis_of((1.0, 1.0, 1.0), (8, 8, 8), model) == 2
     assert example.slice_axis_of((1.0, 9.0, 1.0), (1, 8, 8), model) == 0
     assert example.slice_axis_of((float("nan"), 9.0, 1.0), (8, 8, 8), model) == 2
+
+
+@pytest.mark.parametrize("in_one_page", [False, True])
+def test_a_stack_is_refused(in_one_page: bool, tmp_path: Path) -> None:
+    path = save_stack(tmp_path / "a.tif", make_image((6, 24, 32)), truncate=in_one_page)
+    with pytest.raises(SystemExit, match=r"a\.tif: several pictures"):
+        load_example("onnx_only").read_picture(str(path))
+    path = save_stack(tmp_path / "b.tif", make_image((1, 24, 32)))
+    assert load_example("onnx_only").read_picture(str(path))[0].shape == (24, 32)

@@ -195,6 +195,7 @@ def _tiffs(folder: Path) -> list[Path]:
     import tifffile
 
     grey, colour, label = make_image(SHAPE), make_image(SHAPE, 3), make_label(SHAPE)
+    stack = make_image((5, *SHAPE))
     paths = [
         save_picture(folder / f"pil_{name}.tif", array, compression=name)
         for name, array in (("tiff_deflate", colour), ("tiff_lzw", grey), ("packbits", label), ("jpeg", grey))
@@ -206,6 +207,9 @@ def _tiffs(folder: Path) -> list[Path]:
         "tiles": {"data": label, "tile": (16, 16), "compression": "zlib"},
         "planes": {"data": np.moveaxis(colour, -1, 0), "planarconfig": "separate", "photometric": "rgb"},
         "float": {"data": grey.astype(np.float32), "bigtiff": True},
+        "stack": {"data": stack, "imagej": True, "metadata": {"axes": "ZYX", "spacing": 2, "unit": "mm"}},
+        "one_page": {"data": stack, "imagej": True, "metadata": {"axes": "ZYX"}, "truncate": True},
+        "ome_stack": {"data": stack, "ome": True, "metadata": {"axes": "ZYX", "PhysicalSizeZ": 2}},
         "ome": {"data": grey, "ome": True},
     }
     for name, options in written.items():

@@ -32,6 +32,30 @@ def save_picture(path: Path, array: np.ndarray, **options: Any) -> Path:
     return path
 
 
+def save_stack(
+    path: Path,
+    array: np.ndarray,
+    spacing_mm: Sequence[float] | None = None,
+    turned: int | None = None,
+    ome: bool = False,
+    **options: Any,
+) -> Path:
+    """Writes a TIFF stack `(Z, H, W)` or `(Z, H, W, 3)`, of ImageJ or OME, with spacing and orientation tag."""
+    import tifffile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata: dict[str, Any] = {"axes": "ZYX" if array.ndim == 3 else "ZYXS"}
+    if spacing_mm is not None and ome:
+        metadata |= {f"PhysicalSize{axis}": spacing * 1000 for axis, spacing in zip("ZYX", spacing_mm, strict=True)}
+    elif spacing_mm is not None:
+        metadata |= {"spacing": spacing_mm[0] * 1000, "unit": "um"}
+        options["resolution"] = (1 / (spacing_mm[2] * 1000), 1 / (spacing_mm[1] * 1000))
+    if turned is not None:
+        options["extratags"] = [(0x0112, "H", 1, turned, False)]
+    tifffile.imwrite(path, array, imagej=not ome, ome=ome, metadata=metadata, **options)
+    return path
+
+
 def make_affine(spacing_mm: Sequence[float] = SPACING_MM) -> np.ndarray:
     """An oblique affine with these spacings and an offset."""
     turn = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])

@@ -2,10 +2,12 @@
 
 The detail is the thumbnail without the mean of its surroundings. What lies outside of the picture proper, a black or
 white frame that reaches the border, has none: the edge of a round field of view is the same in all pictures of a
-camera.
+camera. Two pictures are compared where both have detail, since cropping and brightening change the frame.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,14 +32,29 @@ SMALLEST_PICTURE = 0.25
 FRAME_EDGE = 2
 """Cells at the edge of a frame that are part of it: they show a mixture, and the picture fades there."""
 
-FARTHEST = 0.05
-"""By how much of its side a picture may be moved or stretched to lie on another."""
+FARTHEST = 0.1
+"""By how much of its side a picture may be moved, or stretched at each end, to lie on another."""
 
 LAYING_STEPS = 6
 """Steps of the least squares that lay one picture on another."""
 
+LAYING_GRID = 64
+"""Cells a side on which a position is looked for, which is enough for finer thumbnails, too."""
+
 PAIRS = 128
-"""Pairs laid at a time, which bounds the memory."""
+"""Pairs compared at a time, which bounds the memory."""
+
+
+class Likeness(NamedTuple):
+    """How alike pairs are.
+
+    Attributes:
+        correlation: Of the detail that both have, `(P,)` float32; -1 where they do not lie on each other.
+        shared: Share of the thumbnail in which both have detail.
+    """
+
+    correlation: np.ndarray
+    shared: np.ndarray
 
 
 class Details:
@@ -48,60 +65,92 @@ class Details:
     """
 
     def __init__(self, thumbnails: np.ndarray) -> None:
+        thumbnails = thumbnails.astype(np.float32)
         self.grid = thumbnails.shape[1:]
-        values = _unit(_without_surroundings(thumbnails.astype(np.float32)).reshape(len(thumbnails), -1))
-        self._whole = values
-        self._common = np.zeros(values.shape[1], np.float32)
+        self._shown = ~frame(thumbnails)
+        values = _unit(_without_surroundings(thumbnails, self._shown).reshape(len(thumbnails), -1))
+        self._whole = values.reshape(thumbnails.shape)
+        self._common = np.zeros(self.grid, np.float32)
         if len(values) >= FEWEST_FOR_COMMON:
-            self._common = np.median(values, axis=0)
-        self._own = _unit(values - self._common)
+            self._common = np.median(values, axis=0).reshape(self.grid)
 
-    def correlation(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Of pairs as they are.
-
-        Args:
-            first: Indices `(P,)`.
-            second: The same.
-
-        Returns:
-            `(P,)` float32.
-        """
-        return np.einsum("pc,pc->p", self._own[first], self._own[second])
-
-    def correlation_when_laid(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Of pairs after one picture was laid on the other, whichever way round is better; not below `correlation`.
+    def as_they_lie(self, first: np.ndarray, second: np.ndarray) -> Likeness:
+        """How alike pairs are, cell by cell.
 
         Args:
             first: Indices `(P,)`.
             second: The same.
-
-        Returns:
-            `(P,)` float32.
         """
-        best = self.correlation(first, second)
-        for start in range(0, len(first), PAIRS):
-            part = slice(start, start + PAIRS)
-            for still, moved in ((first[part], second[part]), (second[part], first[part])):
-                best[part] = np.maximum(best[part], self._laid(still, moved))
-        return best
+        parts = [
+            self._compared(one, self._whole[other], self._shown[other])
+            for one, other in zip(_pieces(first), _pieces(second), strict=True)
+        ]
+        return _joined(parts)
 
-    def _laid(self, still: np.ndarray, moved: np.ndarray) -> np.ndarray:
-        """The correlation where the pictures overlap; -1 where they do not lie on each other."""
-        target = self._whole[still].reshape(-1, *self.grid)
-        source = self._whole[moved].reshape(-1, *self.grid)
-        shift, scale = find_position(target, source)
+    def when_laid(self, first: np.ndarray, second: np.ndarray) -> Likeness:
+        """How alike pairs are after one picture was laid on the other, whichever way round is better.
+
+        Args:
+            first: Indices `(P,)`.
+            second: The same.
+        """
+        parts = [
+            better(self._laid(one, other), self._laid(other, one))
+            for one, other in zip(_pieces(first), _pieces(second), strict=True)
+        ]
+        return _joined(parts)
+
+    def _laid(self, still: np.ndarray, moved: np.ndarray) -> Likeness:
+        target, laid, shown = self._whole[still], self._whole[moved], self._shown[moved].astype(np.float32)
+        finer = max(1, max(self.grid) // LAYING_GRID)
+        shift, scale = find_position(_pooled(target, finer), _pooled(laid, finer))
+        shift = shift * finer
         axes = range(len(self.grid))
-        laid, inside = source, np.ones(source.shape, bool)
         for axis in axes:
             places = _places(self.grid[axis], shift[:, axis], scale[:, axis])
-            laid = _sampled(laid, places, axis)
+            laid, shown = _sampled(laid, places, axis), _sampled(shown, places, axis)
             within = (places >= 0) & (places <= self.grid[axis] - 1)
-            inside &= within.reshape(len(within), *[-1 if axis == one else 1 for one in axes])
-        common = self._common.reshape(self.grid)
-        one, other = (_unit(np.where(inside, part - common, 0).reshape(len(part), -1)) for part in (target, laid))
-        sides = np.array(self.grid)
-        near = (np.abs(shift) <= FARTHEST * sides).all(axis=1) & (np.abs(scale - 1) <= 2 * FARTHEST).all(axis=1)
-        return np.where(near, np.einsum("pc,pc->p", one, other), np.float32(-1))
+            shown *= within.reshape(len(within), *[-1 if axis == one else 1 for one in axes])
+        found = self._compared(still, laid, shown > 0.99)
+        near = (np.abs(shift) <= FARTHEST * np.array(self.grid)).all(axis=1)
+        near &= (np.abs(scale - 1) <= 2 * FARTHEST).all(axis=1)
+        return Likeness(np.where(near, found.correlation, np.float32(-1)), found.shared)
+
+    def _compared(self, first: np.ndarray, others: np.ndarray, shown: np.ndarray) -> Likeness:
+        """Pictures of the set and details `(P, *grid)`, where both are shown, without what is common."""
+        both = (self._shown[first] & shown).reshape(len(first), -1)
+        number = both.sum(axis=1)
+        rows = []
+        for values in (self._whole[first], others):
+            row = (values - self._common).reshape(len(first), -1)
+            mean = (row * both).sum(axis=1) / np.maximum(number, 1)
+            row = (row - mean[:, None]) * both
+            rows.append(row / np.maximum(np.linalg.norm(row, axis=1, keepdims=True), 1e-6))
+        return Likeness(np.einsum("pc,pc->p", *rows).astype(np.float32), number / both.shape[1])
+
+
+def better(one: Likeness, other: Likeness) -> Likeness:
+    """Of each pair, the likeness of larger correlation."""
+    first = one.correlation >= other.correlation
+    return Likeness(*(np.where(first, *both) for both in zip(one, other, strict=True)))
+
+
+def _pooled(values: np.ndarray, factor: int) -> np.ndarray:
+    """`(P, *grid)`, each axis reduced to means of as many cells."""
+    for axis in range(1, values.ndim if factor > 1 else 1):
+        shape = (*values.shape[:axis], values.shape[axis] // factor, factor, *values.shape[axis + 1 :])
+        values = values.reshape(shape).mean(axis=axis + 1)
+    return values
+
+
+def _pieces(indices: np.ndarray) -> list[np.ndarray]:
+    return [indices[start : start + PAIRS] for start in range(0, len(indices), PAIRS)]
+
+
+def _joined(parts: list[Likeness]) -> Likeness:
+    if not parts:
+        return Likeness(np.zeros(0, np.float32), np.zeros(0))
+    return Likeness(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def find_position(target: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,16 +208,16 @@ def _sampled(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(sampled, 1, 1 + axis)
 
 
-def _without_surroundings(values: np.ndarray) -> np.ndarray:
-    """Thumbnails minus the mean of what surrounds each cell; a frame is 0 and counts for nothing."""
+def _without_surroundings(values: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Thumbnails minus the mean of what surrounds each cell; what is not shown is 0 and counts for nothing."""
     from scipy.ndimage import uniform_filter
 
     axes = values.ndim - 1
     window = (0, *[SURROUNDINGS[axes]] * axes)
-    shown = (~frame(values)).astype(np.float32)
-    weight = uniform_filter(shown, size=window, mode="nearest")
-    mean = uniform_filter(values * shown, size=window, mode="nearest") / np.maximum(weight, 1e-3)
-    return (values - mean) * shown
+    counted = shown.astype(np.float32)
+    weight = uniform_filter(counted, size=window, mode="nearest")
+    mean = uniform_filter(values * counted, size=window, mode="nearest") / np.maximum(weight, 1e-3)
+    return (values - mean) * counted
 
 
 def frame(thumbnails: np.ndarray) -> np.ndarray:

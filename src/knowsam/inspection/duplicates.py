@@ -3,12 +3,14 @@
 Exact: equal decoded pixels (`CaseFacts.digest`), whatever the file format. Near: in two steps, on small grey
 thumbnails.
 
-1. A difference hash finds candidates: the sign of the step from each cell of a reduced picture to the next. It is one
-   matrix product for all pairs.
+1. A difference hash finds candidates: whether a reduced picture gets brighter or darker from each cell to the next. It
+   is one matrix product for all pairs.
 2. The correlation of the *detail* confirms them: what is left of the thumbnail without its surroundings (so that two
    images of the same anatomy, bright and dark in the same places, are not reported), without a frame (`detail.py`) and
-   without what half of all images share (a logo, a ruler). Where it falls short, the second picture is first laid on
-   the other, moved and stretched by up to a twentieth: a copy may have lost its border.
+   without what half of all images share (a logo, a ruler). Where it falls short, one picture is first laid on the
+   other, moved and stretched by up to a tenth: a copy may have lost its border.
+3. Pictures that are not nearly equal by then are compared in the same way by finer thumbnails, which decide: thin
+   vessels vanish in small ones, where round cells and the retinas of one camera are alike.
 
 Images of one group are not compared: neighbouring slices of a patient are alike by nature, and a split keeps them
 together. Where an image is a slice of a volume, half of the slices of the smaller volume must have a duplicate.
@@ -18,28 +20,43 @@ What the two thresholds were measured on, and what is not found: docs/check.md.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from knowsam.inspection.detail import FEWEST_FOR_COMMON, SURROUNDINGS, Details
+from knowsam.inspection.detail import FEWEST_FOR_COMMON, SURROUNDINGS, Details, Likeness, better
 from knowsam.inspection.examine import CaseFacts
 
 HASH_CELL = 4
 """Thumbnail px per cell of the reduced picture, half of it for a volume: 16 cells a side, or 12."""
 
-FARTHEST_HASH = 0.25
-"""Largest share of differing hash bits of a candidate pair; duplicates have up to 0.1, other pairs 0.5 +- 0.1."""
+STILL = 0.004
+"""Steps below it are none: 8 bits hold no smaller ones, and on an even ground JPEG turns them round."""
+
+ALIKE = 0.5
+"""Least correlation of the hashes of a candidate pair; copies have .55 and more, of other pairs few reach it."""
 
 NEAR = 0.7
-"""Least correlation of the detail. Different images of eleven real sets reach 0.63 (docs/check.md)."""
+"""Least correlation of the detail. Different images of twelve real sets reach 0.63 (docs/check.md)."""
 
 NEAR_OF_FEW = 0.8
 """The same where what is common cannot be taken off, for lack of images."""
 
-WORTH_LAYING = 0.1
-"""Least correlation of the detail from which the pictures are laid on each other."""
+SURE, LITTLE = 0.85, 0.25
+"""The same of small thumbnails of pictures, and where less than this share of a thumbnail has detail in both."""
+
+DOUBTFUL = 0.4
+"""Least correlation from which finer thumbnails decide, where different images reach 0.6 and copies 0.8."""
+
+MOST_DOUBTFUL = 1000
+"""Most pairs so compared, the most alike; more are frames of a video, of which enough are found."""
+
+COMPANY = 64
+"""Images among which what is common is looked for in finer thumbnails, beside those of the pairs."""
+
+WORTH_LAYING, SURELY_ALIKE = 0.2, 0.7
+"""Least correlation of the detail, or of the hashes, from which the pictures are laid on each other."""
 
 BLOCK = 2048
 """Images compared at a time, which bounds the memory."""
@@ -116,42 +133,79 @@ def near_duplicates(examined: Sequence[CaseFacts]) -> list[Duplicates]:
     return [Duplicates(key, tuple(found[key]), best[key]) for key in sorted(found, key=lambda key: -best[key])]
 
 
-def near_pairs(thumbnails: np.ndarray, groups: Sequence[str]) -> Iterator[tuple[int, int, float]]:
+def near_pairs(
+    thumbnails: np.ndarray, groups: Sequence[str], fine: Sequence[np.ndarray] | None = None
+) -> list[tuple[int, int, float]]:
     """Pairs of different groups that look the same.
 
     Args:
         thumbnails: `(N, *grid)` in [0, 1].
         groups: Of each image.
+        fine: The same, each finer, in 0..255; None where there are none.
 
-    Yields:
-        (index, larger index, correlation of the detail).
+    Returns:
+        (index, larger index, correlation of the detail) of each, in order.
     """
     if len(thumbnails) < 2:
-        return
+        return []
+    pairs: list[tuple[int, int, float]] = []
+    doubtful: list[tuple[int, int, float]] = []
     numbers = np.unique(np.asarray(groups), return_inverse=True)[1]
     hashes, details = difference_hash(thumbnails), Details(thumbnails)
     near = NEAR if len(thumbnails) >= FEWEST_FOR_COMMON else NEAR_OF_FEW
-    bits = hashes.shape[1]
+    first = near if fine is None else SURE
     for start in range(0, len(hashes), BLOCK):
         for beside in range(start, len(hashes), BLOCK):
-            # The product of +1 and -1 sums to (equal bits - differing bits).
             agreement = hashes[start : start + BLOCK] @ hashes[beside : beside + BLOCK].T
-            rows, columns = np.nonzero(agreement >= bits * (1 - 2 * FARTHEST_HASH))
+            rows, columns = np.nonzero(agreement >= ALIKE)
+            agreed = agreement[rows, columns]
             rows, columns = rows + start, columns + beside
             wanted = (rows < columns) & (numbers[rows] != numbers[columns])
-            rows, columns = rows[wanted], columns[wanted]
-            similarity = details.correlation(rows, columns)
-            short = np.flatnonzero((similarity >= WORTH_LAYING) & (similarity < near))
-            similarity[short] = details.correlation_when_laid(rows[short], columns[short])
-            for index in np.flatnonzero(similarity >= near).tolist():
-                yield int(rows[index]), int(columns[index]), float(similarity[index])
+            rows, columns, agreed = rows[wanted], columns[wanted], agreed[wanted]
+            found = details.as_they_lie(rows, columns)
+            enough = found.correlation >= _needed(found, first)
+            short = np.flatnonzero(~enough & ((found.correlation >= WORTH_LAYING) | (agreed >= SURELY_ALIKE)))
+            laid = better(details.when_laid(rows[short], columns[short]), _of(found, short))
+            enough[short] = laid.correlation >= _needed(laid, first)
+            found.correlation[short] = laid.correlation
+            for listed, these in ((pairs, enough), (doubtful, ~enough & (found.correlation >= DOUBTFUL))):
+                places = zip(rows[these], columns[these], found.correlation[these], strict=True)
+                listed += [(int(row), int(column), float(one)) for row, column, one in places]
+    if fine is not None and doubtful:
+        doubtful = sorted(doubtful, key=lambda pair: -pair[2])[:MOST_DOUBTFUL]
+        pairs += _by_finer(fine, np.array([pair[:2] for pair in doubtful]).T, near)
+    return sorted(pairs)
+
+
+def _by_finer(fine: Sequence[np.ndarray], pairs: np.ndarray, near: float) -> list[tuple[int, int, float]]:
+    """Those of the pairs `(2, P)` that are copies by finer thumbnails."""
+    wanted = np.unique(pairs)
+    others = np.setdiff1d(np.arange(len(fine)), wanted)
+    used = np.union1d(wanted, others[:: max(1, -(-len(others) // COMPANY))])
+    details = Details(np.stack([fine[index] for index in used]).astype(np.float32) / 255)
+    rows, columns = np.searchsorted(used, pairs)
+    found = better(details.as_they_lie(rows, columns), details.when_laid(rows, columns))
+    enough = np.flatnonzero(found.correlation >= _needed(found, near))
+    return [(int(pairs[0, one]), int(pairs[1, one]), float(found.correlation[one])) for one in enough]
+
+
+def _of(found: Likeness, which: np.ndarray) -> Likeness:
+    return Likeness(*(values[which] for values in found))
+
+
+def _needed(found: Likeness, near: float) -> np.ndarray:
+    """The correlation from which pairs are copies."""
+    return np.where(found.shared < LITTLE, max(near, SURE), near)
 
 
 def difference_hash(thumbnails: np.ndarray) -> np.ndarray:
-    """Whether the picture gets brighter from each cell to the next, `(N, bits)` float32 of +1 and -1.
+    """Whether the picture gets brighter, darker or neither from each cell to the next.
 
     Args:
         thumbnails: `(N, *grid)`, each grid length a multiple of the cell.
+
+    Returns:
+        `(N, steps)` float32, rows of 1, -1 and 0, divided by their length.
     """
     small = thumbnails.astype(np.float32)
     cell = HASH_CELL if small.ndim == 3 else HASH_CELL // 2
@@ -159,7 +213,9 @@ def difference_hash(thumbnails: np.ndarray) -> np.ndarray:
         shape = (*small.shape[:axis], small.shape[axis] // cell, cell, *small.shape[axis + 1 :])
         small = small.reshape(shape).mean(axis=axis + 1)
     steps = [np.diff(small, axis=axis).reshape(len(small), -1) for axis in range(1, small.ndim)]
-    return np.where(np.concatenate(steps, axis=1) > 0, np.float32(1), np.float32(-1))
+    joined = np.concatenate(steps, axis=1)
+    signs = np.sign(joined) * (np.abs(joined) > STILL)
+    return (signs / np.maximum(np.linalg.norm(signs, axis=1, keepdims=True), 1)).astype(np.float32)
 
 
 def _of_whole_volumes(shown: list[CaseFacts]) -> list[tuple[CaseFacts, CaseFacts, float]]:
@@ -167,7 +223,9 @@ def _of_whole_volumes(shown: list[CaseFacts]) -> list[tuple[CaseFacts, CaseFacts
     if not shown:
         return []
     thumbnails = np.stack([one.thumbnail for one in shown if one.thumbnail is not None])
-    pairs = list(near_pairs(thumbnails, [one.case.group for one in shown]))
+    fine = [one.fine for one in shown if one.fine is not None]
+    groups = [one.case.group for one in shown]
+    pairs = near_pairs(thumbnails, groups, fine if len(fine) == len(shown) else None)
     depth: dict[str, int] = defaultdict(int)
     for one in shown:
         depth[one.case.volume] += 1

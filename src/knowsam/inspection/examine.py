@@ -22,6 +22,9 @@ PICTURE_GRID = (64, 64)
 VOLUME_GRID = (24, 24, 24)
 """Sizes of thumbnails, in px; fine enough for texture, which tells copies from look-alikes."""
 
+FINER = 2
+"""How many times finer the second thumbnail of a picture is, for pairs that the first leaves in doubt."""
+
 CLASS_GRID, FINEST_SIDE = (24, 24), 256
 """Grid on which the places of classes are compared; masks are thinned to about this many px a side before."""
 
@@ -55,6 +58,7 @@ class CaseFacts:
         displaced: Whether image and mask lie in different places by their affines.
         class_maps: Where each mask value lies, see `class_maps`; empty without mask, or of many values.
         thumbnail: Grey, `(64, 64)` or `(24, 24, 24)` float16 in [0, 1]; None for a constant image.
+        fine: Of a picture with thumbnail, the same at `FINER` times its size, `(128, 128)` uint8.
         chroma: Of a colour picture, as `chroma` gives it; None for a grey or constant image.
     """
 
@@ -76,6 +80,7 @@ class CaseFacts:
     displaced: bool = False
     class_maps: dict[int, np.ndarray] = field(default_factory=dict)
     thumbnail: np.ndarray | None = None
+    fine: np.ndarray | None = None
     chroma: np.ndarray | None = None
 
 
@@ -109,7 +114,8 @@ def examine(case: Case) -> CaseFacts:
         shown = _without_equal_channels(array)
         found.digest = _digest(shown)
         if not found.constant:
-            found.thumbnail, found.chroma = thumbnail(array), chroma(shown)
+            found.thumbnail, found.fine = thumbnails(array)
+            found.chroma = chroma(shown)
         found.doubt, found.oriented = image.geometry.doubt, image.geometry.oriented
         if image.is_volume and image.geometry.affine is not None:
             found.slice_axis = image.geometry.slice_axis
@@ -130,8 +136,8 @@ def examine(case: Case) -> CaseFacts:
     return found
 
 
-def thumbnail(array: np.ndarray) -> np.ndarray | None:
-    """A small grey picture of an image, its values stretched to [0, 1].
+def thumbnails(array: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Small grey pictures of an image, their values stretched to [0, 1] and 0..255.
 
     Each grid cell is the mean of what it covers, so that noise and interpolation matter little.
 
@@ -139,16 +145,30 @@ def thumbnail(array: np.ndarray) -> np.ndarray | None:
         array: `(H, W, C)` or `(X, Y, Z, C)`, any type.
 
     Returns:
-        `PICTURE_GRID` or `VOLUME_GRID` float16, or None if all cells have the same value.
+        `PICTURE_GRID` or `VOLUME_GRID` float16, and of a picture `FINER` times that, uint8; None if all cells have the
+        same value.
     """
     values = array.astype(np.float32, copy=False)
     grey = values @ np.array(LUMINANCE, np.float32) if array.shape[-1] == 3 else values[..., 0]
-    grey = _cell_means(grey, PICTURE_GRID if grey.ndim == 2 else VOLUME_GRID)
+    if grey.ndim == 3:
+        stretched = _stretched(cell_means(grey, VOLUME_GRID))
+        return None if stretched is None else stretched.astype(np.float16), None
+    rows, columns = PICTURE_GRID
+    fine = cell_means(grey, (rows * FINER, columns * FINER))
+    coarse = _stretched(fine.reshape(rows, FINER, columns, FINER).mean(axis=(1, 3)))
+    finer = _stretched(fine)
+    if coarse is None or finer is None:
+        return None, None
+    return coarse.astype(np.float16), np.rint(finer * 255).astype(np.uint8)
+
+
+def _stretched(grey: np.ndarray) -> np.ndarray | None:
+    """Values in [0, 1]; None if all are the same."""
     low, high = float(grey.min()), float(grey.max())
     # Means of equal values differ by rounding, which must not be stretched into a picture.
     if high - low <= 1e-5 * max(abs(low), abs(high)):
         return None
-    return ((grey - low) / (high - low)).astype(np.float16)
+    return (grey - low) / (high - low)
 
 
 def class_maps(label: np.ndarray, values: Sequence[int], geometry: Geometry) -> dict[int, np.ndarray]:
@@ -190,12 +210,20 @@ def chroma(array: np.ndarray) -> np.ndarray | None:
     if array.ndim != 3 or array.shape[-1] != 3:
         return None
     largest = np.iinfo(array.dtype).max if np.issubdtype(array.dtype, np.integer) else np.abs(array).max()
-    means = _cell_means(array.astype(np.float32, copy=False), CHROMA_GRID).reshape(-1, 3) / max(float(largest), 1e-6)
+    means = cell_means(array.astype(np.float32, copy=False), CHROMA_GRID).reshape(-1, 3) / max(float(largest), 1e-6)
     return (means - means.mean(axis=1, keepdims=True)).astype(np.float16)
 
 
-def _cell_means(values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-    """The first axes reduced to a grid, each cell the mean of what it covers."""
+def cell_means(values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """The first axes reduced to a grid.
+
+    Args:
+        values: `(*axes, ...)` float32, with as many axes as the grid has, or more.
+        grid: Numbers of cells.
+
+    Returns:
+        `(*grid, ...)`: each cell the mean of what it covers.
+    """
     for axis, cells in enumerate(grid):
         means = np.tensordot(_cell_weights(cells, values.shape[axis]), values, axes=(1, axis))
         values = np.moveaxis(means, 0, axis)

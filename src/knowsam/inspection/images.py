@@ -9,9 +9,9 @@ import numpy as np
 
 from knowsam.data.lists import natural_sorted
 from knowsam.inspection.duplicates import Duplicates, exact_duplicates, exact_sets, near_duplicates
-from knowsam.inspection.examine import CaseFacts
+from knowsam.inspection.examine import VOLUME_GRID, CaseFacts, cell_means
 from knowsam.inspection.findings import CheckReport, spacing_summary
-from knowsam.inspection.inverted import find_negatives
+from knowsam.inspection.inverted import FEWEST_IMAGES, find_negatives
 from knowsam.io import file_suffix
 from knowsam.presentation.text import count_clause, count_text, size_summary
 
@@ -73,29 +73,53 @@ def judge_images(report: CheckReport) -> None:
 
 
 def judge_contrast(report: CheckReport) -> None:
-    """Images that look like negatives of the others; pictures and volumes are compared apart."""
-    for axes in (2, 3):
-        shown = [one for one in report.examined if one.thumbnail is not None and one.thumbnail.ndim == axes]
-        if not shown:
-            continue
-        coloured = next((one.chroma for one in shown if one.chroma is not None), None)
-        chroma = None
-        if coloured is not None:
-            grey = np.zeros_like(coloured)
-            chroma = np.stack([grey if one.chroma is None else one.chroma for one in shown])
-        found = find_negatives(np.stack([one.thumbnail for one in shown if one.thumbnail is not None]), chroma)
-        stems = [one.case.stem for one, is_negative in zip(shown, found.marks, strict=True) if is_negative]
-        if found.only_by_histogram and len(stems) > FEW * len(shown):
-            _note_two_kinds(report, stems, len(shown))
-        elif stems:
-            other = ", or they are another kind of image" if found.only_by_histogram else ""
+    """Images that look like negatives of the others; pictures and volumes are compared apart, if there are enough."""
+    shown = [one for one in report.examined if one.thumbnail is not None]
+    pictures = [one for one in shown if one.thumbnail is not None and one.thumbnail.ndim == 2]
+    volumes = [one for one in shown if one.thumbnail is not None and one.thumbnail.ndim == 3]
+    # Volumes stored slice by slice beside slices (SSL4MIS's HDF5) can be compared with those.
+    beside = [one for one in volumes if one.slice_axis is None]
+    if len(volumes) < FEWEST_IMAGES <= len(pictures) and beside:
+        _judge_contrast_of(report, beside, np.stack([*map(_middle_slice, beside), *map(_middle_slice, pictures)]))
+    else:
+        _judge_contrast_of(report, volumes, _stacked(volumes))
+    _judge_contrast_of(report, pictures, _stacked(pictures))
+
+
+def _stacked(shown: list[CaseFacts]) -> np.ndarray:
+    return np.stack([one.thumbnail for one in shown if one.thumbnail is not None]) if shown else np.zeros((0, 1, 1))
+
+
+def _middle_slice(one: CaseFacts) -> np.ndarray:
+    """A slice on the grid of volumes, whatever the thumbnail."""
+    assert one.thumbnail is not None
+    if one.thumbnail.ndim == 3:
+        return one.thumbnail[len(one.thumbnail) // 2].astype(np.float32)
+    return cell_means(one.thumbnail.astype(np.float32), VOLUME_GRID[1:])
+
+
+def _judge_contrast_of(report: CheckReport, judged: list[CaseFacts], thumbnails: np.ndarray) -> None:
+    """Report the negatives among the first thumbnails, which are those of the images judged; the rest is company."""
+    coloured = next((one.chroma for one in judged if one.chroma is not None), None)
+    chroma = None
+    if coloured is not None:
+        grey = np.zeros_like(coloured)
+        chroma = np.stack([grey if one.chroma is None else one.chroma for one in judged])
+    found = find_negatives(thumbnails, chroma)
+    stems = [one.case.stem for one, marked in zip(judged, found.marks, strict=False) if marked]
+    others = [one.case.stem for one, marked in zip(judged, found.by_histogram, strict=False) if marked]
+    if len(others) > FEW * len(thumbnails):
+        _note_two_kinds(report, others, len(thumbnails))
+        others = []
+    for listed, doubt in ((stems, ""), (others, ", or they are another kind of image")):
+        if listed:
             report.add(
                 "warning",
                 "inverted",
-                f"{count_clause(len(stems), 'image', 'looks', 'look')} inverted, dark where the "
-                f"others are bright{other}.",
+                f"{count_clause(len(listed), 'image', 'looks', 'look')} inverted, dark where the "
+                f"others are bright{doubt}.",
                 "Look at them; invert those that are negatives (255 - value), keep what is meant.",
-                stems,
+                listed,
             )
 
 

@@ -2,7 +2,7 @@
 
 What a negative is recognised by depends on what the images of the set have in common:
 
-- *colours*, in a set of colour images of one hue (skin, mucosa, stained tissue): a negative has the opposite hue in
+- *colours*, where the colour images have one hue (skin, mucosa, stained tissue): a negative has the opposite hue in
   nearly all of its places, and its brightness does not clearly say otherwise;
 - *places*, in a set whose images are bright and dark in the same places (a chest, a head, an ultrasound sector): a
   negative is bright where the others are dark, and its histogram is more like the set's read backwards;
@@ -60,11 +60,11 @@ class Negatives:
 
     Attributes:
         marks: `(N,)` bool.
-        only_by_histogram: Whether they could as well be another kind of image.
+        by_histogram: `(N,)` bool: others that may be negatives, or as well another kind of image.
     """
 
     marks: np.ndarray
-    only_by_histogram: bool = False
+    by_histogram: np.ndarray
 
 
 def find_negatives(thumbnails: np.ndarray, chroma: np.ndarray | None = None) -> Negatives:
@@ -80,7 +80,7 @@ def find_negatives(thumbnails: np.ndarray, chroma: np.ndarray | None = None) -> 
     number = len(thumbnails)
     none = np.zeros(number, bool)
     if number < FEWEST_IMAGES:
-        return Negatives(none)
+        return Negatives(none, none)
     values = _stretched(thumbnails)
     histogram, has_typical = _reversed_histogram(values)
     # Of a small set, each image would be like a mean that it is part of.
@@ -88,19 +88,21 @@ def find_negatives(thumbnails: np.ndarray, chroma: np.ndarray | None = None) -> 
     usual = float(np.median(places))
     in_places = usual >= TYPICAL_PLACES
     brightness = histogram - places if in_places else np.zeros(number, np.float32)
-    by_places = none
-    if in_places and has_typical:
-        by_places = (histogram > 0) & (places < -OPPOSITE_PLACES * usual) & (brightness > BRIGHTNESS)
+    judged, marks = none, none
     hue = None if chroma is None else _opposite_hue(chroma)
     if hue is not None:
         judged, opposite = hue
-        return Negatives(np.where(judged, opposite & (brightness > -CONTRADICTION), by_places))
+        marks = judged & opposite & (brightness > -CONTRADICTION)
     if in_places:
-        return Negatives(by_places)
+        if has_typical:
+            by_places = (histogram > 0) & (places < -OPPOSITE_PLACES * usual) & (brightness > BRIGHTNESS)
+            marks = marks | (by_places & ~judged)
+        return Negatives(marks, none)
     spread = 1.4826 * float(np.median(np.abs(histogram - np.median(histogram))))
-    if has_typical and spread <= EQUAL_HISTOGRAMS:
-        return Negatives(histogram > CLEARLY, only_by_histogram=True)
-    return Negatives(none)
+    # Where most images have a hue, it has said all.
+    if has_typical and spread <= EQUAL_HISTOGRAMS and 2 * int(judged.sum()) < number:
+        return Negatives(marks, (histogram > CLEARLY) & ~marks)
+    return Negatives(marks, none)
 
 
 def _stretched(thumbnails: np.ndarray) -> np.ndarray:
@@ -119,18 +121,24 @@ def _reversed_histogram(values: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _opposite_hue(chroma: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which images have colour enough to be judged, and which are of the opposite hue; None: the set has no hue."""
+    """Which images have colour enough to be judged, and which are of the opposite hue; None: they have no one hue.
+
+    Grey images have no say, unless there are too few others.
+    """
     chroma = chroma.astype(np.float32)
-    hue = np.median(chroma.mean(axis=1), axis=0)
+    coloured = np.asarray(chroma.any(axis=(1, 2)))
+    if coloured.sum() < FEWEST_IMAGES:
+        coloured = np.ones(len(chroma), bool)
+    hue = np.median(chroma[coloured].mean(axis=1), axis=0)
     strength = float(np.linalg.norm(hue))
     if strength == 0:
         return None
     along = chroma @ (hue / strength)
     total = np.abs(along).sum(axis=1)
     share = np.maximum(along, 0).sum(axis=1) / np.maximum(total, 1e-6)
-    if np.median(share) < TYPICAL_COLOUR:
+    if np.median(share[coloured]) < TYPICAL_COLOUR:
         return None
-    return total / chroma.shape[1] >= FAINTEST * strength, share <= OPPOSITE_COLOUR
+    return coloured & (total / chroma.shape[1] >= FAINTEST * strength), share <= OPPOSITE_COLOUR
 
 
 def _correlation(rows: np.ndarray, others: np.ndarray) -> np.ndarray:

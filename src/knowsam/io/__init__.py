@@ -175,8 +175,8 @@ def write_label(
     Args:
         path_without_suffix: Where to write; the format's suffix is added. The folder must exist.
         label: Integer array of `like.spatial_shape`, values 0..65535.
-        like: The image: NIfTI -> NIfTI with its header, picture -> PNG (8 bit, 16 bit above 255), HDF5 ->
-            HDF5, DICOM -> DICOM segmentation.
+        like: The image: NIfTI -> NIfTI with its header, picture -> PNG (8 bit, 16 bit above 255), TIFF stack -> ImageJ
+            stack of the same pages, HDF5 -> HDF5, DICOM -> DICOM segmentation.
         class_names: Background first; only DICOM stores them.
         as_format: Another format than the image's own: `"nifti"` for a DICOM volume.
         values: What stands in the file for label 0, 1, ..., at most 65535; None: the label itself. DICOM numbers its
@@ -211,8 +211,9 @@ def write_probabilities(path_without_suffix: str | Path, probs: np.ndarray, like
     Args:
         path_without_suffix: Where to write; the format's suffix is added. The folder must exist.
         probs: `(K, *like.spatial_shape)` float, written as float32.
-        like: The image: NIfTI or DICOM -> 4-D NIfTI with the class last; picture -> TIFF with one page per class; HDF5
-            -> HDF5 with the dataset `probabilities` `(K, *spatial)`.
+        like: The image: NIfTI or DICOM -> 4-D NIfTI with the class last; picture -> TIFF with one page per class; TIFF
+            stack -> ImageJ stack with one channel per class; HDF5 -> HDF5 with the dataset `probabilities`
+            `(K, *spatial)`.
 
     Returns:
         The file written; it appears whole or not at all.
@@ -234,7 +235,7 @@ def write_map(path_without_suffix: str | Path, values: np.ndarray, like: Medical
         path_without_suffix: Where to write; the format's suffix is added. The folder must exist.
         values: Float in [0, 1], of `like.spatial_shape`.
         like: The image: NIfTI or DICOM -> NIfTI of float32 in its place; picture -> grey PNG of 8 bit, where 255 is 1,
-            which every viewer shows; HDF5 -> HDF5 with the float32 dataset `map`.
+            which every viewer shows; TIFF stack -> TIFF stack of float32; HDF5 -> HDF5 with the float32 dataset `map`.
 
     Returns:
         The file written; it appears whole or not at all.

@@ -285,7 +285,7 @@ def geometry_of(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> Geom
     turn = canonical_turn(affine, len(shape)) if oriented else None
     if turn is not None:
         affine = turn.apply_to_affine(affine, shape)
-        spacing = None if spacing is None else tuple(spacing[axis] for axis in turn.axes)
+        spacing = None if spacing is None else turn.apply_to_lengths(spacing)
         shape = tuple(shape[axis] for axis in turn.axes)
     axis = largest_spacing_axis(spacing or (1.0,) * len(shape), shape) if len(shape) == 3 else 0
     return Geometry(spacing, axis, affine, header, turn, oriented, doubt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from knowsam.types import Turn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 ORIENTATION = 0x0112  # of EXIF and TIFF
 TURNS = {
@@ -40,8 +42,14 @@ def _exif_orientation(image: Image) -> int:
     return found if isinstance(found, int) else 0
 
 
-def read_pillow(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
-    """Pixels as stored, and the orientation tag."""
+def read_pillow(path: Path, as_label: bool, frames: Sequence[int] | None = None) -> tuple[np.ndarray, int]:
+    """Pixels as stored, `(H, W)` or `(H, W, 3)`, and the orientation tag.
+
+    Args:
+        path: The file.
+        as_label: Whether it is a mask.
+        frames: Those of a TIFF to stack, `(Z, H, W)` or `(Z, H, W, 3)`; None: the first, or the only one.
+    """
     from PIL import UnidentifiedImageError
 
     kind = f"{path.suffix[1:].upper()} picture"
@@ -52,6 +60,8 @@ def read_pillow(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
                     f"{path}: a {image.format} of several pictures; expected one; save each as a PNG of its own."
                 )
             check_content(image, path)
+            if frames is not None:
+                return _stacked(image, path, as_label, frames)
             depth = png_depth(path) if image.format == "PNG" else 8
             image.load()
             if as_label and depth == 16 and image.mode in ("RGB", "RGBA", "LA"):
@@ -67,6 +77,15 @@ def read_pillow(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
         if isinstance(error, UnidentifiedImageError):
             raise unreadable(path, kind, ValueError("no known picture format inside")) from error
         raise unreadable(path, kind, error) from error
+
+
+def _stacked(image: ImageFile, path: Path, as_label: bool, frames: Sequence[int]) -> tuple[np.ndarray, int]:
+    arrays = []
+    for frame in frames:
+        image.seek(frame)
+        image.load()
+        arrays.append(_channels(image, path, as_label))
+    return np.stack(arrays), _exif_orientation(image)
 
 
 def _channels(image: Image, path: Path, as_label: bool) -> np.ndarray:

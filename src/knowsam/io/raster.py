@@ -1,4 +1,4 @@
-"""Pictures: PNG, JPEG, BMP, GIF through Pillow, TIFF through tifffile.
+"""Pictures: PNG, JPEG, BMP, GIF through Pillow, TIFF through tifffile, its stacks as volumes.
 
 How pixels become channels:
 
@@ -32,6 +32,7 @@ from knowsam.io.names import add_suffix
 from knowsam.io.picture_file import is_tiff
 from knowsam.io.pillow import ORIENTATION, TURNS, read_pillow
 from knowsam.io.tiff import read_tiff
+from knowsam.io.tiff_stack import slice_turn, stack_turn, write_stack
 from knowsam.storage import whole_file
 from knowsam.types import Geometry, MedicalImage, MedicalLabel, Turn
 
@@ -43,15 +44,17 @@ def read_image(path: Path) -> MedicalImage:
         path: A PNG, JPEG, TIFF, BMP or GIF file.
 
     Returns:
-        `(H, W, 1)` or `(H, W, 3)` in the file's dtype and range, spacing unknown.
+        `(H, W, 1)` or `(H, W, 3)` in the file's dtype and range, spacing unknown; of a TIFF stack `(Z, H, W, C)`
+        (`slice_axis` 0), with the spacing that it states.
 
     Raises:
-        InputError: Broken file, several pages, a colour space other than grey or RGB, NaN or infinite values.
+        InputError: Broken file, several pages that are no slices, a colour space other than grey or RGB, NaN or
+            infinite values.
     """
     array, geometry = _read(path, as_label=False)
     check_not_empty(array, path)
     check_finite(array, path)
-    return MedicalImage(array if array.ndim == 3 else array[..., None], geometry, path)
+    return MedicalImage(array, geometry, path)
 
 
 def read_label(path: Path) -> MedicalLabel:
@@ -61,24 +64,27 @@ def read_label(path: Path) -> MedicalLabel:
         path: A PNG, JPEG, TIFF, BMP or GIF file.
 
     Returns:
-        `(H, W)` int32, the values as stored; of a palette picture its greys, or the indices where it has colours.
+        `(H, W)` or `(Z, H, W)` int32, the values as stored; of a palette picture its greys, or the indices where it has
+        colours.
 
     Raises:
         InputError: Broken file, a colour picture, one that is transparent anywhere, values that are not whole numbers.
     """
     array, geometry = _read(path, as_label=True)
     storage, greys = mask_storage(path, is_tiff(path))
-    if array.ndim == 3:
+    if array.shape[-1] > 1:
         array = single_channel(array, path, storage.lossy)
-    elif greys is not None:
-        array = greys[array]
+    else:
+        array = array[..., 0] if greys is None else greys[array[..., 0]]
     return MedicalLabel(whole_numbers(array, path), geometry, path, storage)
 
 
 def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage) -> Path:
-    """Write class indices as a grey PNG, 8 bit for uint8 and 16 bit for uint16."""
+    """Write class indices as a grey PNG, 8 bit for uint8 and 16 bit for uint16; those of a stack as an ImageJ stack."""
     from PIL import Image
 
+    if like.is_volume:
+        return _write_stack(path_without_suffix, label, like)
     path = add_suffix(path_without_suffix, ".png")
     options: dict[str, Any] = {}
     if like.geometry.turn is not None:
@@ -90,9 +96,11 @@ def write_label(path_without_suffix: Path, label: np.ndarray, like: MedicalImage
 
 
 def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: MedicalImage) -> Path:
-    """Write `(K, H, W)` float32 as a TIFF with one page per class."""
+    """Write `(K, H, W)` float32 as a TIFF with one page per class, `(K, Z, H, W)` with one channel per class."""
     import tifffile
 
+    if like.is_volume:
+        return _write_stack(path_without_suffix, probs, like, first=1)
     path = add_suffix(path_without_suffix, ".tif")
     turn = like.geometry.turn
     tags = [] if turn is None else [(ORIENTATION, "H", 1, _tag_of(turn), True)]
@@ -103,17 +111,34 @@ def write_probabilities(path_without_suffix: Path, probs: np.ndarray, like: Medi
 
 
 def write_map(path_without_suffix: Path, values: np.ndarray, like: MedicalImage) -> Path:
-    """Write `(H, W)` float32 in [0, 1] as a grey PNG of 8 bit, 255 standing for 1."""
+    """Write `(H, W)` float32 in [0, 1] as a grey PNG of 8 bit, 255 standing for 1; that of a stack as float32."""
+    if like.is_volume:
+        return _write_stack(path_without_suffix, values, like)
     return write_label(path_without_suffix, np.rint(values * 255).astype(np.uint8), like)
 
 
+def _write_stack(path_without_suffix: Path, values: np.ndarray, like: MedicalImage, first: int = 0) -> Path:
+    turn = like.geometry.turn
+    tag = None if turn is None else _tag_of(slice_turn(turn))
+    stored = like.geometry.as_stored(values, first)
+    return write_stack(add_suffix(path_without_suffix, ".tif"), stored, like.geometry, tag)
+
+
 def _read(path: Path, as_label: bool) -> tuple[np.ndarray, Geometry]:
-    """Pixels as shown, `(H, W)` or `(H, W, 3)`, and how they were turned."""
-    array, orientation = read_tiff(path, as_label) if is_tiff(path) else read_pillow(path, as_label)
+    """Pixels as shown, `(H, W, C)` or `(Z, H, W, C)`, and how they were turned."""
+    spacing: tuple[float, ...] | None = None
+    if is_tiff(path):
+        array, orientation, spacing = read_tiff(path, as_label)
+    else:
+        array, orientation = read_pillow(path, as_label)
+        array = array if array.ndim == 3 else array[..., None]
     turn = TURNS.get(orientation)
     if turn is None:
-        return array, Geometry()  # 1 is what many writers store unasked, and says as little as no tag
-    return np.ascontiguousarray(turn.apply(array)), Geometry(turn=turn, oriented=True)
+        return array, Geometry(spacing)  # 1 is what many writers store unasked, and says as little as no tag
+    if array.ndim == 4:
+        turn = stack_turn(turn)
+    spacing = None if spacing is None else turn.apply_to_lengths(spacing)
+    return np.ascontiguousarray(turn.apply(array)), Geometry(spacing, turn=turn, oriented=True)
 
 
 def _tag_of(turn: Turn) -> int:

@@ -1,4 +1,4 @@
-"""TIFF pictures through tifffile; compressions that it brings no decoder for through Pillow."""
+"""TIFF pictures and stacks through tifffile; compressions that it brings no decoder for through Pillow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import struct
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from knowsam.io.checks import unreadable
 from knowsam.io.limits import DEFLATE, check_promise, check_size
 from knowsam.io.mask_storage import LOSSY_TIFF_COMPRESSIONS, check_opaque, palette_colours
 from knowsam.io.pillow import ORIENTATION, TURNS, look_up
+from knowsam.io.tiff_stack import Planes, find_planes, stack_spacing
 
 GREY_WHITE_IS_ZERO, PALETTE = 0, 3  # TIFF tag 262, photometric interpretation
 COLOUR_PHOTOMETRICS = (0, 1, 2, 3)  # the ones read here: grey both ways, RGB, palette; not CMYK, YCbCr, Lab
@@ -32,8 +33,30 @@ _SILENT = logging.NullHandler()
 SEPARATE_PLANES = 2  # TIFF tag 284
 
 
-def read_tiff(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
-    """Pixels as stored, and the orientation tag."""
+class TiffContent(NamedTuple):
+    """What a TIFF holds.
+
+    Attributes:
+        array: `(H, W, C)`, or `(Z, H, W, C)` of a stack, as stored; C is 1 or 3.
+        orientation: The tag, 0 where there is none.
+        spacing_mm: Of a stack that states it.
+    """
+
+    array: np.ndarray
+    orientation: int
+    spacing_mm: tuple[float, ...] | None
+
+
+def read_tiff(path: Path, as_label: bool) -> TiffContent:
+    """Read a TIFF.
+
+    Args:
+        path: The file.
+        as_label: Whether it is a mask.
+
+    Raises:
+        InputError: It is broken, of other colours, or its pages are no slices of one volume.
+    """
     import tifffile
 
     # What it thinks of a file is said in one sentence, or does not matter.
@@ -41,27 +64,44 @@ def read_tiff(path: Path, as_label: bool) -> tuple[np.ndarray, int]:
     try:
         # Files that an OME header names are none of the picture.
         with tifffile.TiffFile(path, _multifile=False) as file:
-            page: Any = file.pages[0]
-            _check_tags(file, page, path)
-            _check_single(file, _count_pages(file, path), page, path)
-            _check_tiff_page(page, path, as_label)
-            _check_parts(page, path)
-            try:
-                array = page.asarray()
-            except ValueError as error:
-                if "imagecodecs" not in str(error):
-                    raise
-                # LZW, JPEG and fax compression need a decoder that tifffile does not bring; Pillow has them.
-                return _read_compressed_tiff(page, path, as_label)
-            return _tiff_channels(array, page, path, as_label), _tiff_orientation(page)
+            first: Any = file.pages[0]
+            _check_tags(file, first, path)
+            _check_chain(file, path)
+            planes = find_planes(file, path)
+            for page in planes.pages:
+                if page is not first:
+                    _check_tags(file, page, path)
+                _check_tiff_page(page, path, as_label)
+                _check_parts(page, path)
+            array = _decode(planes, path, as_label)
+            array = array if array.ndim == 3 + planes.is_stack else array[..., None]
+            return TiffContent(array, _tiff_orientation(first), stack_spacing(file) if planes.is_stack else None)
     except InputError:
         raise
     except Exception as error:  # tifffile stumbles over broken values in many ways
         raise unreadable(path, KIND, error) from error
 
 
-def _count_pages(file: Any, path: Path) -> int:
-    """How many pages there are, by the chain of their offsets, which tifffile follows in circles."""
+def _decode(planes: Planes, path: Path, as_label: bool) -> np.ndarray:
+    """`(H, W)` or `(H, W, 3)`, with the slices of a stack before that."""
+    page = planes.pages[0]
+    if planes.offset is not None:
+        stored = np.fromfile(path, page.dtype.newbyteorder(page.parent.byteorder), planes.number * page.size,
+                             offset=planes.offset).reshape(planes.number, *page.shape)  # fmt: skip
+        arrays = [_tiff_channels(plane, page, path, as_label) for plane in stored]
+    else:
+        try:
+            arrays = [_tiff_channels(one.asarray(), one, path, as_label) for one in planes.pages]
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            # LZW, JPEG and fax compression need a decoder that tifffile does not bring; Pillow has them.
+            return _read_compressed_tiff(planes, path, as_label)
+    return np.stack(arrays) if planes.is_stack else arrays[0]
+
+
+def _check_chain(file: Any, path: Path) -> None:
+    """Follow the chain of pages, which tifffile follows in circles."""
     layout, handle, seen = file.tiff, file.filehandle, set()
     following = file.pages[0].offset
     while following:
@@ -75,18 +115,6 @@ def _count_pages(file: Any, path: Path) -> int:
         handle.seek(following + layout.tagnosize + count * layout.tagsize)
         after = handle.read(layout.offsetsize)
         following = struct.unpack(layout.offsetformat, after)[0] if len(after) == layout.offsetsize else 0
-    return len(seen)
-
-
-def _check_single(file: Any, pages: int, page: Any, path: Path) -> None:
-    """Refuse a stack: several pages, or the planes that ImageJ and others store behind a single one."""
-    planes = sum(series.size for series in file.series) // page.size if page.size and pages == 1 else 1
-    if pages != 1 or planes > 1:
-        found = f"{pages} pages" if pages != 1 else f"{planes} planes in one page"
-        raise InputError(
-            f"{path}: a TIFF of {found}, a stack; expected one picture; save each plane as a file of its own, named"
-            f" such as {path.stem}_z001.tif, or the stack as NIfTI."
-        )
 
 
 def _check_tags(file: Any, page: Any, path: Path) -> None:
@@ -153,7 +181,9 @@ def _bits(page: Any) -> int:
     return int(min(bits)) if isinstance(bits, tuple) else int(bits)
 
 
-def _read_compressed_tiff(page: Any, path: Path, as_label: bool) -> tuple[np.ndarray, int]:
+def _read_compressed_tiff(planes: Planes, path: Path, as_label: bool) -> np.ndarray:
+    """As `_decode`."""
+    page = planes.pages[0]
     if page.samplesperpixel > 1 and page.bitspersample > 8:
         name = getattr(page.compression, "name", page.compression)
         raise InputError(
@@ -161,11 +191,12 @@ def _read_compressed_tiff(page: Any, path: Path, as_label: bool) -> tuple[np.nda
             "uncompressed or with zlib (deflate) compression."
         )
     # Through libtiff, which is older than most attacks on it.
-    array, left = read_apart("knowsam.io.pillow:read_pillow", path, KIND, as_label)
+    order = [one.index for one in planes.pages] if planes.is_stack else None
+    array, left = read_apart("knowsam.io.pillow:read_pillow", path, KIND, as_label, order)
     orientation = _tiff_orientation(page)
     if left != orientation and orientation in TURNS:  # Pillow has turned it, as it does with TIFF alone
-        array = TURNS[orientation].inverse.apply(array)
-    return array, orientation
+        array = TURNS[orientation].inverse.apply(array, first=int(planes.is_stack))
+    return array
 
 
 def _tiff_orientation(page: Any) -> int:

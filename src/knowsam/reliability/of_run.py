@@ -18,6 +18,7 @@ from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.evaluation.scoring import ScoredVolume, score_cases
 from knowsam.inference.forward import predict_all
+from knowsam.presentation.text import count_clause
 from knowsam.reliability.assessment import Assessment, assess, cross_fit
 from knowsam.reliability.calibration import INTERVAL_LEVEL, Calibration, CalibrationCase, fit_calibration
 from knowsam.runs.cases import open_cases
@@ -130,7 +131,7 @@ def load_calibration(student: Path) -> CalibrationStatus:
         if values["student_sha256"] != checksum(student):
             return CalibrationStatus(None, None, f"{path} was measured with other weights; {advice}")
         if values["calibration"] is None:
-            few = f"{values['n_groups']} validation groups are too few."
+            few = f"{count_clause(values['n_groups'], 'validation group', 'is', 'are')} too few."
             return CalibrationStatus(None, None, few)
         assessment = values["assessment"]
         return CalibrationStatus(
