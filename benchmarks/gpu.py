@@ -11,6 +11,7 @@ profiler in one round. The floor is two forward and backward passes of the stude
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from knowsam.config import resolve_config
 from knowsam.data.augment import strong_augmentation, weak_augmentation
 from knowsam.training.build import build_method, build_optimiser
 from knowsam.training.cuda_graph import PLAIN_STEPS, ReplayedSteps
+from knowsam.training.determinism import repeatable
 from knowsam.types import Batch, Progress, StepOutput
 from measure import keep, parser, ratio, show, spread, summary, take_turns
 
@@ -133,6 +135,7 @@ def main() -> None:
     options.add_argument("--size", type=int, default=256)
     options.add_argument("--half", type=int, default=12, help="labelled images, and as many unlabelled ones")
     options.add_argument("--classes", type=int, default=4)
+    options.add_argument("--deterministic", action="store_true", help="as train.deterministic")
     options.add_argument("--dry-run", action="store_true")
     arguments = options.parse_args()
     device = "cpu" if arguments.dry_run else "cuda"
@@ -140,6 +143,12 @@ def main() -> None:
         raise SystemExit("no GPU was found; to see whether the script works use --dry-run")
     if arguments.dry_run:
         arguments.sam, arguments.size, arguments.half, arguments.classes, arguments.rounds = "tiny", 32, 1, 2, 1
+    with repeatable(arguments.deterministic):
+        measure(arguments, device)
+
+
+def measure(arguments: argparse.Namespace, device: str) -> None:
+    """Measure and print everything for one setting."""
     step = Step(arguments.sam, arguments.size, arguments.half, arguments.classes, device)
     contenders: dict[str, Callable[[], Any]] = {"step, plain": step.plain, "floor": step.floor}
     if step.replayed is not None:
