@@ -41,7 +41,7 @@ SMALL = {
         "0",
         "--rounds",
         "1",
-    ],  # fmt: skip
+    ],
     "scale.py": ["--only", "files", "--files", "10,40", "--rounds", "1"],
 }
 

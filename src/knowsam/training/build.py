@@ -8,6 +8,8 @@ import torch
 
 from knowsam.config import Config
 from knowsam.methods import Method, MethodContext, load_method
+from knowsam.networks import SegmentationNetwork
+from knowsam.networks.checkpointing import compute_again
 from knowsam.networks.single_values import normalise_single_values
 from knowsam.types import ParameterGroup
 
@@ -29,6 +31,10 @@ def build_method(config: Config, in_channels: int, classes: int) -> Method:
     options = method_class.Options.model_validate(config.options)
     method: Method = method_class(options, MethodContext(in_channels, classes, sam))
     normalise_single_values(method)
+    if config.train.checkpointing:
+        student = method.student()
+        several = isinstance(student, SegmentationNetwork) and type(student).outputs is not SegmentationNetwork.outputs
+        compute_again(student, "outputs" if several else "forward")
     return method
 
 
