@@ -39,7 +39,7 @@ def main() -> None:
     options.add_argument("--size", default="256")
     options.add_argument("--batch", default="2+2")
     options.add_argument("--amp", default="auto")
-    options.add_argument("--checkpointing", action="store_true", help="compute SAM's blocks again in the backward pass")
+    options.add_argument("--checkpointing", action="store_true", help="SAM's blocks and the students' passes twice")
     options.add_argument("--allocator", choices=("kept", "system"), default="kept")
     arguments = options.parse_args()
     report: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(arguments).items() if k not in ("out", "rounds")}}
@@ -51,7 +51,8 @@ def main() -> None:
         settings = {
             "method": "knowsam", "preset": "paper", "sam": sam,
             "data": {"path": str(data), "size": arguments.size, "val_fraction": 0},
-            "train": {"steps": 1000, "batch": arguments.batch, "report": False, "amp": arguments.amp},
+            "train": {"steps": 1000, "batch": arguments.batch, "report": False, "amp": arguments.amp,
+                      "checkpointing": arguments.checkpointing},
         }  # fmt: skip
         torch.manual_seed(0)
         run = Trainer(resolve_config(settings), RunFolder(Path(folder) / "run"), quiet=True)

@@ -262,6 +262,8 @@ class TrainConfig(_Section):
     """Steps between checkpoints; None: at each validation."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of `metrics.jsonl` with the terms of the loss."""
+    checkpointing: bool = False
+    """Compute the student's passes again in the backward pass instead of keeping them: less memory, a longer step."""
     distil: Literal["none", "unet"] = "none"
     """Last phase: distil the finished networks into one U-Net (`distilled/`), in half as many steps again."""
     report: bool = True

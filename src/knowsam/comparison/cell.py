@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,9 @@ def work(job: CellJob, wait_for_parent: Callable[[], bool] | None = None) -> Non
     escape_unprintable()
     try:
         with folder_lock(job.cell, wait=True):
-            threading.Thread(target=_tell_memory, args=(job.cell / MEMORY_FILE,), daemon=True).start()
-            sys.exit(0 if do_cell(job) else INTERRUPTED)
+            with _memory_told(job.cell / MEMORY_FILE):
+                done = do_cell(job)
+            sys.exit(0 if done else INTERRUPTED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -182,16 +184,30 @@ def failure(error: Exception, cell: Path) -> str:
     return f"{type(error).__name__}{f': {first}' if first else ''}; the traceback is in {cell / LOG_FILE}."
 
 
-def _tell_memory(path: Path) -> None:
-    """Write down what this process has taken so far, as long as it lives: the next cell needs about as much."""
-    told: dict[str, float | None] = {}
-    while path.parent.exists():
-        # Not imported here: what a process has not begun to use costs nothing yet.
-        now = measure_memory() if "torch" in sys.modules else {"peak_mb": peak_memory_mb(), "gpu_peak_mb": None}
-        if any((value or 0) > TOLD_AGAIN * (told.get(name) or 0) for name, value in now.items()):
-            write_json(path, now)
-            told = now
-        time.sleep(ASK_AGAIN_S)
+@contextmanager
+def _memory_told(path: Path) -> Iterator[None]:
+    """Within the block, write down what this process has taken so far: the next cell may need as much."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        told: dict[str, float | None] = {}
+        while True:
+            # Not imported here: what a process has not begun to use costs nothing yet.
+            now = measure_memory() if "torch" in sys.modules else {"peak_mb": peak_memory_mb(), "gpu_peak_mb": None}
+            if any((value or 0) > TOLD_AGAIN * (told.get(name) or 0) for name, value in now.items()):
+                write_json(path, now)
+                told = now
+            if ended.wait(ASK_AGAIN_S):
+                return
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        path.unlink(missing_ok=True)
 
 
 def _wait_for_parent() -> bool:

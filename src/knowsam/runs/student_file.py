@@ -14,9 +14,9 @@ from torch import nn
 from knowsam.data.preprocess import Preprocessing
 from knowsam.errors import InputError
 from knowsam.networks import SegmentationNetwork, build_network
-from knowsam.runs import CHECKPOINT_FILE, DISTILLED_FOLDER, STUDENT_FILE
+from knowsam.runs import CHECKPOINT_FILE, DISTIL_FILE, DISTILLED_FOLDER, STUDENT_FILE
 from knowsam.runs.checkpoint import read_progress
-from knowsam.storage import not_finite, reason_of, write_safetensors
+from knowsam.storage import checksum, not_finite, read_json, reason_of, write_safetensors
 
 STUDENT_FORMAT = 1
 HEADER_KEY = "knowsam"
@@ -203,6 +203,12 @@ def outdated_by(student: Path, info: StudentInfo) -> str | None:
         student: Its file.
         info: What belongs to it.
     """
+    own = student.parent.parent / STUDENT_FILE
+    if student.parent.name == DISTILLED_FOLDER and own.exists() and not is_taught_by(student.parent, own):
+        return (
+            f"{student}: a network was found that was distilled from another one than {own};"
+            f" `knowsam distil {shlex.quote(str(own.parent))}` does it once more"
+        )
     checkpoint = student.with_name(CHECKPOINT_FILE)
     if student.name != STUDENT_FILE or not checkpoint.exists():
         return None
@@ -218,3 +224,11 @@ def outdated_by(student: Path, info: StudentInfo) -> str | None:
         f"{student}: the network of step {info.step} was found, but the run's checkpoint has one of step {due};"
         f" `knowsam train --resume {shlex.quote(str(student.parent))}` writes it"
     )
+
+
+def is_taught_by(distilled: Path, student: Path) -> bool:
+    """Whether what is in a folder was distilled from this very student file."""
+    try:
+        return read_json(distilled / DISTIL_FILE, "")["teacher"]["student_sha256"] == checksum(student)
+    except (InputError, KeyError, TypeError, OSError):
+        return False

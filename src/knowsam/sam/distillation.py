@@ -16,9 +16,9 @@ from knowsam.functional.losses import distillation_loss, segmentation_loss
 from knowsam.functional.probabilities import most_probable_class, resize_logits
 from knowsam.functional.pseudo_labels import largest_components
 from knowsam.functional.schedules import gaussian_rampup
+from knowsam.networks.checkpointing import compute_again
 from knowsam.runs.device import resolve_device
 from knowsam.sam.adapters import AdapterInit
-from knowsam.sam.backbone.checkpointing import checkpoint_blocks
 from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.corruption import corrupt_prompts
 from knowsam.sam.loading.build import load_sam
@@ -139,7 +139,7 @@ class SamDistillation(nn.Module):
             sam_size: The longer side in pixels at which SAM sees the images; `"image"`: as they are, multiples of its
                 patch (8 or 16; 4 with LiteMedSAM; of 32 with SAM 2); `"auto"`: see `default_size`.
             prompt: See `SamTeacher`.
-            checkpointing: See `checkpoint_blocks`.
+            checkpointing: Compute the encoder's blocks again in the backward pass instead of keeping them.
             pretrained: False: random weights in place of those of a name, for measurements.
             context: See `SamTeacher`.
 
@@ -165,7 +165,9 @@ class SamDistillation(nn.Module):
             normalise = base.pixels
         teacher = SamTeacher(sam, classes, train, adapter_init, normalise, own, prompt, base, context)
         if checkpointing:
-            checkpoint_blocks(teacher.sam)
+            # Transformers' own switch works in training mode only, and a frozen SAM stays in evaluation mode.
+            for block in interface_of(teacher.sam).encoder_blocks(teacher.sam):
+                compute_again(block)
         return cls(teacher, temperature, kd_weight, prompt_spoil, kd_resolution, kd_ramp)
 
     def forward(

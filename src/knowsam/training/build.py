@@ -8,6 +8,8 @@ import torch
 
 from knowsam.config import Config
 from knowsam.methods import Method, MethodContext, load_method
+from knowsam.networks import SegmentationNetwork
+from knowsam.networks.checkpointing import compute_again
 from knowsam.networks.single_values import normalise_single_values
 from knowsam.types import ParameterGroup
 
@@ -32,6 +34,10 @@ def build_method(config: Config, in_channels: int, classes: int) -> Method:
     context = MethodContext(in_channels, classes, sam, config.train.pretrain, config.data.context)
     method: Method = method_class(options, context)
     normalise_single_values(method)
+    if config.train.checkpointing:
+        student = method.student()
+        several = isinstance(student, SegmentationNetwork) and type(student).outputs is not SegmentationNetwork.outputs
+        compute_again(student, "outputs" if several else "forward")
     return method
 
 

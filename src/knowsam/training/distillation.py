@@ -29,6 +29,7 @@ from knowsam.methods.base import join_halves
 from knowsam.networks import SegmentationNetwork, build_network
 from knowsam.networks.single_values import normalise_single_values
 from knowsam.reliability.of_run import write_calibration
+from knowsam.runs import DISTIL_FILE
 from knowsam.runs.checkpoint import load_checkpoint, read_progress, save_checkpoint
 from knowsam.runs.device import resolve_device
 from knowsam.runs.environment import describe_environment
@@ -39,7 +40,7 @@ from knowsam.runs.student_file import StudentInfo, find_student, load_student, s
 from knowsam.storage import checksum, read_json, write_json
 from knowsam.training.data import RunData, load_data, step_dataset
 from knowsam.training.display import TrainingDisplay
-from knowsam.training.finish import DISTIL_FILE, said_how_to_go_on
+from knowsam.training.finish import said_how_to_go_on
 from knowsam.training.interrupt import stop_on_signal
 from knowsam.training.log import RunLog
 from knowsam.training.memory import keep_freed_memory

@@ -14,12 +14,9 @@ from knowsam.reliability.of_run import is_calibrated
 from knowsam.runs.cases import RunCases
 from knowsam.runs.checkpoint import CheckpointProgress, load_checkpoint, read_progress
 from knowsam.runs.folder import RunFolder
-from knowsam.runs.student_file import load_student
-from knowsam.storage import checksum, read_json, reason_of
+from knowsam.runs.student_file import is_taught_by, load_student
+from knowsam.storage import reason_of
 from knowsam.training.display import TrainingDisplay
-
-DISTIL_FILE = "distil.json"
-"""Settings of a distillation, and what taught in it."""
 
 
 def report_at_end(
@@ -81,10 +78,10 @@ def is_distilled(run: RunFolder) -> bool:
     folder = run.distilled
     try:
         state = load_checkpoint(folder.checkpoint, mmap=str(folder.checkpoint).isprintable())
-        known = read_json(folder.path / DISTIL_FILE, "")["teacher"]["student_sha256"]
-        return state["step"] == state["total"] and folder.student.exists() and known == checksum(run.student)
-    except (InputError, KeyError, TypeError, OSError):
+        whole = state["step"] == state["total"] and folder.student.exists()
+    except (InputError, KeyError):
         return False
+    return whole and is_taught_by(folder.path, run.student)
 
 
 def _step_of(student: Path) -> int | None:

@@ -130,7 +130,9 @@ def test_a_run_that_trained_on_is_distilled_once_more(run: Path) -> None:
     next(student.parameters()).data.add_(0.01)
     save_student(folder.student, student, info)
     assert not is_distilled(RunFolder(run))
+    assert "was distilled from another one than" in (Predictor(run, network="distilled").outdated or "")
     distil_run(run, DistilSettings(steps=2), quiet=True)
+    assert Predictor(run, network="distilled").outdated is None
     assert json.loads((small.path / "distil.json").read_text())["teacher"] != first
     assert is_distilled(RunFolder(run))
 
