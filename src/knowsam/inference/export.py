@@ -106,6 +106,11 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
     write, open_again = formats[to.suffix.lower()]
     source = find_student(Path(run))
     student, info = load_student(source)
+    if not student.exportable:
+        raise InputError(
+            f"{source}: a network '{info.network['name']}' was found, which cannot be exported, but expected a U-Net, a"
+            " V-Net or the like; predict with the file itself."
+        )
     name, part = select_network(student, info, network, source)
     height, width = info.preprocessing.size
     if to.suffix.lower() == PROGRAM_SUFFIX and min(height, width) < 2 * part.stride:
