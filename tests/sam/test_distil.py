@@ -331,7 +331,6 @@ def test_the_embedding_of_images_not_learned_from_is_imitated(images: Path, tmp_
     assert scores[1]["r2"] > 0  # better than the mean embedding
     assert scores[2]["r2"] > 0.3
     assert scores[-1]["r2"] == scores[2]["r2"]  # phase B leaves the encoder as it is
-    assert scores[-1]["box"] > scores[2]["box"]
 
 
 @pytest.mark.slow
@@ -345,6 +344,11 @@ def test_the_maps_of_the_tiny_sam_are_imitated(images: Path, tmp_path: Path) -> 
 def test_what_cannot_be_distilled_is_told(images: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--student: 'vit' was found, but expected tiny, unet, resnet50"):
         config(images, student="vit")
+    with pytest.raises(InputError, match="--view: 36 was found, but expected a multiple of 8 from 32 on"):
+        distil(config(images, student="tiny", view=36), tmp_path / "wrong", quiet=True)
+    assert not (tmp_path / "wrong" / "distil.json").exists()
+    with pytest.raises(InputError, match=r"in none of 12 images did '.*' see an object, but expected some"):
+        distil(config(images, labelled="none"), tmp_path / "blind", quiet=True)
     distil(config(images, steps=2), tmp_path / "run", quiet=True)
     with pytest.raises(InputError, match="a distillation with another steps was found"):
         distil(config(images, steps=4), tmp_path / "run", quiet=True)
