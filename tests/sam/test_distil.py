@@ -20,7 +20,7 @@ from knowsam.runs.folder import RunFolder
 from knowsam.sam import SamDistillation
 from knowsam.sam.backbone.student import student_of
 from knowsam.sam.backbone.tiny import read_config, tiny_sam
-from knowsam.sam.distil.cache import TeacherCache, maps_of
+from knowsam.sam.distil.cache import maps_of
 from knowsam.sam.distil.images import read_images
 from knowsam.sam.distil.loop import distil, parameter_line
 from knowsam.sam.distil.objects import Objects, answer_boxes, contrast_of, draw_boxes, objects_of_label
@@ -38,6 +38,7 @@ from knowsam.sam.loading.build import TINY
 from knowsam.sam.pretrain.promptable import PromptableSam
 from knowsam.sam.pretrain.steps import BOX, MASK
 from knowsam.sam.pretrain.targets import boxes_of
+from knowsam.storage import write_safetensors
 from support.tiny_vit_sams import small_lite_medsam, small_tiny_vit_sam
 
 SIDE = 32
@@ -267,17 +268,24 @@ def test_a_tiny_student_begins_with_the_bundled_weights_or_what_is_asked_for(ima
 def test_the_teacher_is_asked_once_for_each_image(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    ask = TeacherCache._ask
-    monkeypatch.setattr(TeacherCache, "_ask", lambda self, *given: asked.append(len(given[1])) or ask(self, *given))
+    written: list[Path] = []
+    monkeypatch.setattr(
+        "knowsam.sam.distil.cache.write_safetensors",
+        lambda path, *given: written.append(path) or write_safetensors(path, *given),
+    )
+
+    def count() -> tuple[int, int]:
+        kinds = [path.suffixes[0] for path in written]
+        return kinds.count(".embedding"), kinds.count(".answers")
+
     cache = tmp_path / "cache"
     distil(config(images, steps=2), tmp_path / "one", quiet=True, cache=cache)
-    assert sum(asked) == 12
+    assert count() == (12, 2)  # objects in the images of validation, whose masks stay unseen
     next(cache.glob("*.embedding.safetensors")).write_bytes(b"cut")  # as after a power cut
     distil(config(images, steps=2), tmp_path / "two", quiet=True, cache=cache)
-    assert sum(asked) == 13
+    assert count() == (13, 2)
     distil(config(images, steps=2, answers=3), tmp_path / "three", quiet=True, cache=cache)
-    assert sum(asked) == 13 + 2  # the validation's, whose masks stay unseen: their other boxes
+    assert count() == (13, 4)
 
 
 def test_embeddings_that_do_not_fit_into_memory_are_read_from_the_disk(
