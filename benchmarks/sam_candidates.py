@@ -120,7 +120,7 @@ def show(rows: list[dict[str, Any]], names: list[str]) -> None:
         values = [row["given"], *(row[f"mask_{i}"] for i in range(len(names))), mask_gain, row["box"], row["ellipse"]]
         values += [*(row[f"box_{i}"] for i in range(len(names))), box_gain]
         table.add_row(row["set"][:14], str(row["objects"]), *[f"{value:.3f}" for value in values])
-    console = Console(highlight=False, width=max(100, 40 + 26 * len(names)))
+    console = Console(highlight=False, width=60 + 30 * len(names))
     console.print(table)
     if len(names) > 1:
         console.print(f"masks: {names[0]} at least {MASK_AIM:.2f} above {names[1]} on {masks} of {len(rows)} sets")

@@ -457,7 +457,18 @@ def modules_after(*arguments: str | Path) -> set[str]:
 @pytest.mark.subprocess
 @pytest.mark.parametrize(
     "command",
-    [[], ["check"], ["train"], ["predict"], ["evaluate"], ["report"], ["compare"], ["settings"], ["sam", "pretrain"]],
+    [
+        [],
+        ["check"],
+        ["train"],
+        ["predict"],
+        ["evaluate"],
+        ["report"],
+        ["compare"],
+        ["settings"],
+        ["sam", "pretrain"],
+        ["sam", "distil"],
+    ],
     ids=str,
 )
 def test_help_imports_nothing_heavy(command: list[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from knowsam.errors import InputError
+from knowsam.inference.export import export
 from knowsam.networks.registry import build_network
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
@@ -88,6 +89,8 @@ def test_a_trained_one_is_saved_and_predicts_without_any_folder(distilled: Path,
     whole = sum(weight.numel() for weight in network.parameters())
     assert whole == sum(counts) + frequencies + state["no_mask"].numel()
     image = torch.rand(2, 1, 32, 32)
+    with pytest.raises(InputError, match="a network 'sam_student' was found, which cannot be exported"):
+        export(tmp_path / "run", tmp_path / "student.onnx")
     again = build_network(**info.network).eval()
     again.load_state_dict(state)
     assert torch.equal(again(image), network(image))

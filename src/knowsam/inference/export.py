@@ -108,6 +108,11 @@ def export(run: str | Path, to: str | Path, network: str | None = None, images: 
     distilled = network == DISTILLED
     source = find_student(Path(run), network if distilled else None)
     student, info = load_student(source)
+    if not student.exportable:
+        raise InputError(
+            f"{source}: a network '{info.network['name']}' was found, which cannot be exported, but expected a U-Net, a"
+            " V-Net or the like; predict with the file itself."
+        )
     name, part = select_network(student, info, None if distilled else network, source)
     height, width = info.preprocessing.size
     if to.suffix.lower() == PROGRAM_SUFFIX and min(height, width) < 2 * part.stride:

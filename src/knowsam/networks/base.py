@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +16,11 @@ class SegmentationNetwork(nn.Module):
 
     Attributes:
         stride: Height and width of the input must be divisible by it.
+        exportable: Whether `knowsam export` can write it, for images of any size.
     """
 
     stride: int
+    exportable: ClassVar[bool] = True
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         """All predictions by name, the one that is used first.

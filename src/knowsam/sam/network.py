@@ -45,6 +45,7 @@ class SamNetwork(SegmentationNetwork):
     """
 
     stride: int = 16
+    exportable = False
     pixel_mean: Tensor
     pixel_std: Tensor
 

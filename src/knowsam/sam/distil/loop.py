@@ -32,7 +32,7 @@ from knowsam.sam.distil.objects import Objects, objects_of_label
 from knowsam.sam.distil.phases import map_statistics
 from knowsam.sam.distil.report import write_report
 from knowsam.sam.distil.settings import TINY, DistilConfig
-from knowsam.sam.distil.students import make_student
+from knowsam.sam.distil.students import first_weights, make_student
 from knowsam.sam.distil.views import DistilStep, DistilSteps, StepPlan, step_generator
 from knowsam.sam.loading.build import load_sam
 from knowsam.sam.loading.resize import SMALLEST_GRID, resize_input
@@ -91,27 +91,29 @@ class _Distillation:
         made_for = report.made_for if self.device != "cpu" else report.made_for // 2
         side = config.size or made_for
         resize_input(teacher, (side, side))
+        # What can be wrong is looked at before the teacher is asked, which takes long.
+        first: Any = first_weights(config.start) if config.student == TINY else None
+        patch, view = report.sizes["patch_px"], side
+        if first is not None:
+            patch, view = first.config.vision_config.patch_size, config.view
+        if view % patch or view < SMALLEST_GRID * patch:
+            raise InputError(
+                f"--view: {view} was found, but expected a multiple of {patch} from {SMALLEST_GRID * patch} on, because"
+                f" the small SAM cuts images into patches of {patch} px; correct it."
+            )
         self._begin(report.sha256)
         data = read_images(config, side)
         asked = TeacherCache(cache, [str(report.sha256), report.pixels], side, config.answers)
         imitated = config.student != TINY or config.embedding > 0
         self._ask(asked, PromptableSam(teacher, report.pixels), data, imitated)
         objects = self._objects(asked, data, side // 2)
-        view = config.view if config.student == TINY else side
         # The projection of a tiny student has a cell for every 4 px of its view.
         grid = view // 4 if config.student == TINY else 0
         self.embeddings, held_out = (
             asked.embeddings(data.image[part], grid) if imitated else None for part in (~data.held_out, data.held_out)
         )
         statistics = [] if self.embeddings is None else map_statistics(self.embeddings)
-        self.student = make_student(config, teacher.cpu(), report, statistics, self.device)
-        patch = self.student.model.sam.config.vision_config.patch_size
-        if view % patch or view < SMALLEST_GRID * patch:
-            raise InputError(
-                f"--view: {view} was found, but expected a multiple of {patch} from {SMALLEST_GRID * patch} on, because"
-                f" the small SAM cuts images into patches of {patch} px; correct it."
-            )
-
+        self.student = make_student(config, teacher.cpu(), report, first, statistics, self.device)
         self.plan, measured = (
             StepPlan(
                 data.image[part], objects.part(part), imitated, patch, view, config.batch, config.prompts,

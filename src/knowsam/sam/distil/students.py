@@ -171,9 +171,8 @@ class TinyStudent(Student):
 
     encoder_alone = False
 
-    def __init__(self, config: DistilConfig, statistics: Statistics, device: str) -> None:
+    def __init__(self, config: DistilConfig, sam: Any, statistics: Statistics, device: str) -> None:
         super().__init__(config, device)
-        sam: Any = first_weights(config.start)
         with silent_transformers():
             sam.set_attn_implementation("eager")
         self.model = PromptableSam(sam).to(device)
@@ -261,7 +260,7 @@ def first_weights(start: str) -> TinySam:
 
 
 def make_student(
-    config: DistilConfig, teacher: Any, report: LoadReport, statistics: Statistics, device: str
+    config: DistilConfig, teacher: Any, report: LoadReport, first: Any, statistics: Statistics, device: str
 ) -> Student:
     """Build the student that the settings name, with first weights from torch's global generator.
 
@@ -269,11 +268,12 @@ def make_student(
         config: The settings.
         teacher: A loaded SAM, resized to the size at which it sees the images.
         report: What was loaded.
+        first: For a `tiny` student, the small SAM that it begins with.
         statistics: Mean and deviation of the teacher's maps; empty where no map is imitated.
         device: Where it computes.
     """
     if config.student == TINY:
-        return TinyStudent(config, statistics, device)
+        return TinyStudent(config, first, statistics, device)
     return ImitatingStudent(config, teacher, report, statistics, device)
 
 
