@@ -19,9 +19,13 @@ from knowsam.methods.preference import PreferenceAlignment, PreferenceOptions
 class Agreement(PreferenceAlignment):
     """As it comes."""
 
+    footnote = "judge: agreement"
+
 
 class Confidence(PreferenceAlignment):
     """Expected Dice."""
+
+    footnote = "judge: expected Dice"
 
     class Options(PreferenceOptions):
         """Its judge."""
@@ -32,6 +36,8 @@ class Confidence(PreferenceAlignment):
 class IouHead(PreferenceAlignment):
     """SAM's own estimate."""
 
+    footnote = "judge: SAM's estimate"
+
     class Options(PreferenceOptions):
         """Its judge."""
 
@@ -40,6 +46,8 @@ class IouHead(PreferenceAlignment):
 
 class OracleRank(PreferenceAlignment):
     """The truth ranks: how much of a gain is the masks'."""
+
+    footnote = "judge: the truth"
 
     class Options(PreferenceOptions):
         """Its judge."""
@@ -50,6 +58,8 @@ class OracleRank(PreferenceAlignment):
 class OracleRating(PreferenceAlignment):
     """The truth rates."""
 
+    footnote = "judge: the truth, by ratings"
+
     class Options(PreferenceOptions):
         """Its judge."""
 
@@ -58,6 +68,8 @@ class OracleRating(PreferenceAlignment):
 
 class Mean(PreferenceAlignment):
     """The failure that others report: the truth ranks, the mean over the image, nothing that holds the network."""
+
+    footnote = "judge: the truth; mean over the image, no anchor, no stay term"
 
     class Options(PreferenceOptions):
         """Its judge, and what is left out."""
@@ -71,6 +83,8 @@ class Mean(PreferenceAlignment):
 class Moved(PreferenceAlignment):
     """The same with the mean over the ring."""
 
+    footnote = "judge: the truth; no anchor, no stay term"
+
     class Options(PreferenceOptions):
         """Its judge, and what is left out."""
 
@@ -81,6 +95,8 @@ class Moved(PreferenceAlignment):
 
 class OnSam(PreferenceAlignment):
     """SAM's decoder is aligned, the network learns from its answers."""
+
+    footnote = "on SAM's decoder"
 
     class Options(PreferenceOptions):
         """What is aligned."""

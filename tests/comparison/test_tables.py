@@ -5,6 +5,7 @@ import csv
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from knowsam.comparison.figure import method_labels
 from knowsam.comparison.folder import CompareFolder
 from knowsam.comparison.grid import Cell
 from knowsam.comparison.output import escape_latex, print_tables, to_markdown, write_tables
@@ -150,6 +152,21 @@ def test_all_files_are_written_and_hold_the_numbers(folder: CompareFolder) -> No
     assert ((picture[:, 2].astype(int) - picture[:, 0]) > 100).sum() > 100
     markdown = (folder.path / "table.md").read_text()
     assert re.search(r"!\[Dice of every seed as a point, test cases. Means: supervised, labelled 7: 0.650", markdown)
+
+
+def test_masks_that_were_ranked_by_are_in_every_table(folder: CompareFolder, tmp_path: Path) -> None:
+    for cell, values in CELLS.items():
+        write_cell(folder.cell(cell), values, ["wall", "pool"], masks_judged=12 if cell.sam == "tiny" else 0)
+    results = read_results(folder)
+    assert method_labels(results.rows[:1]) == ["supervised"]
+    assert method_labels([replace(results.rows[1], method="/far/away/own.py:Mine")]) == ["own.py:Mine + 12 ranked"]
+    write_tables(results)
+    rows = list(csv.DictReader((folder.path / "table.csv").open()))
+    assert [row["masks_judged"] for row in rows] == ["0", "12"]
+    for name in ("table.md", "table.tex"):
+        text = (folder.path / name).read_text()
+        assert len(re.findall(r"7 \+ 12 ranked *[|&]", text)) == 3
+        assert "12 masks of unlabelled images read for ranking" in text
 
 
 def test_latex_compiles_by_its_look(folder: CompareFolder) -> None:

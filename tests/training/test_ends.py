@@ -162,7 +162,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_how_to_go_on(
 def test_a_start_that_cannot_be_written_leaves_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: RunFolder, hashes: dict[str, str]) -> None:
+    def full(self: RunFolder, *written: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("knowsam.training.data.write_data_record", full)

@@ -66,9 +66,8 @@ def draw_figure(results: Results, folder: Path) -> str:
             axes.set_axisbelow(True)
             axes.tick_params(axis="y", length=0)
         middle = (len(teachers) - 1) / 2
-        ranked = {row.method: row.ranked_text for row in rows}
-        labels = [method + ranked[method] for method in methods]
-        panels[0].set_yticks([number * (len(teachers) + 1) + middle for number in range(len(methods))], labels)
+        labels = method_labels(rows)
+        panels[0].set_yticks([number * (len(teachers) + 1) + middle for number in range(len(labels))], labels)
         panels[0].set_ylim(len(methods) * (len(teachers) + 1) - 1.4, -0.6)
         handles = [
             Line2D(
@@ -90,6 +89,12 @@ def draw_figure(results: Results, folder: Path) -> str:
             with whole_file(folder / f"figure.{suffix}") as path:
                 figure.savefig(path, dpi=DPI, metadata=METADATA[suffix])
     return alternative_text(results, rows)
+
+
+def method_labels(rows: list[Row]) -> list[str]:
+    """The names beside the methods' lines, in order; of a file the last part, and how many masks were ranked by."""
+    ranked = {row.method: row.ranked_text for row in rows}
+    return [short_name(method) + text for method, text in ranked.items()]
 
 
 def _colour(sam: str, teachers: list[str]) -> str:

@@ -80,7 +80,7 @@ def _record(row: Row, class_names: Sequence[str]) -> dict[str, Any]:
     for name in ("validation_dice", "sam_best", "sam_last", "seconds"):
         record[name] = getattr(row, name).mean
     record |= {"peak_mb": row.peak_mb, "gpu_peak_mb": row.gpu_peak_mb, "network": row.network}
-    record["parameters"] = row.parameters
+    record |= {"parameters": row.parameters, "masks_judged": row.masks_judged}
     return {key: _field(value) for key, value in record.items()}
 
 
