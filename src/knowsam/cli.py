@@ -574,8 +574,8 @@ def get(
 
     if name != NAME:
         raise InputError(
-            f"sam get: '{name}' was found, but expected {NAME}: tiny comes with this package, vit_b, vit_l and vit_h"
-            " are fetched when they are first used."
+            f"sam get: '{name}' was found, but expected {NAME}: tiny comes with this package, those of Meta"
+            " (vit_b, sam2_tiny, ...) are fetched when they are first used."
         )
     say(
         f"{require_lite_medsam()}: LiteMedSAM as published; use it with sam={NAME}"

@@ -172,8 +172,8 @@ def test_the_plug_in_and_the_configuration_have_the_same_settings_and_defaults()
     arguments = inspect.signature(SamDistillation.from_name).parameters
     settings = {name: field.default for name, field in SamSettings.model_fields.items() if name not in ("name", "lr")}
     settings["sam_size"] = settings.pop("size")  # beside the size of the images
-    settings["context"] = 1  # in the configuration it belongs to the data
-    assert settings == {name: one.default for name, one in arguments.items() if name not in ("name", "size", "classes")}
+    of_the_data = ("name", "size", "classes", "context")
+    assert settings == {name: one.default for name, one in arguments.items() if name not in of_the_data}
 
 
 def test_all_settings_reach_the_plug_in() -> None:

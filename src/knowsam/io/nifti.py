@@ -164,6 +164,9 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     return geometry.as_read(array), geometry
 
 
+_FIRST_IMPORT = threading.Lock()
+
+
 class _Said(logging.Filter):
     """What nibabel says of a header while this thread reads it, kept from the terminal."""
 
@@ -179,7 +182,9 @@ class _Said(logging.Filter):
 
     @contextmanager
     def listening(self) -> Iterator[list[str]]:
-        from nibabel.imageglobals import logger
+        # Its modules import each other: two threads that begin at once may find one of them half made.
+        with _FIRST_IMPORT:
+            from nibabel.imageglobals import logger
 
         logger.addFilter(self)
         said: list[str] = []

@@ -194,8 +194,10 @@ class SSS(StudentMethod):
     @torch.no_grad()
     def before_step(self, batch: Batch, progress: Progress) -> bool:
         """Take the EMA teacher of now for the rough masks of the next `prompt_every` steps."""
-        since = progress.step - int(self.prompted_at)
-        if batch.unlabelled_image is None or (int(self.prompted_at) >= 0 and since < self.options.prompt_every):
+        if batch.unlabelled_image is None:
+            return False
+        last = int(self.prompted_at)
+        if last >= 0 and progress.step - last < self.options.prompt_every:
             return False
         self.prompter.load_state_dict(self.ema_teacher.state_dict())
         self.prompted_at.fill_(progress.step)

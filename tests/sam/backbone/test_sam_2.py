@@ -167,6 +167,14 @@ def test_a_file_that_lacks_a_weight_is_told(tmp_path: Path) -> None:
         load_folder(tmp_path / "sam2", "mine")
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_file_of_the_original_sam_2_is_told(tmp_path: Path, wrapped: bool) -> None:
+    state = {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(1)}
+    torch.save({"model": state} if wrapped else state, tmp_path / "sam2.1_hiera_tiny.pt")
+    with pytest.raises(InputError, match=r"a file of the original SAM 2 was found, .* sam=sam2_tiny"):
+        load_sam(str(tmp_path / "sam2.1_hiera_tiny.pt"))
+
+
 def test_a_sam_3_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "sam3_tracker"}')
     with pytest.raises(InputError, match=r"a SAM 3 \('sam3_tracker'\) was found, but expected a SAM or SAM 2"):

@@ -23,6 +23,8 @@ from knowsam.sam.loading.tiny_vit import classifier_keys, is_tiny_vit, read_size
 
 ORIGINALS = "state dict of an original SAM, SAM-HQ, MedSAM, SAM-Med2D, LiteMedSAM or MobileSAM"
 FIRST_KEY = "image_encoder.patch_embed.proj.weight"
+SAM_2_KEYS = "image_encoder.trunk."
+"""Beginning of names in the files of the original SAM 2, which are not read."""
 POSITIONS = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 BRANCH = "image_encoder.blocks.0.Adapter.channel.0.weight"
 HQ_FEATURES = "mask_decoder.compress_vit_feat.0.weight"
@@ -163,6 +165,12 @@ def _state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             state = state[inner[0]]
     prefix = _prefix(state)
     if prefix is None:
+        inner_names = [key for value in state.values() if isinstance(value, Mapping) for key in value]
+        if any(str(key).startswith(SAM_2_KEYS) for key in [*state, *inner_names]):
+            raise InputError(
+                f"{path}: a file of the original SAM 2 was found, but expected the folder of a Hugging Face Sam2Model;"
+                " give such a folder, or use sam=sam2_tiny to sam2_large."
+            )
         names = ", ".join([str(key) for key in state][:3]) or type(loaded).__name__
         raise InputError(
             f"{path}: {names} and no '{FIRST_KEY}' were found, but expected the {ORIGINALS}; give such a file, or the"
