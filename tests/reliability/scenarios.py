@@ -221,18 +221,41 @@ def _pretrain(inputs: Path, out: Path) -> Ended:
     from knowsam.sam.pretrain import loop
     from knowsam.sam.pretrain.steps import PretrainConfig
 
-    names = list(PretrainConfig.__dataclass_fields__)
-    defaults = list(PretrainConfig.__init__.__defaults__ or ())  # type: ignore[misc]
-    defaults[names.index("check_every")] = 1
-    PretrainConfig.__init__.__defaults__ = tuple(defaults)  # type: ignore[misc]
+    _check_every_step(PretrainConfig)
     loop.held_out_scores = lambda *given: {"iou_given_mask": 0.5, "iou_mask": 0.5}  # half a minute of nothing else
     return knowsam(
         "sam", "pretrain", "--out", str(out), "--steps", "2", "--images", "1", "--prompts", "1", "--sizes", "96", "-q"
     )
 
 
-def _pretrain_differences(out: Path, whole: Path) -> Differences:
-    wrong = file_differences(out, whole, same=("*.safetensors", "config.json", "pretrain.json"))
+def _check_every_step(settings: type) -> None:
+    """Change the default of a dataclass, which its command has no option for."""
+    names = list(settings.__dataclass_fields__)  # type: ignore[attr-defined]
+    defaults = list(settings.__init__.__defaults__)  # type: ignore[misc]
+    # Those without a default come first.
+    defaults[names.index("check_every") - len(names)] = 1
+    settings.__init__.__defaults__ = tuple(defaults)  # type: ignore[misc]
+
+
+def _data_and_teacher(inputs: Path) -> None:
+    from support.tiny_vit_sams import save_tiny_vit
+
+    _data(inputs)
+    save_tiny_vit(inputs / "teacher.pth")
+
+
+def _distil(inputs: Path, out: Path) -> Ended:
+    from knowsam.sam.distil.settings import DistilConfig
+
+    _check_every_step(DistilConfig)
+    return knowsam(
+        "sam", "distil", "--images", str(inputs / "data"), "--out", str(out), "--teacher", str(inputs / "teacher.pth"),
+        "--size", "32", "--steps", "2", "--batch", "2", "-q",
+    )  # fmt: skip
+
+
+def _made_sam_differences(out: Path, whole: Path) -> Differences:
+    wrong = file_differences(out, whole, same=("*.safetensors", "config.json", "pretrain.json", "distil.json"))
     return wrong or ([] if measured(out) == measured(whole) else ["metrics.jsonl differs"])
 
 
@@ -247,7 +270,8 @@ SCENARIOS = {
     "predict": again(_predict),
     "export": Scenario(_data_run_and_program, _export, _export, file_differences, imports=WITHOUT_ONNXRUNTIME),
     "compare": Scenario(_data, _compare, _compare, _compare_differences),
-    "sam pretrain": Scenario(_data, _pretrain, _pretrain, _pretrain_differences),
+    "sam pretrain": Scenario(_data, _pretrain, _pretrain, _made_sam_differences),
+    "sam distil": Scenario(_data_and_teacher, _distil, _distil, _made_sam_differences),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ import pytest
 from knowsam.errors import InputError
 from reliability.fuzz import Report, Target, mutate, run
 from reliability.fuzz_targets import all_targets, reader_targets
+from reliability.ledger import Ledger, current_folder
 
 pytestmark = pytest.mark.subprocess
-MINUTES = float(os.environ.get("KNOWSAM_FUZZ_MINUTES", "10"))
-"""Of `make torture`."""
+BLOCKS, FILES = 20, 5000
+"""Of `make torture`: 100,000 files."""
 
 
 @pytest.fixture
@@ -42,11 +42,15 @@ def test_mutated_images_and_masks(here: Path) -> None:
 
 
 @pytest.mark.torture
-def test_mutated_files_of_every_kind_for_minutes(here: Path) -> None:
-    end = time.monotonic() + 60 * MINUTES
-    report = run(all_targets(here), here, seed=int(time.time()), stop=lambda _: time.monotonic() > end)
-    print(report)
-    assert not report.findings, str(report)
+@pytest.mark.parametrize("seed", range(BLOCKS))
+def test_mutated_files_of_every_kind(seed: int, here: Path) -> None:
+    folder = current_folder()
+
+    def act() -> list[str]:
+        report = run(all_targets(here), here, seed, stop=files(FILES), keep=folder / "files")
+        return [] if not report.findings else str(report).splitlines()
+
+    assert not Ledger(folder / "mutated files.jsonl").attempt(f"seed {seed}", act, FILES)
 
 
 def test_the_same_seed_gives_the_same_files() -> None:

@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 from knowsam.errors import InputError
 from knowsam.runs.folder import RunFolder
+from knowsam.runs.lock import folder_lock
 from knowsam.sam import SamDistillation
 from knowsam.sam.backbone.student import student_of
+from knowsam.sam.distil import loop
 from knowsam.sam.distil.loop import distil
 from knowsam.sam.distil.phases import (
     decoder_loss,
@@ -133,6 +135,49 @@ def test_a_stopped_distillation_goes_on_to_the_same_weights_and_is_a_sam(images:
     assert torch.equal(state["vision_encoder.join.weight"], whole["vision_encoder.join.weight"])
     assert not any("stages" in key for key in whole)  # nothing of the teacher's encoder
     assert sam.teacher(torch.rand(2, 1, SIDE, SIDE), torch.randn(2, 2, SIDE, SIDE)).shape == (2, 2, SIDE, SIDE)
+
+
+def test_one_process_at_a_time_distils_into_a_folder(images: Path, tmp_path: Path) -> None:
+    with folder_lock(tmp_path / "run"), pytest.raises(InputError, match="another process is at work there"):
+        distil(config(images), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_that_was_killed_gets_what_it_lacks(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(*given: object) -> None:
+        raise KilledError
+
+    run, weights = RunFolder(tmp_path / "run"), tmp_path / "run" / "model.safetensors"
+    for name in ("save_progress", "write_sam"):  # before the first checkpoint; after it
+        with monkeypatch.context() as patch, pytest.raises(KilledError):
+            patch.setattr(loop, name, kill)
+            distil(config(images), run.path, quiet=True)
+        assert run.checkpoint.exists() == (name == "write_sam")
+    assert distil(config(images), run.path, quiet=True)
+    assert [record["step"] for record in run.read_metrics()] == [4, 8]
+    weights.unlink()
+    assert distil(config(images), run.path, quiet=True)
+    assert weights.exists()
+    run.checkpoint.unlink()
+    with pytest.raises(InputError, match="no checkpoint was found, but expected one of this distillation"):
+        distil(config(images), run.path, quiet=True)
+
+
+def test_weights_that_are_not_finite_replace_nothing(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any) -> Any:
+        sam = student_of(*given)
+        next(iter(sam.mask_decoder.parameters())).data.fill_(float("nan"))
+        return sam
+
+    monkeypatch.setattr(loop, "student_of", broken)
+    with pytest.raises(InputError, match=r"at step 1 the weight sam\.mask_decoder\..* was not finite"):
+        distil(config(images, check_every=1), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 @pytest.mark.slow

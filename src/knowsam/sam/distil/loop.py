@@ -16,17 +16,18 @@ from knowsam.errors import InputError
 from knowsam.functional.schedules import linear_decay
 from knowsam.io import read_image
 from knowsam.presentation.console import make_bar, make_console
-from knowsam.runs.checkpoint import load_checkpoint, save_checkpoint
+from knowsam.runs.checkpoint import load_checkpoint
 from knowsam.runs.device import resolve_device
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
+from knowsam.runs.lock import folder_lock
 from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.backbone.student import MODEL_TYPE, student_of
 from knowsam.sam.distil.phases import decoder_loss, decoder_parameters, encoder_loss, encoder_parameters
 from knowsam.sam.distil.settings import DistilConfig
 from knowsam.sam.loading.build import load_sam
 from knowsam.sam.loading.resize import resize_input
-from knowsam.sam.loading.write import write_sam
+from knowsam.sam.loading.write import save_progress, write_sam
 from knowsam.sam.pretrain.promptable import PromptableSam
 from knowsam.storage import is_unused, read_json, write_json
 
@@ -51,8 +52,14 @@ def distil(
         Whether all steps are done.
 
     Raises:
-        InputError: If the folder holds something else, there are no images, or the teacher cannot be used.
+        InputError: If the folder holds something else, another process is at work there, there are no images, or the
+            teacher cannot be used.
     """
+    with folder_lock(out):
+        return _distil(config, out, quiet, asked_to_stop)
+
+
+def _distil(config: DistilConfig, out: Path, quiet: bool, asked_to_stop: Callable[[], bool]) -> bool:
     run = _Distillation(config, out)
     console = make_console(stderr=True, quiet=quiet)
     with make_bar(console, "distilling", "bar", "count", "elapsed", "left", "remaining", "{task.fields[score]}") as bar:
@@ -107,13 +114,7 @@ class _Distillation:
             for parameters in (encoder_parameters, decoder_parameters)
         ]
         self.step = 0
-        if self.folder.checkpoint.exists():
-            state = load_checkpoint(self.folder.checkpoint)
-            self.student.load_state_dict(state["student"])
-            for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
-                optimiser.load_state_dict(kept)
-            self.step = state["step"]
-            self.folder.forget_after(self.step)
+        self._restore()
 
     def _begin(self, sha256: str | None) -> None:
         """Write the settings of a new folder, or compare those of an old one."""
@@ -136,6 +137,25 @@ class _Distillation:
                 " earlier call; choose another."
             )
         write_json(path / SETTINGS, {"settings": settings, "teacher_sha256": sha256, **describe_environment()})
+
+    def _restore(self) -> None:
+        """Go on from the checkpoint; without one, forget what was measured before it was to be written."""
+        if not self.folder.checkpoint.exists():
+            measured = self.folder.read_metrics() if self.folder.metrics.exists() else []
+            if (step := max((record["step"] for record in measured), default=0)) > self.config.check_every:
+                raise InputError(
+                    f"{self.folder.checkpoint}: no checkpoint was found, but expected one of this distillation, which"
+                    f" has come to step {step}; restore it, or choose a new folder."
+                )
+            self.folder.metrics.unlink(missing_ok=True)
+            return
+        state = load_checkpoint(self.folder.checkpoint)
+        self.student.load_state_dict(state["student"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
+        self.step = state["step"]
+        self.folder.forget_after(self.step)
+        self._write()  # it may have been killed after its checkpoint and before this
 
     @torch.no_grad()
     def _embed(self) -> Tensor:
@@ -193,7 +213,10 @@ class _Distillation:
             "step": self.step, "student": self.student.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }  # fmt: skip
-        save_checkpoint(self.folder.checkpoint, state)
+        save_progress(self.folder, state, [self.student])
+        self._write()
+
+    def _write(self) -> None:
         write_sam(self.student.sam, self.folder.path, MODEL_TYPE, torch.float32)
 
 
