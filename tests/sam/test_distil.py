@@ -152,9 +152,10 @@ def test_one_that_was_killed_gets_what_it_lacks(images: Path, tmp_path: Path, mo
 
     run, weights = RunFolder(tmp_path / "run"), tmp_path / "run" / "model.safetensors"
     for name in ("save_progress", "write_sam"):  # before the first checkpoint; after it
-        with monkeypatch.context() as patch, pytest.raises(KilledError):
+        with monkeypatch.context() as patch:
             patch.setattr(loop, name, kill)
-            distil(config(images), run.path, quiet=True)
+            with pytest.raises(KilledError):
+                distil(config(images), run.path, quiet=True)
         assert run.checkpoint.exists() == (name == "write_sam")
     assert distil(config(images), run.path, quiet=True)
     assert [record["step"] for record in run.read_metrics()] == [4, 8]

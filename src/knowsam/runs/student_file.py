@@ -98,8 +98,8 @@ class StudentInfo:
 def unreadable_header(path: Path, error: Exception) -> InputError:
     """The sentence for a file whose header is none of ours."""
     return InputError(
-        f"{path}: a header was found that cannot be read ({type(error).__name__}: {reason_of(error)}), but expected what"
-        " `knowsam train` wrote; restore the file."
+        f"{path}: a header was found that cannot be read ({type(error).__name__}: {reason_of(error)}), but expected"
+        " what `knowsam train` wrote; restore the file."
     )
 
 
