@@ -1,6 +1,6 @@
 """What it costs to read HDF5 files in a process that may die, against reading them in this one.
 
-    python benchmarks/reader.py --rounds 30
+python benchmarks/reader.py --rounds 30
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from measure import keep, parser, show, spread, take_turns
 
 from knowsam.io.apart import read_apart
 from knowsam.io.hdf5 import read_dataset
+from measure import keep, parser, show, spread, take_turns
 
 FUNCTION = "knowsam.io.hdf5:read_dataset"
 SHAPES = {"256 x 256": (256, 256), "512 x 512": (512, 512), "volume of 256 x 256 x 64": (256, 256, 64)}

@@ -30,8 +30,14 @@ from faults import ERRORS, Fault, Operation, Watch, lose_power, possible, read_t
 from ledger import Ledger
 from scenarios import SCENARIOS, Ended, Scenario
 
+from knowsam.networks.registry import NETWORKS
+from knowsam.storage import is_alive
+from support.exports import SHALLOW
+
 ALLOWED = (0, 1, 2)
 """Exit codes after an error of the system: 70 is a traceback."""
+PREFIX = "knowsam-torture-"
+"""Of temporary folders; the number of their process follows, so that those of a dead one can be removed."""
 KILLED = (-signal.SIGKILL, -signal.SIGXFSZ)
 
 
@@ -70,6 +76,7 @@ class Bench:
         self.scenario: Scenario = SCENARIOS[name]
         self.root, self.inputs, self.whole = root, root / "inputs", root / "whole"
         self.inputs.mkdir(parents=True)
+        NETWORKS.own.update(SHALLOW)
         require(in_a_fork(lambda: self.scenario.prepare(self.inputs) or Ended(0, "")))
         # Under the name that all others have, too: it stands in files.
         self.out, self.trace = root / "out", root / "trace"
@@ -184,7 +191,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ledger", type=Path, help="file of what was tried already, which is added to")
     given = parser.parse_args(arguments)
-    root = Path(tempfile.mkdtemp(prefix="knowsam-torture-"))
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if not is_alive(int(left.name.removeprefix(PREFIX).split("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     try:
         print(json.dumps(torture(given, root)))
     finally:

@@ -364,8 +364,11 @@ def _place(error: BaseException) -> str:
 def main() -> None:
     """Read mutated files for some seconds and print what came out."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from knowsam.networks.registry import NETWORKS
     from reliability.fuzz_targets import all_targets
+    from support.exports import SHALLOW
 
+    NETWORKS.own.update(SHALLOW)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--files", type=int, default=10**9)

@@ -152,6 +152,18 @@ def _data_and_run(inputs: Path) -> None:
     assert ended.code == 0, ended.err
 
 
+def _data_and_sam(inputs: Path) -> None:
+    from support.small_sam import small_sam
+
+    _data(inputs)
+    small_sam().save_pretrained(inputs / "sam")
+
+
+def _train_with_sam(inputs: Path, out: Path) -> Ended:
+    settings = ("--method", "knowsam", "--sam", str(inputs / "sam"), "train.report=false", "train.ema=0.9")
+    return train(*settings, steps=2)(inputs, out)
+
+
 def again(start: Callable[[Path, Path], Ended]) -> Scenario:
     """A command that is simply repeated, on a run, with an output that has no times in it."""
     return Scenario(_data_and_run, start, start, file_differences)
@@ -261,11 +273,10 @@ def _made_sam_differences(out: Path, whole: Path) -> Differences:
 
 SUPERVISED = train("--method", "supervised", "sam=none")
 UNVALIDATED = train("--method", "supervised", "sam=none", "data.val_fraction=0", "train.report=false")
-WITH_SAM = train("--method", "knowsam", "--sam", "tiny", "train.report=false", "train.ema=0.9", steps=2)
 SCENARIOS = {
     "train": Scenario(_data, SUPERVISED, resumed(SUPERVISED), run_differences),
     "train without validation": Scenario(_data, UNVALIDATED, resumed(UNVALIDATED), run_differences),
-    "train with SAM": Scenario(_data, WITH_SAM, resumed(WITH_SAM), run_differences),
+    "train with SAM": Scenario(_data_and_sam, _train_with_sam, resumed(_train_with_sam), run_differences),
     "train longer": Scenario(_data_and_run, _extend, _extend, run_differences, begins_with="run"),
     "predict": again(_predict),
     "export": Scenario(_data_run_and_program, _export, _export, file_differences, imports=WITHOUT_ONNXRUNTIME),

@@ -22,13 +22,6 @@ BLOCKS, FILES = 20, 5000
 """Of `make torture`: 100,000 files."""
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where code that a file runs would leave its canary."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def files(number: int) -> Callable[[int], bool]:
     return lambda done: done >= number
 
