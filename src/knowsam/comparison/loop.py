@@ -20,7 +20,7 @@ from knowsam.data.folder import DataFolder
 from knowsam.data.leaks import leak_warnings
 from knowsam.data.split import Split
 from knowsam.errors import InputError
-from knowsam.runs.lock import folder_lock
+from knowsam.runs.lock import clear_lock, folder_lock
 
 POLL_S = 1.0
 Runner = Callable[[CellJob, Callable[[], bool], Callable[[], None]], int]
@@ -148,7 +148,9 @@ def _do_cells(
         outcome = Outcome.read(folder.cell(cell))
         if outcome is None or outcome.status == "failed":
             open_cells.append(cell)
-        elif outcome.seconds is not None:
+            continue
+        clear_lock(folder.cell(cell))
+        if outcome.seconds is not None:
             took[cell] = outcome.seconds
     total, done = len(grid.cells), len(grid.cells) - len(open_cells)
     display.start(total, done)
