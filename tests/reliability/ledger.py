@@ -2,14 +2,16 @@
 
     python tests/reliability/ledger.py
 
-prints what was tried of the source as it is now: a change of the source begins anew. A file for each part, in it a line
-of JSON for each thing tried.
+prints what was tried of the source as it is now: a change of the source begins anew, unless `KNOWSAM_TORTURE` in the
+environment names the folder of ledgers to go on with. A file for each part, in it a line of JSON for each thing tried.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,9 @@ Findings = list[str]
 
 
 def current_folder() -> Path:
-    """Where the ledgers of the source as it is now are kept."""
+    """Where the ledgers of the source as it is now are kept, or those that the environment names."""
+    if named := os.environ.get("KNOWSAM_TORTURE"):
+        return Path(named).resolve()
     digest = hashlib.sha256()
     for path in sorted((ROOT / "src" / "knowsam").rglob("*.py")):
         digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
@@ -50,15 +54,16 @@ class Ledger:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "files": files, "wrong": wrong}) + "\n")
+                # A new line first: the last one may be cut.
+                file.write("\n" + json.dumps({"key": key, "files": files, "wrong": wrong}))
         return wrong
 
 
 def read_entries(path: Path) -> dict[str, tuple[int, Findings]]:
-    """What was tried -> as how many things it counts, and what was wrong the last time; the last line may be cut."""
+    """What was tried -> as how many things it counts, and what was wrong the last time; a line may be cut."""
     entries = {}
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():
-        if line.endswith("\n"):
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
             entry = json.loads(line)
             entries[entry["key"]] = entry["files"], entry["wrong"]
     return entries
