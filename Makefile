@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo "make demo    train on real brain MRI, predict, score, draw; then look into $(DEMO)/"
 	@echo "make test    lint, types, all tests: minutes;  make test-fast  the same without the slow ones"
-	@echo "make torture kills, full disks, power cuts, broken files: an hour or more"
+	@echo "make torture kills, full disks, power cuts, broken files: an hour; given again, it goes on"
 	@echo "make lint    lint and types alone;  make format  puts the code in order"
 	@echo "make clean   remove .venv, $(DEMO) and all caches"
 
@@ -46,13 +46,13 @@ test: lint
 test-fast: lint
 	@$(BIN)/pytest -n 2 -m "not slow and not subprocess and not torture" --durations=10 --durations-min=1.5
 
-# Every fault of the machine and every kind of broken file that we can make: docs/reliability.md.
+# Every fault of the machine and every kind of broken file that we can make: docs/reliability.md. Interrupted, it goes on.
 torture: .venv/.installed
-	@$(BIN)/pytest -n 2 -m torture tests/reliability
+	@$(BIN)/pytest -n 2 -m torture tests/reliability; ended=$$?; $(PYTHON) tests/reliability/ledger.py; exit $$ended
 
 format: .venv/.installed
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
 clean:
-	rm -rf .venv $(DEMO) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .torture $(DEMO) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from knowsam.errors import InputError
 from support.cli import knowsam, one_sentence
 from support.folders import make_folder, make_image, save_picture
 
@@ -107,3 +109,9 @@ def test_a_single_input_that_is_no_file_is_named(
         ended = knowsam(capsys, "predict", run, mixed / f"{name}.png", "--out", tmp_path / "out")
         assert ended.code == 2
         assert said in one_sentence(ended.err)
+
+
+def test_a_name_with_line_ends_leaves_a_sentence_one_line() -> None:
+    error = InputError("a.pth: 1 keys unused (llections\nOrdered\r\nDict) were found.")
+    assert str(error) == r"a.pth: 1 keys unused (llections\nOrdered\r\nDict) were found."
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -13,7 +13,13 @@ class InputError(ValueError):
     """Bad input, described in one sentence: which file, what was found, what was expected, what to do.
 
     The command line prints the sentence and ends with exit code 2; from Python it is a `ValueError`.
+
+    Args:
+        sentence: It may hold names out of files: their line ends are shown, so that it stays one line.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence.replace("\r", "\\r").replace("\n", "\\n"))
 
 
 def os_error_sentence(error: OSError, path: object = None) -> str:

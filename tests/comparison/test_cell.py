@@ -24,6 +24,7 @@ from knowsam.inference.files import predict_files
 from knowsam.inference.predictor import Predictor
 from knowsam.runs.checkpoint import load_checkpoint
 from knowsam.runs.lock import folder_lock
+from knowsam.storage import LOCK_FILE
 from knowsam.training.run import train
 from support.comparisons import in_this_process
 from support.folders import make_folder
@@ -115,6 +116,9 @@ def test_a_run_that_was_killed_after_its_last_step_is_only_scored(data: Path) ->
     assert (outcome.status, outcome.part, outcome.peak_mb) == ("done", "test", None)
     assert folder.run(cell).checkpoint.stat().st_mtime_ns == before
     assert folder.run(cell).calibration.exists()
+    (order.run / LOCK_FILE).touch()  # killed before it let go
+    assert do_cell(order, quiet=True)
+    assert not (order.run / LOCK_FILE).exists()
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(data: Path) -> None:

@@ -18,6 +18,7 @@ from knowsam.errors import InputError
 from knowsam.methods.registry import METHODS
 from knowsam.methods.supervised import Supervised
 from knowsam.runs.lock import folder_lock
+from knowsam.storage import LOCK_FILE
 from support.cli import knowsam
 from support.comparisons import FakeRunner, write_cell
 from support.folders import make_folder
@@ -167,6 +168,14 @@ def test_two_calls_at_once_are_refused(data: Path) -> None:
     out.mkdir()
     with folder_lock(out), pytest.raises(InputError, match="another process is at work there"):
         do(data, FakeRunner())
+
+
+def test_the_lock_of_a_dead_process_does_not_stay_in_a_finished_cell(data: Path) -> None:
+    do(data, FakeRunner())
+    lock = data.parent / "out" / "cells" / NAMES[0] / LOCK_FILE
+    lock.touch()
+    do(data, FakeRunner())
+    assert not lock.exists()
 
 
 def test_a_method_that_another_process_cannot_find_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

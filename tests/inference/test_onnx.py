@@ -21,12 +21,12 @@ from support.folders import make_image, save_nifti, save_picture
 Capture = pytest.CaptureFixture[str]
 
 
-def save_onnx(path: Path, **metadata: str) -> Path:
-    """Writes an ONNX file that returns its input, with this metadata."""
+def save_onnx(path: Path, operation: str = "Identity", output: str = "out", **metadata: str) -> Path:
+    """Writes an ONNX file that does this with its input, with this metadata."""
     onnx = pytest.importorskip("onnx")
     shape = ["batch", 1, "height", "width"]
-    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("image", "out")]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["image"], ["out"])], "g", values[:1], values[1:])
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("image", output)]
+    graph = onnx.helper.make_graph([onnx.helper.make_node(operation, ["image"], [output])], "g", values[:1], values[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     onnx.helper.set_model_props(model, metadata)
     onnx.save(model, path)
@@ -90,6 +90,33 @@ def test_an_onnx_file_of_a_later_format_is_named(tmp_path: Path) -> None:
     header = json.dumps({"format": 99, "version": "9.0"})
     with pytest.raises(InputError, match=r"later\.onnx: format 99 was found.* version that wrote it \(9\.0\)"):
         Predictor(save_onnx(tmp_path / "later.onnx", knowsam=header))
+
+
+def test_a_header_of_an_onnx_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cut\.onnx: a header was found that cannot be read"):
+        Predictor(save_onnx(tmp_path / "cut.onnx", knowsam='{"format": '))
+    with pytest.raises(InputError, match=r"list\.onnx: a header was found that cannot be read"):
+        Predictor(save_onnx(tmp_path / "list.onnx", knowsam="[]"))
+
+
+def test_metadata_that_are_no_text_are_one_sentence(tmp_path: Path, capsys: Capture) -> None:
+    path = save_onnx(tmp_path / "bytes.onnx", author="somebody")
+    path.write_bytes(path.read_bytes().replace(b"somebody", b"someb\xff\xfey"))
+    with pytest.raises(InputError, match=r"bytes\.onnx"):
+        Predictor(path)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("operation", "output"), [("Identity", "out"), ("Identity", "probabilities"), ("Log", "probabilities")]
+)
+def test_what_an_onnx_file_gives_must_be_probabilities(
+    operation: str, output: str, exported: ExportedFile, tmp_path: Path
+) -> None:
+    header = json.dumps(load_onnx_student(exported.onnx)[1].to_json())
+    predictor = Predictor(save_onnx(tmp_path / "other.onnx", operation, output, knowsam=header))
+    with pytest.raises(InputError, match=r"other\.onnx: "):
+        predictor.predict(np.zeros((40, 50), np.uint8))
 
 
 def test_an_onnx_file_that_is_not_there_is_named(tmp_path: Path) -> None:

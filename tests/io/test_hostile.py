@@ -6,6 +6,7 @@ import errno
 import gzip
 import os
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,26 @@ def test_a_unit_that_stands_for_nothing_is_refused(tmp_path: Path) -> None:
     content[123] = 7
     path.write_bytes(content)
     assert "7 for the unit of distances" in refusal(path)
+
+
+@pytest.mark.parametrize("size", [2_000_000_000, -16])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_an_extension_of_a_header_takes_no_memory_that_it_does_not_need(size: int, suffix: str, tmp_path: Path) -> None:
+    save_nifti(tmp_path / "a.nii", make_image((4, 5, 6)).astype(np.int16))
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[348] = 1  # there are extensions
+    content[108:112] = struct.pack("<f", 2e9)  # and the voxels lie behind them
+    content[352:360] = struct.pack("<ii", size, 4)
+    path = tmp_path / f"hostile{suffix}"
+    content += bytes(1 << 26)
+    path.write_bytes(gzip.compress(content, 1) if suffix.endswith("gz") else content)
+    del content
+    tracemalloc.start()
+    try:
+        refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()
 
 
 def test_cifti_and_analyze_are_no_nifti(tmp_path: Path) -> None:

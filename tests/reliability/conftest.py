@@ -1,19 +1,19 @@
-"""What the torture tried: one line for each kind at the end of a run of the tests."""
+"""For tests that mutate files."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+
+import pytest
+
+from knowsam.networks.registry import NETWORKS
+from support.exports import SHALLOW
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Add up what tests noted with `record_property("torture", (what, kind, tried, findings))`."""
-    sums: dict[tuple[str, str], tuple[int, int]] = {}
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, noted in getattr(report, "user_properties", []):
-                if name == "torture" and getattr(report, "when", "") == "call":
-                    what, kind, tried, findings = noted
-                    before = sums.get((what, kind), (0, 0))
-                    sums[what, kind] = before[0] + tried, before[1] + findings
-    for (what, kind), (tried, findings) in sorted(sums.items()):
-        terminalreporter.write_line(f"{what}, {kind}: {tried} tried, {findings} did not hold")
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where code that a file runs would leave its canary; runs made there have a small network."""
+    monkeypatch.chdir(tmp_path)
+    for name, network in SHALLOW.items():
+        monkeypatch.setitem(NETWORKS.own, name, network)
+    return tmp_path

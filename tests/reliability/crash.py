@@ -4,13 +4,15 @@
     python tests/reliability/crash.py "train longer" --kills 100
     python tests/reliability/crash.py compare --pairs 5
 
-Prints one line of JSON: `{"tried": N, "findings": [...]}`. What is heavy is imported once;
-the processes are forks of this one.
+Prints one line of JSON: `{"tried": N, "findings": [...]}`. The command is run once in this process, so that the forks
+of it, in which the faults happen, have at once what a new process spends most of its time on.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib
 import json
 import os
 import random
@@ -24,11 +26,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from faults import ERRORS, Fault, Watch, lose_power, possible, read_trace
+from faults import ERRORS, Fault, Operation, Watch, lose_power, possible, read_trace
+from ledger import Ledger
 from scenarios import SCENARIOS, Ended, Scenario
+
+from knowsam.networks.registry import NETWORKS
+from knowsam.storage import is_alive
+from support.exports import SHALLOW
 
 ALLOWED = (0, 1, 2)
 """Exit codes after an error of the system: 70 is a traceback."""
+PREFIX = "knowsam-torture-"
+"""Of temporary folders; the number of their process follows, so that those of a dead one can be removed."""
 KILLED = (-signal.SIGKILL, -signal.SIGXFSZ)
 
 
@@ -67,15 +76,33 @@ class Bench:
         self.scenario: Scenario = SCENARIOS[name]
         self.root, self.inputs, self.whole = root, root / "inputs", root / "whole"
         self.inputs.mkdir(parents=True)
+        NETWORKS.own.update(SHALLOW)
         require(in_a_fork(lambda: self.scenario.prepare(self.inputs) or Ended(0, "")))
         # Under the name that all others have, too: it stands in files.
         self.out, self.trace = root / "out", root / "trace"
+        self.warm_up()
         self.fresh()
         started = time.monotonic()
         require(in_a_fork(lambda: self.watched(self.out, None)))
         self.seconds = time.monotonic() - started
         self.operations = read_trace(self.trace)
         self.out.rename(self.whole)
+
+    def warm_up(self) -> None:
+        """Import and build, in this process, what each of its forks would have to."""
+        for name in self.scenario.imports:
+            importlib.import_module(name)
+        if not self.scenario.imports:
+            self.fresh()
+            require(self.scenario.start(self.inputs, self.out))
+        gc.collect()
+        for _ in range(100):  # a thread that was let go needs a moment
+            if len(os.listdir("/proc/self/task")) == 1:
+                break
+            time.sleep(0.1)
+        else:
+            sys.exit("a thread was left, which a fork would lose")
+        gc.freeze()
 
     def fresh(self) -> None:
         """The output as it is before the command."""
@@ -153,17 +180,6 @@ def require(ended: Ended) -> None:
         sys.exit(f"ended with {ended.code}: {ended.err}")
 
 
-def warm_up() -> None:
-    """Import what all forks need."""
-    import matplotlib.figure  # noqa: F401
-
-    import knowsam.comparison.loop
-    import knowsam.inference.export
-    import knowsam.reporting.write
-    import knowsam.sam.pretrain.loop
-    import knowsam.training.run  # noqa: F401
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenario", choices=SCENARIOS)
@@ -173,9 +189,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=0, help="so many rounds of kills at random moments instead")
     parser.add_argument("--pairs", type=int, default=0, help="so many rounds of the command twice at once instead")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ledger", type=Path, help="file of what was tried already, which is added to")
     given = parser.parse_args(arguments)
-    warm_up()
-    root = Path(tempfile.mkdtemp(prefix="knowsam-torture-"))
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if not is_alive(int(left.name.removeprefix(PREFIX).split("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     try:
         print(json.dumps(torture(given, root)))
     finally:
@@ -184,34 +203,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def torture(given: argparse.Namespace, root: Path) -> dict[str, object]:
     """All faults that were asked for."""
-    bench = Bench(given.scenario, root)
+    bench, ledger = Bench(given.scenario, root), Ledger(given.ledger)
     undisturbed = bench.seconds
-    tried, findings = 0, []
+    tried: dict[str, list[str]] = {}
     for what, rounds, act in (("kills", given.kills, bench.killed_at_random), ("pair", given.pairs, bench.two_at_once)):
         for seed in range(given.seed, given.seed + rounds):
-            wrong = act(random.Random(seed), undisturbed)
-            tried += 1
-            findings += [f"{what} of seed {seed}: {one}" for one in wrong]
-    if tried:
-        return {"tried": tried, "findings": findings}
+            key = f"{what} of seed {seed}"
+            tried[key] = ledger.attempt(key, partial(act, random.Random(seed), undisturbed))
+    for fault, at in [] if tried else faults_of(given, bench):
+        key = f"{fault.kind} at {fault.number}, {at.what} {Path(at.path).name}"
+        tried[key] = ledger.attempt(f"{fault.kind} at {fault.number}", partial(bench.with_fault, fault, given.reads))
+    findings = [f"{key}: {one}" for key, wrong in tried.items() for one in wrong]
+    return {"operations": len(bench.operations), "tried": len(tried), "findings": findings}
+
+
+def faults_of(given: argparse.Namespace, bench: Bench) -> list[tuple[Fault, Operation]]:
+    """The faults that were asked for, each with the operation that it meets."""
     operations = bench.operations
     if given.reads:
         bench.fresh()
         require(in_a_fork(lambda: bench.watched(bench.inputs / bench.scenario.reads, None, reading=True)))
         operations = read_trace(bench.trace)
     faults = [
-        Fault(number, ERRORS[number % len(ERRORS)] if kind == "error" else kind)
+        (Fault(number, ERRORS[number % len(ERRORS)] if kind == "error" else kind), operation)
         for number, operation in enumerate(operations)
         for kind in (("error",) if given.reads else given.kinds.split(","))
         if possible(operation, kind)
     ]
     first, step = map(int, given.part.split("/"))
-    for fault in faults[first::step]:
-        wrong = bench.with_fault(fault, given.reads)
-        tried += 1
-        at = operations[fault.number]
-        findings += [f"{fault.kind} at {fault.number}, {at.what} {Path(at.path).name}: {one}" for one in wrong]
-    return {"operations": len(operations), "faults": len(faults), "tried": tried, "findings": findings}
+    return faults[first::step]
 
 
 if __name__ == "__main__":

@@ -75,6 +75,9 @@ class Watch:
     def start(self) -> None:
         """From here on operations are seen; there is no end."""
         os.fsync = self.fsync  # type: ignore[assignment]
+        # Here, because the operation may be one of a thread, in which Python changes no signal.
+        cut = self.fault is not None and self.fault.kind == "cut"
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL if cut else signal.SIG_IGN)
         sys.addaudithook(self)
 
     def fsync(self, descriptor: Any) -> None:
@@ -119,7 +122,6 @@ class Watch:
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault.kind in ("cut", "full"):
             there = os.path.getsize(operation.path) if os.path.isfile(operation.path) else 0
-            signal.signal(signal.SIGXFSZ, signal.SIG_DFL if fault.kind == "cut" else signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (there + BEYOND_BYTES, resource.RLIM_INFINITY))
         else:
             code = getattr(errno, fault.kind)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ from reliability.fuzz import Target
 from support.folders import make_image, make_label, orientation_tag, save_hdf5, save_nifti, save_picture
 
 SHAPE = (20, 24)
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def all_targets(folder: Path) -> list[Target]:
     """Every kind of file, valid ones written below `folder`."""
-    return [*reader_targets(folder), *run_targets(folder / "finished"), *sam_targets(folder / "sam")]
+    run = run_targets(folder / "finished")
+    return [*reader_targets(folder), *run, *sam_targets(folder / "sam"), *onnx_targets(folder / "finished" / "run")]
 
 
 def run_targets(folder: Path) -> list[Target]:
@@ -102,6 +106,37 @@ def _overrides(path: Path) -> str:
         return repr(resolve_config(parse_overrides(path.read_text("utf-8", "replace").splitlines())))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def onnx_targets(run: Path) -> list[Target]:
+    """A file that `knowsam export` wrote, for `predict` and for the example that reads it without this package."""
+    if find_spec("onnxruntime") is None or find_spec("onnxscript") is None:
+        return []
+    from knowsam.inference.export import export
+
+    exported = export(run, run.parent / "student.onnx").path
+    return [Target("onnx", [exported], _predict_onnx), Target("onnx:example", [exported], _example)]
+
+
+def _predict_onnx(path: Path) -> Any:
+    from knowsam.inference.predictor import Predictor
+
+    return Predictor(path).predict(make_image(SHAPE)).label
+
+
+def _example(path: Path) -> Any:
+    """Its errors are Python's; what counts is that there is one, in time and memory."""
+    from knowsam.errors import InputError
+
+    sys.path.insert(0, str(EXAMPLES))
+    from onnx_only import Model
+
+    try:
+        return Model(str(path)).segment(make_image(SHAPE))
+    except Exception as error:
+        raise InputError(f"{path}: {type(error).__name__}") from error
+    finally:
+        sys.path.remove(str(EXAMPLES))
 
 
 def sam_targets(folder: Path) -> list[Target]:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.folders import make_folder
 SMALL = ("--size", "32", "--batch", "2+2", "train.validate_every=2", "train.log_every=1", "-q")
 MAY_LACK = ("cost.json",)
 """Of a run that was killed after its last step nobody knows what it cost."""
+WITHOUT_ONNXRUNTIME = ("knowsam.cli", "knowsam.inference.export", "onnxscript")
 TIMES = ("seconds", "steps_per_s")
 Differences = list[str]
 
@@ -57,6 +59,7 @@ class Scenario:
         differences: What is not as in an undisturbed output: `(out, whole)`.
         reads: The folder below the inputs whose reading may fail, too.
         begins_with: The folder below the inputs that the output is a copy of at first; empty: there is none.
+        imports: What is imported before processes are forked, where running it once would leave a thread.
     """
 
     prepare: Callable[[Path], None]
@@ -65,6 +68,7 @@ class Scenario:
     differences: Callable[[Path, Path], Differences]
     reads: str = "data"
     begins_with: str = ""
+    imports: tuple[str, ...] = ()
 
 
 def train(*settings: str, steps: int = 4) -> Callable[[Path, Path], Ended]:
@@ -99,10 +103,16 @@ def run_differences(out: Path, whole: Path) -> Differences:
     wrong = file_differences(out, whole, same=("*.safetensors", "calibration.json", "split.json", "data.json"))
     if wrong:
         return wrong
-    states = [load_checkpoint(folder / "checkpoint.pt") for folder in (out, whole)]
-    if not _same(*states, torch.equal):
+    if not _same(load_checkpoint(out / "checkpoint.pt"), _kept_checkpoint(whole / "checkpoint.pt"), torch.equal):
         wrong.append("checkpoint.pt differs")
     return wrong + ([] if measured(out) == measured(whole) else ["metrics.jsonl differs"])
+
+
+@cache
+def _kept_checkpoint(path: Path) -> dict[str, Any]:
+    from knowsam.runs.checkpoint import load_checkpoint
+
+    return load_checkpoint(path)
 
 
 def measured(run: Path) -> list[dict[str, Any]]:
@@ -142,6 +152,18 @@ def _data_and_run(inputs: Path) -> None:
     assert ended.code == 0, ended.err
 
 
+def _data_and_sam(inputs: Path) -> None:
+    from support.small_sam import small_sam
+
+    _data(inputs)
+    small_sam().save_pretrained(inputs / "sam")
+
+
+def _train_with_sam(inputs: Path, out: Path) -> Ended:
+    settings = ("--method", "knowsam", "--sam", str(inputs / "sam"), "train.report=false", "train.ema=0.9")
+    return train(*settings, steps=2)(inputs, out)
+
+
 def again(start: Callable[[Path, Path], Ended]) -> Scenario:
     """A command that is simply repeated, on a run, with an output that has no times in it."""
     return Scenario(_data_and_run, start, start, file_differences)
@@ -157,7 +179,19 @@ def _predict(inputs: Path, out: Path) -> Ended:
     return knowsam("predict", str(inputs / "run"), images, "--out", str(out), "--overlay", "--uncertainty", "-q")
 
 
+def _data_run_and_program(inputs: Path) -> None:
+    _data_and_run(inputs)
+    ended = knowsam("export", str(inputs / "run"), "--to", str(inputs / "traced" / "student.onnx"), "-q")
+    assert ended.code == 0, ended.err
+
+
 def _export(inputs: Path, out: Path) -> Ended:
+    import onnx_ir
+    import torch
+
+    # Eight seconds without a file: what they come to is the same each time.
+    model = onnx_ir.load(inputs / "traced" / "student.onnx")
+    torch.onnx.export = lambda *given, **options: torch.onnx.ONNXProgram(model, None)
     return knowsam("export", str(inputs / "run"), "--to", str(out / "student.onnx"), "-q")
 
 
@@ -199,33 +233,56 @@ def _pretrain(inputs: Path, out: Path) -> Ended:
     from knowsam.sam.pretrain import loop
     from knowsam.sam.pretrain.steps import PretrainConfig
 
-    names = list(PretrainConfig.__dataclass_fields__)
-    defaults = list(PretrainConfig.__init__.__defaults__ or ())  # type: ignore[misc]
-    defaults[names.index("check_every")] = 1
-    PretrainConfig.__init__.__defaults__ = tuple(defaults)  # type: ignore[misc]
+    _check_every_step(PretrainConfig)
     loop.held_out_scores = lambda *given: {"iou_given_mask": 0.5, "iou_mask": 0.5}  # half a minute of nothing else
     return knowsam(
         "sam", "pretrain", "--out", str(out), "--steps", "2", "--images", "1", "--prompts", "1", "--sizes", "96", "-q"
     )
 
 
-def _pretrain_differences(out: Path, whole: Path) -> Differences:
-    wrong = file_differences(out, whole, same=("*.safetensors", "config.json", "pretrain.json"))
+def _check_every_step(settings: type) -> None:
+    """Change the default of a dataclass, which its command has no option for."""
+    names = list(settings.__dataclass_fields__)  # type: ignore[attr-defined]
+    defaults = list(settings.__init__.__defaults__)  # type: ignore[misc]
+    # Those without a default come first.
+    defaults[names.index("check_every") - len(names)] = 1
+    settings.__init__.__defaults__ = tuple(defaults)  # type: ignore[misc]
+
+
+def _data_and_teacher(inputs: Path) -> None:
+    from support.tiny_vit_sams import save_tiny_vit
+
+    _data(inputs)
+    save_tiny_vit(inputs / "teacher.pth")
+
+
+def _distil(inputs: Path, out: Path) -> Ended:
+    from knowsam.sam.distil.settings import DistilConfig
+
+    _check_every_step(DistilConfig)
+    return knowsam(
+        "sam", "distil", "--images", str(inputs / "data"), "--out", str(out), "--teacher", str(inputs / "teacher.pth"),
+        "--size", "32", "--steps", "2", "--batch", "2", "-q",
+    )  # fmt: skip
+
+
+def _made_sam_differences(out: Path, whole: Path) -> Differences:
+    wrong = file_differences(out, whole, same=("*.safetensors", "config.json", "pretrain.json", "distil.json"))
     return wrong or ([] if measured(out) == measured(whole) else ["metrics.jsonl differs"])
 
 
 SUPERVISED = train("--method", "supervised", "sam=none")
 UNVALIDATED = train("--method", "supervised", "sam=none", "data.val_fraction=0", "train.report=false")
-WITH_SAM = train("--method", "knowsam", "--sam", "tiny", "train.report=false", "train.ema=0.9", steps=2)
 SCENARIOS = {
     "train": Scenario(_data, SUPERVISED, resumed(SUPERVISED), run_differences),
     "train without validation": Scenario(_data, UNVALIDATED, resumed(UNVALIDATED), run_differences),
-    "train with SAM": Scenario(_data, WITH_SAM, resumed(WITH_SAM), run_differences),
+    "train with SAM": Scenario(_data_and_sam, _train_with_sam, resumed(_train_with_sam), run_differences),
     "train longer": Scenario(_data_and_run, _extend, _extend, run_differences, begins_with="run"),
     "predict": again(_predict),
-    "export": again(_export),
+    "export": Scenario(_data_run_and_program, _export, _export, file_differences, imports=WITHOUT_ONNXRUNTIME),
     "compare": Scenario(_data, _compare, _compare, _compare_differences),
-    "sam pretrain": Scenario(_data, _pretrain, _pretrain, _pretrain_differences),
+    "sam pretrain": Scenario(_data, _pretrain, _pretrain, _made_sam_differences),
+    "sam distil": Scenario(_data_and_teacher, _distil, _distil, _made_sam_differences),
 }
 
 

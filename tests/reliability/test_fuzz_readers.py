@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,11 @@ import pytest
 from knowsam.errors import InputError
 from reliability.fuzz import Report, Target, mutate, run
 from reliability.fuzz_targets import all_targets, reader_targets
+from reliability.ledger import Ledger, current_folder
 
 pytestmark = pytest.mark.subprocess
-MINUTES = float(os.environ.get("KNOWSAM_FUZZ_MINUTES", "10"))
-"""Of `make torture`."""
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where code that a file runs would leave its canary."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+BLOCKS, FILES = 50, 2000
+"""Of `make torture`: 100,000 files."""
 
 
 def files(number: int) -> Callable[[int], bool]:
@@ -42,11 +35,15 @@ def test_mutated_images_and_masks(here: Path) -> None:
 
 
 @pytest.mark.torture
-def test_mutated_files_of_every_kind_for_minutes(here: Path) -> None:
-    end = time.monotonic() + 60 * MINUTES
-    report = run(all_targets(here), here, seed=int(time.time()), stop=lambda _: time.monotonic() > end)
-    print(report)
-    assert not report.findings, str(report)
+@pytest.mark.parametrize("seed", range(BLOCKS))
+def test_mutated_files_of_every_kind(seed: int, here: Path) -> None:
+    folder = current_folder()
+
+    def act() -> list[str]:
+        report = run(all_targets(here), here, seed, stop=files(FILES), keep=folder / "files")
+        return [line for line in str(report).splitlines() if line.startswith("FINDING")]
+
+    assert not Ledger(folder / "mutated files.jsonl").attempt(f"seed {seed}", act, FILES)
 
 
 def test_the_same_seed_gives_the_same_files() -> None:
@@ -92,8 +89,8 @@ def _code(path: Path) -> int:
     return 1
 
 
-def _many_lines(path: Path) -> int:
-    raise InputError(f"{path}: a\nb")
+def _many_words(path: Path) -> int:
+    raise InputError(f"{path}: {'a ' * 1000}")
 
 
 def _of_nothing(path: Path) -> int:
@@ -107,7 +104,7 @@ def _of_nothing(path: Path) -> int:
         (_die, "the process ended with signal 9"),
         (_swell, "more memory than is allowed"),
         (_code, "ran code"),
-        (_many_lines, "many lines"),
+        (_many_words, "a long sentence"),
         (_of_nothing, "does not name the file"),
     ],
 )

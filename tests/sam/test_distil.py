@@ -17,9 +17,11 @@ from knowsam.data.folder import scan_folder
 from knowsam.data.split import make_split
 from knowsam.errors import InputError
 from knowsam.runs.folder import RunFolder
+from knowsam.runs.lock import folder_lock
 from knowsam.sam import SamDistillation
 from knowsam.sam.backbone.student import student_of
 from knowsam.sam.backbone.tiny import read_config, tiny_sam
+from knowsam.sam.distil import loop, students
 from knowsam.sam.distil.cache import maps_of
 from knowsam.sam.distil.images import read_images
 from knowsam.sam.distil.loop import distil, parameter_line
@@ -329,6 +331,36 @@ def test_phase_a_reads_no_mask(images: Path, tmp_path: Path) -> None:
         distil(config(images, labelled=labelled), tmp_path / name, quiet=True, asked_to_stop=stops.pop)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("with", "without"))
     assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+def test_one_process_at_a_time_distils_into_a_folder(images: Path, tmp_path: Path) -> None:
+    with folder_lock(tmp_path / "run"), pytest.raises(InputError, match="another process is at work there"):
+        distil(config(images), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_that_was_killed_gets_what_it_lacks(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(*given: object) -> None:
+        raise KilledError
+
+    run, weights = RunFolder(tmp_path / "run"), tmp_path / "run" / "model.safetensors"
+    for place, name in ((loop, "save_checkpoint"), (students, "write_sam")):  # before the first checkpoint; after it
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, kill)
+            with pytest.raises(KilledError):
+                distil(config(images), run.path, quiet=True)
+        assert run.checkpoint.exists() == (name == "write_sam")
+    assert distil(config(images), run.path, quiet=True)
+    assert [record["step"] for record in run.read_metrics()] == [0, 4, 8]
+    weights.unlink()
+    assert distil(config(images), run.path, quiet=True)
+    assert weights.exists()
+    run.checkpoint.unlink()
+    with pytest.raises(InputError, match="no checkpoint was found, but expected one of this distillation"):
+        distil(config(images), run.path, quiet=True)
 
 
 @pytest.mark.slow

@@ -33,6 +33,15 @@ class ShallowStudents(CoTrainedStudents):
         self.vnet = UNet(in_channels, classes, widths=(4, 8), dropout=(0.1, 0.1))
 
 
+def shallow_unet(in_channels: int, classes: int, standardise: bool = False) -> UNet:
+    """A U-Net of two stages."""
+    return UNet(in_channels, classes, widths=(8, 16), dropout=(0.1, 0.1), standardise=standardise)
+
+
+SHALLOW: dict[str, Any] = {"unet": shallow_unet}
+"""In the place of `NETWORKS.own`'s, where not the network is tested but the files that it is kept in."""
+
+
 class ExportedFile(NamedTuple):
     """A student and the file made of it."""
 

@@ -19,7 +19,7 @@ from typing import Any
 from knowsam.comparison.outcome import COST_FILE, LOG_FILE, MEMORY_FILE, Outcome
 from knowsam.errors import InputError
 from knowsam.presentation.console import escape_unprintable
-from knowsam.runs.lock import folder_lock
+from knowsam.runs.lock import clear_lock, folder_lock
 from knowsam.storage import write_json
 
 INTERRUPTED = 130
@@ -116,6 +116,7 @@ def _train(config: Any, run: Any, cell: Path, quiet: bool) -> bool:
         progress, split = read_progress(run.checkpoint), Split.read(run.split)
         done = progress.step >= config.train.steps
         if done and not lacking_files(run, run.read_config(), progress, bool(split.val)):
+            clear_lock(run.path)
             return True
         result = resume(run.path, quiet=quiet)
         if done:  # killed between the last step and the scores: what that cost is not known

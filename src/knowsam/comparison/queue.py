@@ -15,6 +15,7 @@ from knowsam.comparison.folder import CompareFolder
 from knowsam.comparison.grid import Cell, Grid
 from knowsam.comparison.memory import Memory, expected_memory, largest
 from knowsam.comparison.outcome import LOG_FILE, MEMORY_FILE, OUTCOME_FILE, Outcome, read_memory
+from knowsam.runs.lock import clear_lock
 
 POLL_S = 1.0
 
@@ -56,6 +57,7 @@ class CellQueue:
             if outcome is None or outcome.status == "failed":
                 self.waiting.append(cell)
             else:
+                clear_lock(folder.cell(cell))  # of a process that was killed after its last file
                 self._learn(cell, outcome, outcome.seconds)
         self.total = len(grid.cells)
         self.done = self.total - len(self.waiting)

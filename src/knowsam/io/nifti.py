@@ -49,6 +49,9 @@ KIND = "NIfTI file"
 FIRST_BYTES = 540
 """What tells the versions of the format apart."""
 
+HEADER_BYTES = 1 << 26
+"""Most that a header takes with its extensions, which say themselves how long they are."""
+
 PIECE, REST_BYTES = 1 << 20, 1 << 20
 """Bytes read at a time of what lies behind the voxels; so many of them are accepted beside the volume's own size."""
 
@@ -203,6 +206,25 @@ def _open(path: Path) -> Any:
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
 
 
+class _HeaderStream:
+    """The beginning of a file, as far as a header reaches."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.left, self.tell = stream, HEADER_BYTES, stream.tell
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, or as many as there are.
+
+        Raises:
+            ValueError: That is more than a header has, or less than nothing, which would be all.
+        """
+        if not 0 <= size <= self.left:
+            raise ValueError(f"an extension of its header of {size:,} bytes")
+        self.left -= size
+        content: bytes = self.stream.read(size)
+        return content
+
+
 def _read_stream(stream: Any, path: Path) -> tuple[Any, np.ndarray, np.ndarray, bool]:
     """Header, affine, array as stored (with slope and intercept applied where there are any), and whether there are."""
     from nibabel.arrayproxy import ArrayProxy
@@ -214,7 +236,7 @@ def _read_stream(stream: Any, path: Path) -> tuple[Any, np.ndarray, np.ndarray, 
     if header_class is None:
         raise ValueError("no NIfTI header at its beginning")
     stream.seek(0)
-    header: Any = header_class.from_fileobj(stream)
+    header: Any = header_class.from_fileobj(_HeaderStream(stream))
     shape, dtype = tuple(header.get_data_shape()), header.get_data_dtype()
     axes = _spatial_axes(shape)
     if any(length != 1 for length in shape[axes:]) or len(shape) < 2 or dtype.kind not in "uif":

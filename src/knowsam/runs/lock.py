@@ -49,6 +49,13 @@ def folder_lock(folder: Path, wait: bool = False) -> Iterator[None]:
             file.close()
 
 
+def clear_lock(folder: Path) -> None:
+    """Remove from a finished folder the lock of a process that was killed before it let go, and what else it left."""
+    if (folder / LOCK_FILE).exists():
+        with folder_lock(folder, wait=True):
+            pass
+
+
 def _acquire(folder: Path, wait: bool) -> IO[str]:
     """The open lock file, held by this process."""
     path, started = folder / LOCK_FILE, time.monotonic()

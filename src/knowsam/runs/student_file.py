@@ -75,10 +75,7 @@ class StudentInfo:
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"{path}: a header was found that cannot be read ({type(error).__name__}: {reason_of(error)}), but"
-                " expected what `knowsam train` wrote; restore the file."
-            ) from error
+            raise unreadable_header(path, error) from error
 
     @classmethod
     def _from_json(cls, values: dict[str, Any], path: Path) -> StudentInfo:
@@ -96,6 +93,14 @@ class StudentInfo:
             values["version"],
             None if values.get("mask_values") is None else tuple(values["mask_values"]),
         )
+
+
+def unreadable_header(path: Path, error: Exception) -> InputError:
+    """The sentence for a file whose header is none of ours."""
+    return InputError(
+        f"{path}: a header was found that cannot be read ({type(error).__name__}: {reason_of(error)}), but expected"
+        " what `knowsam train` wrote; restore the file."
+    )
 
 
 def save_student(path: Path, student: nn.Module, info: StudentInfo) -> None:

@@ -66,8 +66,8 @@ def distil(
         Whether all steps are done.
 
     Raises:
-        InputError: If the folder holds something else, there are no images or no objects, or the teacher cannot be
-            used.
+        InputError: If the folder holds something else, another process is at work there, there are no images or no
+            objects, or the teacher cannot be used.
     """
     with folder_lock(out):
         run = _Distillation(config, out, cache or out / CACHE, quiet)
@@ -124,11 +124,7 @@ class _Distillation:
         self.held_out = HeldOut(measured, held_out)
         self.step, self.learned = 0, 0
         self.sums: dict[str, tuple[Tensor, int]] = {}
-        if self.folder.checkpoint.exists():
-            state = load_checkpoint(self.folder.checkpoint)
-            self.student.load_state(state)
-            self.step = state["step"]
-            self.folder.forget_after(self.step)
+        self._restore()
 
     def _begin(self, sha256: str | None) -> None:
         """Write the settings of a new folder, or compare those of an old one."""
@@ -151,6 +147,23 @@ class _Distillation:
                 " earlier call; choose another."
             )
         write_json(path / SETTINGS, {"settings": settings, "teacher_sha256": sha256, **describe_environment()})
+
+    def _restore(self) -> None:
+        """Go on from the checkpoint; without one, forget what was measured before it was to be written."""
+        if not self.folder.checkpoint.exists():
+            measured = self.folder.read_metrics() if self.folder.metrics.exists() else []
+            if (step := max((record["step"] for record in measured), default=0)) > self.config.check_every:
+                raise InputError(
+                    f"{self.folder.checkpoint}: no checkpoint was found, but expected one of this distillation, which"
+                    f" has come to step {step}; restore it, or choose a new folder."
+                )
+            self.folder.metrics.unlink(missing_ok=True)
+            return
+        state = load_checkpoint(self.folder.checkpoint)
+        self.student.load_state(state)
+        self.step = state["step"]
+        self.folder.forget_after(self.step)
+        self.student.write(self.folder.path)  # it may have been killed after its checkpoint and before this
 
     def _ask(self, cache: TeacherCache, teacher: PromptableSam, data: DistilImages, embeddings: bool) -> None:
         """Ask the teacher what is not kept yet."""

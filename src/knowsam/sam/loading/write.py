@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from knowsam.errors import InputError
+from knowsam.runs.checkpoint import save_checkpoint
+from knowsam.runs.folder import RunFolder
 from knowsam.sam.loading.hub import CONFIG
-from knowsam.storage import write_json, write_safetensors
+from knowsam.storage import not_finite, write_json, write_safetensors
 
 TIED = ("prompt_encoder.shared_embedding.positional_embedding",)
 """A second name of `shared_image_embedding.positional_embedding`."""
+
+
+def save_progress(folder: RunFolder, state: dict[str, Any], networks: Iterable[nn.Module]) -> None:
+    """Write the checkpoint of a command that makes a SAM, after all that it measured.
+
+    Args:
+        folder: Where it is made.
+        state: All that going on needs, with its `step`.
+        networks: Those in it whose weights must be numbers.
+
+    Raises:
+        InputError: One is not finite; the last checkpoint is untouched.
+    """
+    for network in networks:
+        if name := not_finite(network.state_dict()):
+            raise InputError(
+                f"{folder.path}: at step {state['step']} the weight {name} was not finite, but expected numbers; lower"
+                " --lr. The last checkpoint is untouched."
+            )
+    folder.sync_measurements()
+    save_checkpoint(folder.checkpoint, state)
 
 
 def write_sam(sam: Any, out: Path, model_type: str, dtype: torch.dtype) -> None:

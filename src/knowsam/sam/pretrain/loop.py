@@ -28,7 +28,7 @@ from knowsam.functional.schedules import linear_decay
 from knowsam.networks.ema import ema_copy, ema_decay, update_ema
 from knowsam.presentation.console import make_bar, make_console
 from knowsam.presentation.heartbeat import Heartbeat, Pace
-from knowsam.runs.checkpoint import load_checkpoint, save_checkpoint
+from knowsam.runs.checkpoint import load_checkpoint
 from knowsam.runs.device import resolve_device
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
@@ -37,10 +37,10 @@ from knowsam.sam.backbone.tiny import MODEL_TYPE, TinySam, read_config, tiny_sam
 from knowsam.sam.loading.build import TINY, build_sam
 from knowsam.sam.loading.hub import CONFIG, silent_transformers
 from knowsam.sam.loading.resize import SMALLEST_GRID
-from knowsam.sam.loading.write import write_sam, write_sam_config
+from knowsam.sam.loading.write import save_progress, write_sam, write_sam_config
 from knowsam.sam.pretrain.promptable import PromptableSam, step_losses
 from knowsam.sam.pretrain.steps import DrawnStep, PretrainConfig, PretrainSteps, draw_step
-from knowsam.storage import is_own, is_unused, not_finite, read_json, write_json
+from knowsam.storage import is_own, is_unused, read_json, write_json
 
 SETTINGS = "pretrain.json"
 STORED = torch.float16
@@ -175,13 +175,7 @@ class _Pretraining:
             "step": self.step, "sums": self.sums, "model": self.model.state_dict(),
             "average": self.average.state_dict(), "optimiser": self.optimiser.state_dict(),
         }  # fmt: skip
-        if name := not_finite(self.model.state_dict()) or not_finite(self.average.state_dict()):
-            raise InputError(
-                f"{self.folder.path}: at step {self.step} the weight {name} was not finite, but expected numbers; lower"
-                " --lr. The last checkpoint is untouched."
-            )
-        self.folder.sync_measurements()
-        save_checkpoint(self.folder.checkpoint, state)
+        save_progress(self.folder, state, (self.model, self.average))
         write_sam(self.average.sam, self.folder.path, MODEL_TYPE, STORED)
 
     def restore(self) -> None:
