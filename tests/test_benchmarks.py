@@ -21,29 +21,18 @@ from knowsam.sam.pretrain.steps import PretrainConfig
 from support.folders import make_folder
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+# fmt: off
 SMALL = {
     "gpu.py": ["--dry-run"],
     "step.py": ["--size", "32", "--batch", "1+1", "--rounds", "1"],
     "sam.py": ["--sam", "tiny", "--size", "32", "--images", "1", "--rounds", "1"],
     "predict.py": ["--images", "1", "--side", "40", "--size", "32", "--rounds", "1"],
-    "busy.py": [
-        "--method",
-        "supervised",
-        "--sam",
-        "none",
-        "--size",
-        "32",
-        "--batch",
-        "1+1",
-        "--seconds",
-        "0.1",
-        "--busy",
-        "0",
-        "--rounds",
-        "1",
-    ],
+    "busy.py": ["--method", "supervised", "--sam", "none", "--size", "32", "--batch", "1+1", "--seconds", "0.1",
+                "--busy", "0", "--rounds", "1"],
+    "operations.py": ["--sam", "none", "--size", "32", "--half", "1", "--classes", "2"],
     "scale.py": ["--only", "files", "--files", "10,40", "--rounds", "1"],
 }
+# fmt: on
 
 
 @pytest.fixture
@@ -217,3 +206,12 @@ def test_prompts_of_volumes_are_judged_by_hand(monkeypatch: pytest.MonkeyPatch) 
     assert shares["precision"] == pytest.approx(right / (right + 80 + 156))
     assert shares["precision after PCSW"] == 1.0
     assert shares["recall after PCSW"] == shares["recall"] == pytest.approx(right / (5 * 64))
+
+
+def test_a_step_hands_the_device_no_more_operations_than_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import operations
+
+    found = operations.operations("tiny", 64, 2, 4)
+    bounds = {"step": 3100, "SAM": 1800, "weak augmentation": 60, "strong augmentation": 70}
+    assert {name: found[name][1] for name in bounds if found[name][1] > bounds[name]} == {}

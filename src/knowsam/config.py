@@ -254,8 +254,7 @@ class TrainConfig(_Section):
     cuda_graph: bool = True
     """On a GPU, record a step once and replay it, if the method allows it."""
     deterministic: bool = False
-    """On a GPU, use only algorithms that give the same numbers each time, so that a resumed run gives those of one that
-    never stopped."""
+    """On a GPU, use algorithms that give the same numbers each time, where torch has them."""
     validate_every: int | None = Field(None, ge=1)
     """Steps between validations; the best student is kept. None: a tenth of the run, at most 200."""
     checkpoint_every: int | None = Field(None, ge=1)

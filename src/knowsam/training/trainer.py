@@ -170,16 +170,12 @@ class Trainer:
             self.batches, batch_size=None, sampler=range(self.position, total), num_workers=self.config.data.workers
         )
         finished = True
-        on_gpu = self.accelerator.device.type == "cuda"
-        with (
-            stop_on_signal() as asked_to_stop,
-            self.display.training(total, self.position),
-            keep_freed_memory(),
-            repeatable(train.deterministic and on_gpu),
-        ):
+        deterministic = train.deterministic and self.accelerator.device.type == "cuda"
+        with stop_on_signal() as asked_to_stop, self.display.training(total, self.position), keep_freed_memory():
             self.log.start(self.position, train.tensorboard)
             for batch in loader:
-                output = self.step(batch)
+                with repeatable(deterministic):
+                    output = self.step(batch)
                 self._background.check()
                 if self.position % train.log_every == 0 or self.position == total:
                     lr = {name: optimiser.param_groups[0]["lr"] for name, optimiser in self.optimisers.items()}
