@@ -32,6 +32,7 @@ class SelfTraining(StudentMethod):
     """One network, `self.network`, built and kept by `StudentMethod`."""
 
     Options = SelfTrainingOptions
+    replayable = True  # nothing but operations on tensors: on a GPU a step is recorded once and replayed
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """`L = seg(z^l, y^l) + lam(t) CE(z^un, argmax z^un where its probability is at least the confidence)`."""
@@ -43,7 +44,8 @@ class SelfTraining(StudentMethod):
             own = logits[batch.labelled_image.shape[0] :]
             pseudo_label = confident_label(own.detach().softmax(dim=1), self.options.confidence)
             terms["student_pseudo"] = cross_entropy(own, pseudo_label)
-            loss = loss + self.options.weight * gaussian_rampup(progress.fraction) * terms["student_pseudo"]
+            weight = progress.weight(lambda t: self.options.weight * gaussian_rampup(t))
+            loss = loss + weight * terms["student_pseudo"]
         if self.sam is not None:  # SAM as a second teacher
             sam = self.sam(image, [logits], label, progress)
             loss, terms = loss + sam.loss, terms | sam.terms
