@@ -147,7 +147,7 @@ class _Constants(nn.Module):
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         return {name: one.detach().requires_grad_() for name, one in self.constants.items()}
 
-    def masks(self, image: Tensor, prompt: Tensor) -> Tensor:
+    def masks(self, image: Tensor, prompt: Tensor, regions: Tensor | None = None) -> Tensor:
         return next(iter(self.outputs(image).values()))
 
 
