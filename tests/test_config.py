@@ -120,7 +120,6 @@ def test_the_values_of_every_method_and_preset(method: str, steps: int, pretrain
     first_stage = {"bcp": 0.25, "preference": 1 / 3}
     paper["train"] = plain["train"] | {"steps": steps, "pretrain": first_stage.get(method, 0.0)}
     paper["sam"] = plain["sam"] | {"prompt": "box+point" if method == "sss" else "mask"}
-    paper["train"] = plain["train"] | {"steps": steps, "pretrain": 0.25 if method == "bcp" else 0.0}
     assert resolved("paper") == paper
 
     short = paper | {"preset": "short", "options": PAPER_OPTIONS[method] | SHORT_OPTIONS.get(method, {})}

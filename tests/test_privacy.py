@@ -18,13 +18,14 @@ FILES = sorted(
 BY_NAME = {"setattr", "getattr", "hasattr", "delattr", "object", "patch", "attrgetter"}
 """Functions that take the name of an attribute as text, `monkeypatch.setattr` and `mock.patch.object` among them."""
 OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields"}  # public, in spite of their names
+OF_TORCH = {"_python_dispatch"}  # where it keeps `TorchDispatchMode`, which it documents
 OWNERS = {"self", "cls"}
 DOCUMENTED = {"os._exit"}
 """Public, in spite of their names."""
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.endswith("__") and name not in OF_NAMED_TUPLES
+    return name.startswith("_") and not name.endswith("__") and name not in OF_NAMED_TUPLES | OF_TORCH
 
 
 def private_names(code: str) -> Iterator[tuple[int, str]]:
