@@ -188,10 +188,10 @@ def test_as_last_phase_of_a_run_it_is_done_and_resumed_with_it(tmp_path: Path, m
 
 
 def test_a_network_without_a_u_net_inside_begins_anew() -> None:
-    from knowsam.training.distillation import begin
+    from knowsam.training.distillation import initial_network
 
     spec = {"name": "unet", "in_channels": 1, "classes": 2, "dropout": [0.0] * 5}
     teacher = build_network("vnet", in_channels=1, classes=2)
-    one, two = begin(teacher, spec, 3), begin(teacher, spec, 3)
+    one, two = initial_network(teacher, spec, 3), initial_network(teacher, spec, 3)
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(a, b)

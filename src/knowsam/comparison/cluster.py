@@ -131,7 +131,7 @@ class ClusterCell:
                     " a smaller --batch or --size, and repeat the command."
                 )
             return str(error) if isinstance(error, InputError) else f"{type(error).__name__} on its worker: {error}"
-        if status in ("cancelled", "lost"):
+        if status == "cancelled":  # "lost" is a moment: the scheduler gives the cell to another worker
             return INTERRUPTED
         return INTERRUPTED if self.engine.stopping and not self._has_worker() else None
 

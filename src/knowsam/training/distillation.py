@@ -170,7 +170,7 @@ class Distillation:
         self.teacher.requires_grad_(False)
         self.sam = self._load_sam()
         self.spec = _spec(self.info)
-        self.network = begin(self.teacher, self.spec, config.train.seed).to(self.device)
+        self.network = initial_network(self.teacher, self.spec, config.train.seed).to(self.device)
         if self.sam is None and _shapes(self.teacher) == _shapes(self.network):
             raise InputError(
                 f"{run.student}: that very U-Net was found, and no SAM to teach it, but expected another network to"
@@ -352,7 +352,7 @@ def _spec(info: StudentInfo) -> dict[str, Any]:
     return {"name": "unet", **known, "dropout": [0.0] * 5}
 
 
-def begin(teacher: SegmentationNetwork, spec: dict[str, Any], seed: int) -> SegmentationNetwork:
+def initial_network(teacher: SegmentationNetwork, spec: dict[str, Any], seed: int) -> SegmentationNetwork:
     """The network that learns: the teacher's own U-Net where it has one, else a new one."""
     torch.manual_seed(seed)
     network = build_network(**spec)

@@ -139,7 +139,10 @@ class Trainer:
         """What records a step and replays it: on one GPU, without a scaler, if the method allows it."""
         device, config = self.accelerator.device, self.config.train
         single = device.type == "cuda" and self.accelerator.num_processes == 1
-        if not (config.cuda_graph and single and self.method.replayable and self.accelerator.scaler is None):
+        # Passes that are computed twice look at the generators' state, which nothing may do while it is recorded.
+        twice = config.checkpointing or self.config.sam.checkpointing
+        wanted = config.cuda_graph and self.method.replayable and not twice
+        if not (wanted and single and self.accelerator.scaler is None):
             return None
         parameters = [parameter for group in self.groups for parameter in group.parameters]
         return ReplayedSteps(self._gradients, parameters, device)

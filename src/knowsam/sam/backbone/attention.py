@@ -43,15 +43,16 @@ def window_attention(base: Any, tokens: Tensor, window: int) -> Tensor:
         `(B, h, w, dim)`, after the output projection.
     """
     height, width = tokens.shape[1:3]
-    if tokens.device.type != "cpu":
+    most_keys = getattr(base, "most_keys", None)
+    pooled = window == 0 and most_keys is not None and height * width > most_keys
+    if tokens.device.type != "cpu" and not pooled:
         side = (window, window) if window else (height, width)
         windows = -(-height // side[0]) * -(-width // side[1])
         padded = (height % side[0] or width % side[1]) and (height * width) ** 2 < windows * (side[0] * side[1]) ** 2
         return base.proj((attend_masked if padded else attend_padded)(base, tokens, side))
     heads = base.num_attention_heads
     qkv = base.qkv(tokens).unflatten(-1, (3, heads, -1))  # (B, h, w, 3, heads, d)
-    most_keys = getattr(base, "most_keys", None)
-    if window == 0 and most_keys is not None and height * width > most_keys:
+    if pooled:
         from knowsam.sam.backbone.pooled_attention import pooled_attention, pooling_factor
 
         attended = pooled_attention(base, qkv, pooling_factor((height, width), most_keys))
