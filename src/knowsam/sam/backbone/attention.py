@@ -43,8 +43,8 @@ def window_attention(base: Any, tokens: Tensor, window: int) -> Tensor:
         `(B, h, w, dim)`, after the output projection.
     """
     height, width = tokens.shape[1:3]
-    most_keys = getattr(base, "most_keys", None)
-    pooled = window == 0 and most_keys is not None and height * width > most_keys
+    most_keys = getattr(base, "most_keys", None) or height * width
+    pooled = window == 0 and height * width > most_keys
     if tokens.device.type != "cpu" and not pooled:
         side = (window, window) if window else (height, width)
         windows = -(-height // side[0]) * -(-width // side[1])
