@@ -147,8 +147,11 @@ class _Constants(nn.Module):
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         return {name: one.detach().requires_grad_() for name, one in self.constants.items()}
 
-    def masks(self, image: Tensor, prompt: Tensor, regions: Tensor | None = None) -> Tensor:
-        return next(iter(self.outputs(image).values()))
+    def ask(self, image: Tensor, prompt: Tensor, regions: Tensor | None = None, frozen: bool = False) -> Tensor:
+        return image
+
+    def answer(self, image: Tensor) -> tuple[Tensor, None]:
+        return next(iter(self.outputs(image).values())), None
 
 
 def update(run: Any) -> None:

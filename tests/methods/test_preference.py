@@ -286,7 +286,9 @@ def test_saliency_learns_from_labels_of_images_in_the_first_stage_and_prompts_sa
     assert method.sam.prompter.head.weight.grad is not None
     asked: list[Tensor] = []
     ask = method.sam.teacher.ask
-    method.sam.teacher.ask = lambda image, prompt, **more: asked.append(prompt) or ask(image, prompt, **more)
+    method.sam.teacher.ask = lambda image, prompt, *more, **named: (
+        asked.append(prompt) or ask(image, prompt, *more, **named)
+    )
     batch = small_batch()
     second = stepped(method, batch)
     assert "saliency_sup" not in second.terms

@@ -125,8 +125,10 @@ def test_the_truth_never_prompts_sam(sam: str) -> None:
 
 def test_the_objects_of_the_volume_prompt_sam_on_unlabelled_images() -> None:
     method, given = small_method("sss", "tiny"), []
-    original = method.sam.teacher.masks
-    method.sam.teacher.masks = lambda image, prompt, regions: given.append(regions) or original(image, prompt, regions)
+    ask = method.sam.teacher.ask
+    method.sam.teacher.ask = lambda image, prompt, regions, **named: (
+        given.append(regions) or ask(image, prompt, regions, **named)
+    )
     maps = torch.zeros(3, *SIZE, dtype=torch.long)
     maps[1, 4:9, 10:20] = 2
     maps[2, 0, 0] = IGNORE

@@ -25,6 +25,7 @@ from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.lock import folder_lock
 from knowsam.sam.backbone.interface import interface_of
+from knowsam.sam.backbone.tiny import TinySam
 from knowsam.sam.distil.cache import TeacherCache
 from knowsam.sam.distil.images import DistilImages, read_images
 from knowsam.sam.distil.measure import HeldOut
@@ -83,7 +84,7 @@ class _Distillation:
         self.device = resolve_device()
         torch.manual_seed(config.seed)
         teacher, report = load_sam(config.teacher)
-        if interface_of(teacher).finer_maps:
+        if interface_of(teacher).finer_maps and not isinstance(teacher, TinySam):
             raise InputError(
                 f"--teacher: '{config.teacher}' was found, whose decoder reads finer maps than the embedding, but"
                 " expected a SAM of the first kind; give lite_medsam, vit_b or a path of one."
