@@ -14,7 +14,7 @@ VARIABLE = "KNOWSAM_MAX_PIXELS"
 MAX_PIXELS = 2**28
 """A CT of 512 x 512 x 1024, a picture of 16,384 x 16,384; far more is a broken header, or a slide to cut into tiles."""
 
-BYTES_PER_PIXEL = 30
+BYTES_PER_PIXEL = 35
 """What reading and predicting a grey picture takes at its peak, measured at 182 million pixels and two classes."""
 
 DEFLATE = 1032
