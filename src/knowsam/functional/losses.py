@@ -81,7 +81,7 @@ def soft_dice_loss(student_logits: Tensor, teacher_logits: Tensor, epsilon: floa
     target = F.softmax(teacher_logits.detach().float(), dim=1)
     axes = (0, 2, 3)
     squares = probs.square().sum(axes) + target.square().sum(axes)
-    return (1 - (2 * (probs * target).sum(axes) + epsilon) / (squares + epsilon)).mean()
+    return _one_minus_dice((probs * target).sum(axes), squares, epsilon)
 
 
 def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
@@ -326,6 +326,11 @@ def _soft_dice_loss(probs: Tensor, label: Tensor, epsilon: float = 1e-10, square
     axes = (0, 2, 3)
     intersection = (probs * target).sum(axes)
     sizes = ((probs.square() if squared else probs) * valid).sum(axes) + target.sum(axes)
+    return _one_minus_dice(intersection, sizes, epsilon)
+
+
+def _one_minus_dice(intersection: Tensor, sizes: Tensor, epsilon: float) -> Tensor:
+    """Mean over classes, from the sums `(K,)` over all pixels of the product and of both sizes."""
     return (1 - (2 * intersection + epsilon) / (sizes + epsilon)).mean()
 
 

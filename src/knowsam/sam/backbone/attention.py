@@ -106,17 +106,11 @@ def _with_positions(
     one-hot vectors. No logit is then added after the product, and any attention kernel can be used.
     """
     scaled = query * base.scale
-    rows = scaled.new_zeros(1, 1, 1, window[0])
-    columns = scaled.new_zeros(1, 1, 1, window[1])
+    rows, columns = (one.flatten(2, 3) for one in _to_places(base, query.unflatten(2, real), window))
     parts_q, parts_k = [scaled], [key]
     if base.use_rel_pos:
-        grid = query.unflatten(2, real)
-        to_row = relative_positions(base.rel_pos_h, window[0], real[0])
-        to_column = relative_positions(base.rel_pos_w, window[1], real[1])
-        rows = torch.einsum("bnhwc,hkc->bnhwk", grid, to_row).flatten(2, 3)  # to every row of the padded window
-        columns = torch.einsum("bnhwc,wkc->bnhwk", grid, to_column).flatten(2, 3)
         parts_q += [rows[..., : real[0]], columns[..., : real[1]]]
-        parts_k += [one.expand(*key.shape[:3], -1) for one in _one_hot_places(real, key)]
+        parts_k.append(_places(real, real, key.dtype, key.device).expand(*key.shape[:3], -1))
     if real == window:
         return torch.cat(parts_q, dim=-1), torch.cat(parts_k, dim=-1), value
     bias_key, bias_value = _bias(base).to(key.dtype).view(3, key.shape[1], 1, -1)[1:]  # (heads, 1, d) each
@@ -254,7 +248,7 @@ def _windows_of_queries(
 ) -> Tensor:
     """What in a query tells its window: `APART` at its row of windows and at its column, `(tokens, rows + columns)`."""
     with torch.inference_mode(False):
-        return APART * _one_hot_windows(grid, window, dtype, device)
+        return APART * _windows(grid, window, dtype, device)
 
 
 @lru_cache
@@ -267,29 +261,35 @@ def _places_of_keys(
         `(tokens + 1, places + windows + 1)`; the last key is the padding, which every window sees.
     """
     with torch.inference_mode(False):  # else one that validation made could not be used in training
-        places = [
-            _one_hot(torch.arange(grid[0], device=device) % window[0], window[0]).repeat_interleave(grid[1], dim=0),
-            _one_hot(torch.arange(grid[1], device=device) % window[1], window[1]).repeat(grid[0], 1),
-        ]
-        real = torch.cat([*places, _one_hot_windows(grid, window, dtype, device)], dim=1).to(dtype)
+        real = torch.cat([_places(grid, window, dtype, device), _windows(grid, window, dtype, device)], dim=1)
         of_padding = torch.arange(real.shape[1] + 1, device=device) >= sum(window)
         return torch.cat([F.pad(real, (0, 1)), of_padding[None].to(dtype)]) / scale
 
 
-def _one_hot_windows(
-    grid: tuple[int, int], window: tuple[int, int], dtype: torch.dtype, device: torch.device
-) -> Tensor:
+@lru_cache
+def _places(grid: tuple[int, int], window: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Each token's row and column within its window as one-hot vectors, `(tokens, rows + columns)`."""
+    with torch.inference_mode(False):
+        row, column = (torch.arange(side, device=device) % part for side, part in zip(grid, window, strict=True))
+        return _one_hot_axes(row, column, window).to(dtype)
+
+
+def _windows(grid: tuple[int, int], window: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Each token's row of windows and column of windows as one-hot vectors, `(tokens, rows + columns)`."""
+    row, column = (torch.arange(side, device=device) // part for side, part in zip(grid, window, strict=True))
+    return _one_hot_axes(row, column, (-(-grid[0] // window[0]), -(-grid[1] // window[1]))).to(dtype)
+
+
+def _one_hot_axes(row: Tensor, column: Tensor, counts: tuple[int, int]) -> Tensor:
+    """Indices of a grid's rows and columns -> both as one-hot vectors for each token, `(tokens, sum of counts)` bool.
+
+    By comparison: torch's own `one_hot` may ask the device for the largest index.
+    """
     rows, columns = (
-        _one_hot(torch.arange(side, device=device) // part, -(-side // part))
-        for side, part in zip(grid, window, strict=True)
+        index[:, None] == torch.arange(count, device=index.device)
+        for index, count in zip((row, column), counts, strict=True)
     )
-    return torch.cat([rows.repeat_interleave(grid[1], dim=0), columns.repeat(grid[0], 1)], dim=1).to(dtype)
-
-
-def _one_hot(index: Tensor, count: int) -> Tensor:
-    """`(N,)` -> `(N, count)` bool, without asking the device for the largest index."""
-    return index[:, None] == torch.arange(count, device=index.device)
+    return torch.cat([rows.repeat_interleave(len(column), dim=0), columns.repeat(len(row), 1)], dim=1)
 
 
 def relative_positions(table: Tensor, side: int, queries: int | None = None) -> Tensor:
@@ -314,13 +314,6 @@ def _distances(side: int, queries: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         place = torch.arange(queries, device=device) % side
         return place[:, None] - torch.arange(side, device=device) + side - 1
-
-
-def _one_hot_places(real: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of each token, `(tokens, rows)` and `(tokens, columns)`."""
-    row = torch.eye(real[0], dtype=like.dtype, device=like.device).repeat_interleave(real[1], dim=0)
-    column = torch.eye(real[1], dtype=like.dtype, device=like.device).repeat(real[0], 1)
-    return row, column
 
 
 def _log_padding(rows: Tensor, columns: Tensor, real: tuple[int, int]) -> Tensor:
