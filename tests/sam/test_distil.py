@@ -347,7 +347,7 @@ def test_one_that_was_killed_gets_what_it_lacks(images: Path, tmp_path: Path, mo
         raise KilledError
 
     run, weights = RunFolder(tmp_path / "run"), tmp_path / "run" / "model.safetensors"
-    for place, name in ((loop, "save_checkpoint"), (students, "write_sam")):  # before the first checkpoint; after it
+    for place, name in ((loop, "save_progress"), (students, "write_sam")):  # before the first checkpoint; after it
         with monkeypatch.context() as patch:
             patch.setattr(place, name, kill)
             with pytest.raises(KilledError):

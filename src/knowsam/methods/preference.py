@@ -9,8 +9,7 @@ optimisation. The paper's judge is the truth; the default here needs none.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,7 +17,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from knowsam.errors import InputError
 from knowsam.functional.losses import distillation_loss, preference_loss, segmentation_loss
@@ -34,6 +32,7 @@ from knowsam.functional.preference import (
 from knowsam.functional.probabilities import resize_logits
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, add_noise, join_halves
 from knowsam.networks import ema_copy, teacher_decay, update_ema
+from knowsam.networks.modes import as_predicting, kept_statistics
 from knowsam.networks.presence import PresenceClassifier
 from knowsam.storage import reason_of
 from knowsam.types import IGNORE, Batch, Progress, StepOutput
@@ -311,30 +310,6 @@ class PreferenceAlignment(StudentMethod):
             update_ema(self.reference, self._aligned, 0.0)
         if self.ema_teacher is not None:
             update_ema(self.ema_teacher, self.network, teacher_decay(progress.step, self.options.ema_decay))
-
-
-@contextmanager
-def as_predicting(network: nn.Module) -> Iterator[None]:
-    """Run a network as in prediction: no dropout, running statistics; afterwards it is as it was."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
-
-
-@contextmanager
-def kept_statistics(network: nn.Module) -> Iterator[None]:
-    """Let batch normalisation use its running statistics and leave them as they are; dropout stays."""
-    learning = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
-    for module in learning:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module in learning:
-            module.train()
 
 
 def read_vectors(path: Path, classes: int) -> Tensor:

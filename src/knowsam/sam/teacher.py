@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from knowsam.functional.boxes import class_places
 from knowsam.functional.probabilities import most_probable_class, resize_logits
 from knowsam.functional.pseudo_labels import largest_components
+from knowsam.networks.modes import as_predicting
 from knowsam.sam.adapters import AdapterInit, insert_adapters
 from knowsam.sam.backbone.decode import MASK_PROMPT_SCALE, decode_masks
 from knowsam.sam.backbone.interface import interface_of
@@ -182,7 +181,7 @@ class SamTeacher(nn.Module):
         """
         if not frozen:
             return self._prompted(self._encode(image), image, mask_prompt, self.prompt, regions)
-        with torch.no_grad(), self._evaluating():
+        with torch.no_grad(), as_predicting(self):
             return self._prompted(self._encode(image), image, mask_prompt, self.prompt, regions)
 
     def answer(self, question: Question, decoder: nn.Module | None = None) -> tuple[Tensor, Tensor]:
@@ -213,20 +212,10 @@ class SamTeacher(nn.Module):
         Returns:
             `(B, K, M)`.
         """
-        with self._evaluating():
+        with as_predicting(self):
             encoded, prompts = self._encode(image), CERTAIN * (2 * masks.to(image.dtype) - 1)
             asked = (self._prompted(encoded, image, prompt, "mask") for prompt in prompts.unbind(2))
             return torch.stack([self.answer(question)[1] for question in asked], dim=-1)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Run as in prediction: nothing moves the statistics of what learns."""
-        training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(training)
 
     @property
     def estimates_iou(self) -> bool:

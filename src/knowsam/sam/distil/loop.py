@@ -19,7 +19,7 @@ from knowsam.errors import InputError
 from knowsam.presentation.console import make_bar, make_console
 from knowsam.presentation.heartbeat import Heartbeat, Pace
 from knowsam.presentation.text import count_text
-from knowsam.runs.checkpoint import load_checkpoint, save_checkpoint
+from knowsam.runs.checkpoint import load_checkpoint
 from knowsam.runs.device import resolve_device
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
@@ -37,8 +37,9 @@ from knowsam.sam.distil.students import first_weights, make_student
 from knowsam.sam.distil.views import DistilStep, DistilSteps, StepPlan, step_generator
 from knowsam.sam.loading.build import load_sam
 from knowsam.sam.loading.resize import SMALLEST_GRID, resize_input
+from knowsam.sam.loading.write import save_progress
 from knowsam.sam.pretrain.promptable import PromptableSam
-from knowsam.storage import is_unused, not_finite, read_json, write_json
+from knowsam.storage import is_unused, read_json, write_json
 
 SETTINGS, CACHE = "distil.json", "cache"
 GPU_LOADERS = 12
@@ -269,13 +270,7 @@ class _Distillation:
 
     def save(self) -> None:
         """Write the checkpoint, and the student as a directory that the setting `sam` takes."""
-        if name := not_finite(self.student.kept().state_dict()):
-            raise InputError(
-                f"{self.folder.path}: at step {self.step} the weight {name} was not finite, but expected numbers; lower"
-                " --lr. The last checkpoint is untouched."
-            )
-        self.folder.sync_measurements()
-        save_checkpoint(self.folder.checkpoint, {"step": self.step, **self.student.state()})
+        save_progress(self.folder, {"step": self.step, **self.student.state()}, [self.student.kept()])
         self.student.write(self.folder.path)
 
 
