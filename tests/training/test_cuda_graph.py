@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import weakref
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from knowsam.functional.schedules import gaussian_rampup
 from knowsam.methods import load_method
 from knowsam.methods.knowsam import KnowSAM
-from knowsam.training.cuda_graph import AskedProgress, RecordedProgress, ReplayedSteps, copy_batch, shapes_of
+from knowsam.training.cuda_graph import (
+    PLAIN_STEPS,
+    AskedProgress,
+    RecordedProgress,
+    ReplayedSteps,
+    copy_batch,
+    shapes_of,
+)
 from knowsam.training.host_waits import HostWaits
-from knowsam.types import Batch, Progress
+from knowsam.types import Batch, Progress, StepOutput
 from support.training import small_batch, small_method
 
 CPU = torch.device("cpu")
@@ -91,6 +101,55 @@ def test_a_batch_is_copied_into_one_that_stays_where_it_is() -> None:
     assert torch.equal(target.unlabelled_image, source.unlabelled_image)
     assert target.unlabelled_image.data_ptr() == place
     assert shapes_of(Batch(source.labelled_image, source.label)) != shapes_of(source)
+
+
+class FakeGraph:
+    """Stands in for a CUDA graph: what is recorded computes at once, a replay is counted."""
+
+    def __init__(self, replays: list[FakeGraph]) -> None:
+        self.replays = replays
+
+    def replay(self) -> None:
+        self.replays.append(self)
+
+
+def test_one_recording_at_a_time_and_a_new_one_when_a_decision_turns_out_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replays: list[FakeGraph] = []
+    made: list[weakref.ref[FakeGraph]] = []
+
+    def new_graph() -> FakeGraph:
+        graph = FakeGraph(replays)
+        made.append(weakref.ref(graph))
+        return graph
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", new_graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *given, **named: nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    weight = torch.nn.Parameter(torch.ones(()))
+    computed: list[bool] = []
+
+    def compute(batch: Batch, progress: Progress) -> StepOutput:
+        assert weight.grad is None, "the last step's gradient was kept"
+        computed.append(progress.reached(0.5))
+        loss = weight * batch.labelled_image.mean() * progress.weight(lambda t: 1 + t)
+        loss.backward()
+        return StepOutput(loss.detach(), {"term": loss.detach()})
+
+    steps = ReplayedSteps(compute, [weight], CPU)
+    for number in range(20):
+        output = steps(small_batch(), Progress(number, 20))
+        assert output.terms.keys() == {"term"}
+        assert weight.grad is not None
+    # Three plain steps and one that is recorded, then replays; once more when half of the run has passed.
+    assert computed == [False] * (PLAIN_STEPS + 1) + [True] * (PLAIN_STEPS + 1)
+    assert len(replays) == 20 - 2 * PLAIN_STEPS
+    assert len(set(map(id, replays))) == len(made) == 2
+    replays.clear()
+    assert [one() is None for one in made] == [True, False]
+    assert steps.take_obstacle() is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: replaying needs one")

@@ -106,14 +106,13 @@ class RecordedProgress(AskedProgress):
 
 @dataclass
 class Recording:
-    """One recorded step and the tensors that it reads and writes."""
+    """One recorded step and the tensors that it reads and writes; gradients lie where the recording left them."""
 
     graph: Any
     batch: Batch
     progress: RecordedProgress
     names: list[str]
     values: Tensor
-    gradients: list[tuple[nn.Parameter, Tensor | None]]
 
     def fits(self, batch: Batch, progress: Progress) -> bool:
         """Whether it can be replayed for a batch, there."""
@@ -137,8 +136,7 @@ class ReplayedSteps:
         self.compute, self.parameters, self.device = compute, list(parameters), device
         self.obstacle: str | None = None
         self._untold: str | None = None
-        self._recordings: list[Recording] = []
-        self._active: Recording | None = None
+        self._recording: Recording | None = None
         self._plain_steps = 0
         self._stream = torch.cuda.Stream(device)
 
@@ -149,12 +147,13 @@ class ReplayedSteps:
             batch: On the processor or the device, not yet augmented.
             progress: Where the run stands.
         """
-        for recording in self._recordings:
-            if recording.fits(batch, progress):
-                return self._replay(recording, batch, progress)
-        if self.obstacle is None and self._plain_steps >= PLAIN_STEPS:
-            recording = self._record(batch, progress)
-            return self._replay(recording, batch, progress)
+        if self._recording is not None and not self._recording.fits(batch, progress):
+            # A run only goes forward: what it has left behind would hold its memory beside the next one's.
+            self._recording, self._plain_steps = None, 0
+        if self._recording is None and self.obstacle is None and self._plain_steps >= PLAIN_STEPS:
+            self._recording = self._record(batch, progress)
+        if self._recording is not None:
+            return self._replay(self._recording, batch, progress)
         self._plain_steps += 1
         return self._plainly(batch, progress)
 
@@ -178,7 +177,6 @@ class ReplayedSteps:
 
     def _record(self, batch: Batch, progress: Progress) -> Recording:
         self._forget_gradients()
-        self._plain_steps = 0
         static = to_device(batch, self.device, copy=True)
         static.labelled_stems = static.unlabelled_stems = ()
         recorded = RecordedProgress(progress, self.device)
@@ -189,17 +187,9 @@ class ReplayedSteps:
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             output = self.compute(static, recorded)
             values = torch.stack([output.loss.float(), *(term.float() for term in output.terms.values())])
-        gradients = [(parameter, parameter.grad) for parameter in self.parameters]
-        recording = Recording(graph, static, recorded, list(output.terms), values, gradients)
-        self._recordings.append(recording)
-        self._active = recording
-        return recording
+        return Recording(graph, static, recorded, list(output.terms), values)
 
     def _replay(self, recording: Recording, batch: Batch, progress: Progress) -> StepOutput:
-        if self._active is not recording:
-            for parameter, gradient in recording.gradients:
-                parameter.grad = gradient
-            self._active = recording
         copy_batch(recording.batch, batch)
         recording.progress.set_weights(progress)
         recording.graph.replay()
@@ -207,7 +197,6 @@ class ReplayedSteps:
         return StepOutput(values[0], dict(zip(recording.names, values[1:].unbind(), strict=True)))
 
     def _forget_gradients(self) -> None:
-        self._active = None
         for parameter in self.parameters:
             parameter.grad = None
 
