@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shlex
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from knowsam.data.augment import weak_augmentation
 from knowsam.data.folder import scan_folder
 from knowsam.data.split import Split
 from knowsam.errors import InputError
-from knowsam.evaluation.scoring import ScoredVolume, ValidationScores, score_volumes
+from knowsam.evaluation.scoring import ScoredVolume, ValidationScores
 from knowsam.functional.losses import distillation_loss, segmentation_loss, soft_dice_loss
 from knowsam.functional.probabilities import mean_log_probabilities
 from knowsam.functional.schedules import linear_decay
@@ -45,7 +44,8 @@ from knowsam.training.interrupt import stop_on_signal
 from knowsam.training.log import RunLog
 from knowsam.training.memory import keep_freed_memory
 from knowsam.training.state import load_trained_method
-from knowsam.training.trainer import seed_step
+from knowsam.training.trainer import precision, seed_step
+from knowsam.training.validate import score_network
 from knowsam.types import SAM, Batch, StepOutput
 
 WARM_UP = 20
@@ -272,7 +272,8 @@ class Distillation:
             batch.unlabelled_image = self._weak(batch.unlabelled_image)[0]
         image, label = join_halves(batch)
         image = image.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._in_bf16()):
+        in_bf16 = precision(self.config.train.amp, self.device.type == "cuda") == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16):
             with torch.no_grad():
                 target = self.teach(image)
             logits = self.network(image)
@@ -296,17 +297,9 @@ class Distillation:
         used = next(iter(outputs.values()))
         return mean_log_probabilities([used, outputs[SAM]] if self.uses_sam else [used])
 
-    def _in_bf16(self) -> bool:
-        amp = self.config.train.amp
-        return amp == "bf16" or (amp == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
-
     def _score(self, network: nn.Module, sam: Any = None) -> list[ScoredVolume]:
-        network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-        volumes = self.data.validation
-        scoring = score_volumes(
-            lambda image: predict_all(network, image, sam), volumes, self.data.coding.classes, self.device
-        )
-        return list(self.display.validating(scoring, self.position, len(volumes)))
+        volumes, classes = self.data.validation, self.data.coding.classes
+        return score_network(network, sam, volumes, classes, self.device, self.display, self.position)
 
     def check(self) -> None:
         """Validate, and keep the network if it is the best so far; without validation the last one is kept."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from knowsam.config import Config
 from knowsam.data.augment import strong_augmentation, weak_augmentation
 from knowsam.data.volumes import VolumeMaps
 from knowsam.errors import InputError
-from knowsam.evaluation.scoring import ScoredVolume, ValidationScores, score_volumes
+from knowsam.evaluation.scoring import ScoredVolume, ValidationScores
 from knowsam.functional.schedules import linear_decay
-from knowsam.inference.forward import predict_all
 from knowsam.methods import Method
 from knowsam.networks import ema_decay, update_ema
 from knowsam.networks.class_prior import start_at_class_prior
@@ -43,6 +41,7 @@ from knowsam.training.log import RunLog
 from knowsam.training.memory import keep_freed_memory
 from knowsam.training.state import restore_state, trainer_state
 from knowsam.training.tensorboard import require_tensorboard
+from knowsam.training.validate import score_network
 from knowsam.types import Batch, Progress, StepOutput
 
 
@@ -77,7 +76,7 @@ class Trainer:
         if config.train.tensorboard:
             require_tensorboard()
         self.accelerator = Accelerator(
-            mixed_precision=_precision(config.train.amp),
+            mixed_precision=precision(config.train.amp, torch.cuda.is_available()),
             # SAM's unused heads and UGDA's late start leave parameters without gradient in some steps.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
@@ -295,15 +294,10 @@ class Trainer:
                 torch.distributed.broadcast(buffer, src=0)
         if sam is not None:
             sam.eval()
-        # In the memory format of a network that was loaded from a file, whose numbers these are to the last bit.
-        network = copy.deepcopy(student).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-        volumes = self.data.validation[rank::world]
-        scoring = score_volumes(
-            lambda image: predict_all(network, image, sam), volumes, self.data.coding.classes, self.accelerator.device
-        )
-        scored: Sequence[ScoredVolume] = list(self.display.validating(scoring, self.position, len(volumes)))
+        volumes, classes, device = self.data.validation[rank::world], self.data.coding.classes, self.accelerator.device
+        scored = score_network(student, sam, volumes, classes, device, self.display, self.position)
         if world == 1:
-            return list(scored)
+            return scored
         by_name = {one.name: one for share in gather_object([scored]) for one in share}
         return [by_name[volume.name] for volume in self.data.validation]
 
@@ -387,11 +381,11 @@ class Trainer:
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
 
-def _precision(amp: str) -> str:
+def precision(amp: str, on_gpu: bool) -> str:
     """Accelerate's name for the precision; `auto` is bf16 (else fp16) on a GPU and full precision on a CPU."""
     if amp != "auto":
         return amp
-    if not torch.cuda.is_available():
+    if not on_gpu:
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
