@@ -2,7 +2,7 @@
 
     python benchmarks/evidence.py cardiac-3 --data ROOT --out DIR  # one task: a night of two cores
     python benchmarks/evidence.py cardiac-3,skin --data ROOT --out DIR --scale gpu --jobs 4
-    python benchmarks/evidence.py recipes --data ROOT --out DIR --scale paper --seeds 0,1,2 --rows knowsam,knowsam:vit_b
+    python benchmarks/evidence.py recipes --data ROOT --out DIR --scale paper --seeds 0,1,2 --rows knowsam,knowsam+vit_b
 
 ROOT holds a folder for each public set, named as in `TASKS`, each with images/ and masks/ (and unlabelled/). Stop it
 whenever you like and repeat the command: what is done is not done again, rows and seeds may be added. A fifth of the
@@ -52,11 +52,12 @@ TASKS = {
     "blood": Task(("wbc",), "5%"),
     "nuclei": Task(("dsb2018",), "5%"),
     "breast": Task(("busi",), "100%"),
+    "brain": Task(("hippocampus",), 10),
 }
 """The first five are the paper's, with a recipe each; of `breast` all masks are used, beside images without any."""
 ROWS = (
-    "supervised,knowsam,knowsam:tiny,knowsam:lite_medsam,cps,cps:lite_medsam,mean_teacher,mean_teacher:lite_medsam,"
-    "unimatch,unimatch:lite_medsam"
+    "supervised,knowsam,knowsam+tiny,knowsam+lite_medsam,cps,cps+lite_medsam,mean_teacher,mean_teacher+lite_medsam,"
+    "unimatch,unimatch+lite_medsam"
 )
 SCALES: dict[str, dict[str, Any]] = {
     "night": {"data": {"size": 128}, "train": {"steps": 600, "batch": "4+4", "validate_every": 100}},
@@ -65,6 +66,8 @@ SCALES: dict[str, dict[str, Any]] = {
 }
 SCORED_SHARE, VALIDATION_SHARE = 0.2, 0.1
 """Shares of the groups: of all for the score, of the rest for the validation."""
+MASKS = ("masks", "labels")
+"""What the folder of masks may be called."""
 CLINICDB_STARTS = (1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429,
                    448, 467, 479, 504, 529, 547, 572, 592)  # fmt: skip
 """First frame of each of ClinicDB's 29 videos: frames of one video must not be on both sides of a split."""
@@ -91,7 +94,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="new folder, or that of an earlier call")
     parser.add_argument("--scale", choices=tuple(SCALES), default="night", help="steps and batch (%(default)s)")
     parser.add_argument("--seeds", default="0", help="one run for each (%(default)s)")
-    parser.add_argument("--rows", default=ROWS, help="METHOD or METHOD:SAM, with commas (%(default)s)")
+    parser.add_argument("--rows", default=ROWS, help="METHOD or METHOD+SAM, with commas (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (%(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all runs, e.g. train.amp=bf16")
     given = parser.parse_intermixed_args()
@@ -116,8 +119,8 @@ def task_names(text: str) -> list[str]:
 
 
 def parse_rows(text: str) -> list[tuple[str, str]]:
-    """`"supervised,knowsam:tiny"` -> method and SAM of every row, supervised training first."""
-    rows = [(method, sam or "none") for method, _, sam in (row.partition(":") for row in text.split(","))]
+    """`"supervised,knowsam+tiny"` -> method and SAM of every row, supervised training first."""
+    rows = [(method, sam or "none") for method, _, sam in (row.partition("+") for row in text.split(","))]
     return [("supervised", "none"), *(row for row in dict.fromkeys(rows) if row != ("supervised", "none"))]
 
 
@@ -188,9 +191,9 @@ def prepare(task: str, root: Path, folder: Path) -> None:
     listed: list[str] = []
     for name in sets:
         source, prefix = root / name, f"{name}_" if len(sets) > 1 else ""
-        if not (source / "images").is_dir() or not (source / "masks").is_dir():
+        if not (source / "images").is_dir() or not any((source / part).is_dir() for part in MASKS):
             raise InputError(f"{source}: no images/ and masks/ were found, but task {task} needs them; add them.")
-        for part in ("images", "masks", "unlabelled"):
+        for part in ("images", *MASKS, "unlabelled"):
             if (source / part).is_dir():
                 (folder / part).mkdir(parents=True, exist_ok=True)
                 for file in sorted((source / part).iterdir()):

@@ -2,11 +2,11 @@ r"""`preference` with each judge in one table: `compare` knows a method once, so
 
     F=benchmarks/preference_judges.py
     knowsam compare DATA --out DIR --sam none --seeds 0,1 \
-        --methods supervised,$F:Agreement,$F:Confidence,$F:OracleRank,$F:OracleRating,$F:Mean,$F:Moved
+        --methods supervised,$F:Agreement,$F:Confidence,$F:OracleRank,$F:OracleRating,$F:Mean,$F:Moved,$F:Sudden
     knowsam compare DATA --out DIR-sam --sam tiny --seeds 0,1 --methods supervised,$F:Agreement,$F:IouHead,$F:OnSam
 
 `supervised` is stage 1 alone. `Mean` averages the likelihood over the image without anchor and stay term, `Moved` does
-the same over the ring.
+the same over the ring, `Sudden` has the whole weight from the first step of stage 2.
 """
 
 from __future__ import annotations
@@ -91,6 +91,17 @@ class Moved(PreferenceAlignment):
         judge: Literal["oracle_rank"] = "oracle_rank"
         anchor_weight: float = 0.0
         stay_weight: float = 0.0
+
+
+class Sudden(PreferenceAlignment):
+    """As it comes, without the ramp."""
+
+    footnote = "judge: agreement; no ramp"
+
+    class Options(PreferenceOptions):
+        """How it begins."""
+
+        ramp_end: float = 0.0
 
 
 class OnSam(PreferenceAlignment):

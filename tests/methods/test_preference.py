@@ -88,7 +88,7 @@ def one_hot(label: Tensor, K: int = 3) -> Tensor:
 
 @pytest.mark.parametrize("judge", ["agreement", "confidence", "oracle_rank"])
 def test_a_step_against_the_likelihoods_of_the_candidates(judge: str) -> None:
-    method, batch = taught(judge=judge), with_hidden(small_batch())
+    method, batch = taught(judge=judge, ramp_end=0.0), with_hidden(small_batch())
     image, network = batch.unlabelled_image, copy.deepcopy(method.network)
     output = stepped(method, batch)
     z, z_ref = network.eval()(image), method.reference(image)
@@ -121,9 +121,19 @@ def test_a_step_against_the_likelihoods_of_the_candidates(judge: str) -> None:
 
 def test_the_weights_of_the_terms() -> None:
     batch = small_batch()
-    output = stepped(taught(anchor_weight=0.25, stay_weight=3.0), batch)
+    output = stepped(taught(anchor_weight=0.25, stay_weight=3.0, ramp_end=0.0), batch)
     terms = {name: value.item() for name, value in output.terms.items()}
     total = 0.25 * terms["student_sup"] + terms["student_pref"] + 3 * terms["student_stay"]
+    assert output.loss.item() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize(("step", "u"), [(6, 0.0), (10, 0.5), (14, 1.0), (17, 1.0)])
+def test_preferences_set_in_slowly_over_the_second_stage(step: int, u: float) -> None:
+    # A third of the run is stage 1, and two thirds of stage 2 are the ramp.
+    output = stepped(taught(ramp_end=2 / 3), small_batch(), Progress(step, 18))
+    terms = {name: value.item() for name, value in output.terms.items()}
+    weight = math.exp(-5 * (1 - u) ** 2)
+    total = terms["student_sup"] + weight * (terms["student_pref"] + 0.1 * terms["student_stay"])
     assert output.loss.item() == pytest.approx(total, rel=1e-5)
 
 
@@ -271,7 +281,7 @@ def test_on_sam_the_reference_is_another_decoder_for_the_same_question() -> None
     assert (moved - before).abs().max() > 0.1
     output = stepped(method, batch)
     assert output.terms["sam_stay"] > 0
-    anchored = small_method("preference", "tiny", target="sam", anchor_weight=0.5)
+    anchored = small_method("preference", "tiny", target="sam", anchor_weight=0.5, ramp_end=0.0)
     output = stepped(anchored, batch)
     terms = {name: value.item() for name, value in output.terms.items()}
     total = terms["student_sup"] + 0.5 * terms["sam_sup"] + terms["sam_kd"] + terms["sam_pref"]

@@ -30,6 +30,7 @@ from knowsam.functional.preference import (
     swap_neighbours,
 )
 from knowsam.functional.probabilities import resize_logits
+from knowsam.functional.schedules import gaussian_rampup
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, add_noise, join_halves
 from knowsam.networks import ema_copy, teacher_decay, update_ema
 from knowsam.networks.modes import as_predicting, kept_statistics
@@ -65,6 +66,9 @@ class PreferenceOptions(StudentOptions):
     """Weight of the supervised loss on labelled images in stage 2."""
     stay_weight: float = Field(0.1, ge=0)
     """Weight of the divergence from the reference where candidates agree."""
+    ramp_end: float = Field(1.0, ge=0, le=1)
+    """Share of stage 2 over which the weight of preference and divergence rises along `exp(-5 (1 - u)^2)`; 0: all of
+    it at once."""
     prompts: str = "student"
     """What prompts SAM: `student`, its mask (`sam.prompt`); `saliency`, the map of a classifier that learns from labels
     of whole images; `text:FILE`, the student's mask and one vector per class."""
@@ -124,6 +128,7 @@ class PreferenceAlignment(StudentMethod):
         super().__init__(options, context)
         self._check(options, context)
         self.classes = context.classes
+        self._pretrain = context.pretrain or 0.0
         if options.target == "sam":
             self._teacher.learn_decoder()
         if options.prompts == "saliency":
@@ -194,10 +199,10 @@ class PreferenceAlignment(StudentMethod):
         margins `m_ref` (`class_margins`), candidates `Y_k = [sigmoid(m_ref) > t_k]`, the judge's weights w, which sum
         to 0, and Omega, where candidates differ:
 
-            L      = L_pref + anchor_weight seg(z^l, y^l) + stay_weight mean_{not Omega} KL(p_ref || p)
+            L      = w(u) [ L_pref + stay_weight mean_{not Omega} KL(p_ref || p) ] + anchor_weight seg(z^l, y^l)
             L_pref = mean -log sigmoid( beta / |Omega| sum_Omega c (m - m_ref) ),   c = sum_k w_k Y_k
 
-        over images and foreground classes. z is the network's, as it predicts: no dropout, and the running statistics
+        over images and foreground classes, w rising over the share u of stage 2. z is the network's, as it predicts: no dropout, and the running statistics
         of stage 1, so that it differs from the reference by what it has learnt alone. With `target: sam` it is SAM's,
         whose decoder alone then learns, and the network has its supervised loss and SAM's distillation.
         """
@@ -236,8 +241,13 @@ class PreferenceAlignment(StudentMethod):
                     reference = self.reference(unlabelled)
             policy = answer.attached[count:] if on_sam else logits[count:]
             preference, measured = self.align(policy, reference, unlabelled, batch.unlabelled_label)
-            loss, terms = loss + preference, terms | measured
+            loss, terms = loss + progress.weight(self._ramp) * preference, terms | measured
         return StepOutput(loss, terms)
+
+    def _ramp(self, t: float) -> float:
+        """w at the elapsed share t of the run."""
+        stage, end = self._pretrain, self.options.ramp_end
+        return gaussian_rampup((t - stage) / ((1 - stage) * end)) if end > 0 and stage < 1 else 1.0
 
     def align(
         self, policy: Tensor, reference: Tensor, image: Tensor, hidden: Tensor | None
