@@ -81,7 +81,7 @@ PAPER_OPTIONS = {
     | {
         "target": "student", "thresholds": [0.3, 0.4, 0.5, 0.6], "pair_weights": [1.0, 0.5], "judge": "agreement",
         "swap": 0.0, "normalise": "region", "beta": 1.0, "anchor_weight": 1.0, "stay_weight": 0.1,
-        "prompts": "student", "ema_decay": 0.99,
+        "ramp_end": 1.0, "prompts": "student", "ema_decay": 0.99,
     },
     "sss": NETWORK
     | {"combine": "add", "pair": "weak_strong", "cutmix": 0.5, "confidence": 0.0, "ema_decay": 0.996}

@@ -135,8 +135,8 @@ def train(
         data: As in `check`.
         out: New or empty folder for the run.
         method: Name of a method (default `"knowsam"`), or `"FILE.py:CLASS"`.
-        sam: `"none"`, `"tiny"` (default), `"lite_medsam"`, `"vit_b"`, `"sam2_small"`, ... (docs/sam.md), a directory or
-            an original `.pth` file.
+        sam: `"auto"` (default), `"none"`, `"tiny"`, `"lite_medsam"`, `"vit_b"`, `"sam2_small"`, ... (docs/sam.md), a
+            directory or an original `.pth` file.
         size: Height and width in the network, px, multiples of 16: `256`, `(192, 256)` or `"192x256"`.
         steps: Optimiser steps.
         batch: Labelled and unlabelled images per step: `(12, 12)` or `"12+12"`.

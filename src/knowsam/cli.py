@@ -552,14 +552,14 @@ def distil(
     from knowsam.inference.predictor import known_amp
     from knowsam.sam.distil.loop import distil as run
     from knowsam.sam.distil.settings import DistilConfig
-    from knowsam.sam.loading.build import absolute_name
+    from knowsam.sam.loading.build import settled_name
     from knowsam.storage import require_writable_folder
 
     require_writable_folder(out)
     config = DistilConfig(
-        absolute_name(teacher), student, tuple(str(folder.resolve()) for folder in images), labelled, val_fraction,
+        settled_name(teacher), student, tuple(str(folder.resolve()) for folder in images), labelled, val_fraction,
         size=size, view=view, steps=steps, batch=batch, drawn=drawn, prompts=prompts, answers=answers,
-        embedding=embedding, start=absolute_name(start) if start else "", lr=lr, amp=known_amp(amp), seed=seed,
+        embedding=embedding, start=settled_name(start) if start else "", lr=lr, amp=known_amp(amp), seed=seed,
     )  # fmt: skip
     _make_sam(partial(run, cache=cache), config, out, quiet)
 

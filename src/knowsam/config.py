@@ -187,9 +187,10 @@ class DataConfig(_Section):
 class SamSettings(_Section):
     """The SAM teacher."""
 
-    name: str = "tiny"
+    name: str = "auto"
     """`none`, `tiny`, `lite_medsam`, `vit_b`, `vit_l`, `vit_h`, `sam2_tiny`, `sam2_small`, `sam2_base_plus`,
-    `sam2_large`, a Hugging Face directory or an original `.pth` file."""
+    `sam2_large`, a Hugging Face directory or an original `.pth` file; `auto`: `lite_medsam` on a GPU where that is
+    installed, `tiny` elsewhere."""
     train: Literal["auto", "adapters", "all"] = "auto"
     """What learns; `auto`: adapters and prompts of a pretrained SAM, everything of a small or random one."""
     pretrained: bool = True

@@ -60,7 +60,7 @@ def test_equal_subsets_have_one_spelling(given: object, text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"sam": ["tinny"]}, "sam: 'tinny' was found, but expected one of none, tiny"),
+        ({"sam": ["tinny"]}, "sam: 'tinny' was found, but expected one of auto, none, tiny"),
         ({"seeds": [-1]}, "--seeds: -1 was found, but expected whole numbers from 0"),
         ({"labelled": ["many"]}, "labelled is 'many'; expected a number of groups"),
         ({"seeds": []}, "--seeds: nothing was found"),

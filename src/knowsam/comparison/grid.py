@@ -163,12 +163,12 @@ def labelled_text(value: int | float | str | Path | None) -> str:
 
 
 def _sam_text(name: str) -> str:
-    from knowsam.sam.loading.build import check_sam_name
+    from knowsam.sam.loading.build import check_sam_name, settled_name
 
     if name == "none":
         return name
     check_sam_name(name)
-    return str(Path(name).resolve()) if "/" in name and Path(name).exists() else name
+    return settled_name(name)
 
 
 def _resolve(method: str, data: Path, shared: Mapping[str, Any], own: Any, methods: int) -> Config:

@@ -202,9 +202,10 @@ class PreferenceAlignment(StudentMethod):
             L      = w(u) [ L_pref + stay_weight mean_{not Omega} KL(p_ref || p) ] + anchor_weight seg(z^l, y^l)
             L_pref = mean -log sigmoid( beta / |Omega| sum_Omega c (m - m_ref) ),   c = sum_k w_k Y_k
 
-        over images and foreground classes, w rising over the share u of stage 2. z is the network's, as it predicts: no dropout, and the running statistics
-        of stage 1, so that it differs from the reference by what it has learnt alone. With `target: sam` it is SAM's,
-        whose decoder alone then learns, and the network has its supervised loss and SAM's distillation.
+        over images and foreground classes, w rising over the share u of stage 2. z is the network's, as it predicts: no
+        dropout, and the running statistics of stage 1, so that it differs from the reference by what it has learnt
+        alone. With `target: sam` it is SAM's, whose decoder alone then learns, and the network has its supervised loss
+        and SAM's distillation.
         """
         unlabelled = batch.unlabelled_image
         first_stage = self._in_first_stage = unlabelled is None
@@ -245,7 +246,7 @@ class PreferenceAlignment(StudentMethod):
         return StepOutput(loss, terms)
 
     def _ramp(self, t: float) -> float:
-        """w at the elapsed share t of the run."""
+        """The ramp's value at the elapsed share t of the run."""
         stage, end = self._pretrain, self.options.ramp_end
         return gaussian_rampup((t - stage) / ((1 - stage) * end)) if end > 0 and stage < 1 else 1.0
 

@@ -123,8 +123,9 @@ class SamDistillation(nn.Module):
         """Build a SAM, adapt it, and make it the teacher of a training loop.
 
         Args:
-            name: `"tiny"` (bundled), `"lite_medsam"` (installed), `"vit_b"`, `"vit_l"`, `"vit_h"`, `"sam2_tiny"` to
-                `"sam2_large"`, a Hugging Face directory, or an original `.pth` file, see `load_sam`.
+            name: `"auto"` (see `settled_name`), `"tiny"` (bundled), `"lite_medsam"` (installed), `"vit_b"`, `"vit_l"`,
+                `"vit_h"`, `"sam2_tiny"` to `"sam2_large"`, a Hugging Face directory, or an original `.pth` file, see
+                `load_sam`.
             size: Height and width of the images in pixels.
             classes: K, background included.
             train: What of SAM learns, see `SamTeacher`; `"auto"`: adapters and prompts of a pretrained SAM of the

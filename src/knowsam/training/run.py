@@ -38,11 +38,11 @@ def train(config: Config, out: str | Path, quiet: bool = False) -> Run:
     Raises:
         InputError: For bad data, configuration or an occupied folder.
     """
-    from knowsam.sam.loading.build import absolute_name
+    from knowsam.sam.loading.build import settled_name
 
     # Absolute paths let the run be continued from any directory.
     data = config.data.model_copy(update={"path": str(Path(config.data.path).resolve())})
-    sam = config.sam.model_copy(update={"name": absolute_name(config.sam.name)})
+    sam = config.sam.model_copy(update={"name": settled_name(config.sam.name)})
     config = config.model_copy(update={"data": data, "sam": sam, "method": absolute(config.method)})
     folder = RunFolder(Path(out))
     folder.check_free()

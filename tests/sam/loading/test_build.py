@@ -9,7 +9,7 @@ import torch
 
 from knowsam.errors import InputError
 from knowsam.sam import SamDistillation
-from knowsam.sam.loading.build import TINY, absolute_name, build_sam
+from knowsam.sam.loading.build import TINY, settled_name, build_sam
 from support.original_sam import published_sam, save_original
 from support.small_sam import SIDE, small_sam
 
@@ -104,7 +104,7 @@ def test_bundled_weights_that_are_not_those_shipped_are_refused(
 
 def test_an_unknown_name_is_told_with_what_is_known() -> None:
     with pytest.raises(
-        InputError, match=r"'vit_x' was found, but expected one of none, tiny, lite_medsam.*did you mean"
+        InputError, match=r"'vit_x' was found, but expected one of auto, none, tiny, lite_medsam.*did you mean"
     ):
         build_sam("vit_x", (32, 32))
 
@@ -118,9 +118,21 @@ def test_a_path_that_does_not_exist_is_told_and_asks_no_hub(name: str, monkeypat
 
 def test_a_path_becomes_absolute_and_a_name_stays(sam_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(sam_folder.parent)
-    assert absolute_name("sam") == str(sam_folder.resolve())
+    assert settled_name("sam") == str(sam_folder.resolve())
     (sam_folder.parent / "tiny").mkdir()
-    assert absolute_name("tiny") == "tiny"
+    assert settled_name("tiny") == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("device", "installed", "name"),
+    [("cuda:0", True, "lite_medsam"), ("cuda:0", False, "tiny"), ("cpu", True, "tiny"), ("cpu", False, "tiny")],
+)
+def test_auto_is_the_medical_sam_where_it_is_affordable(
+    device: str, installed: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knowsam.sam.loading.build.resolve_device", lambda: device)
+    monkeypatch.setattr("knowsam.sam.loading.build.find_lite_medsam", lambda: Path("x.pth") if installed else None)
+    assert settled_name("auto") == name
 
 
 def test_no_sam_is_nothing_to_distil_from() -> None:
@@ -132,7 +144,7 @@ def test_no_sam_is_nothing_to_distil_from() -> None:
 def test_a_run_without_sam_never_waits_for_transformers() -> None:
     """`train` asks this module for a name's meaning, SAM or not; importing transformers takes seconds."""
     code = (
-        "import sys; from knowsam.sam.loading.build import absolute_name as a; a('none');"
+        "import sys; from knowsam.sam.loading.build import settled_name as a; a('none');"
         " print('transformers' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

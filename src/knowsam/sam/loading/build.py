@@ -9,16 +9,18 @@ from typing import Any
 from torch import nn
 
 from knowsam.errors import InputError, did_you_mean
+from knowsam.runs.device import resolve_device
 from knowsam.sam.loading.hub import load_folder, load_hub
 from knowsam.sam.loading.lite_medsam import NAME as LITE_MEDSAM
-from knowsam.sam.loading.lite_medsam import load_lite_medsam, note_on
+from knowsam.sam.loading.lite_medsam import find_lite_medsam, load_lite_medsam, note_on
 from knowsam.sam.loading.original import load_original
 from knowsam.sam.loading.report import LoadReport, report_of
 from knowsam.sam.loading.resize import resize_input
 from knowsam.sam.loading.sizes import SIZES, SIZES_2, TinyVitSizes
 from knowsam.storage import not_finite
 
-NAMES = ("none", "tiny", LITE_MEDSAM, *SIZES, *SIZES_2)
+AUTO = "auto"
+NAMES = (AUTO, "none", "tiny", LITE_MEDSAM, *SIZES, *SIZES_2)
 RANDOM = "random weights"
 TINY = Path(__file__).parents[1] / "weights"
 """The small SAM that comes with the package, as `knowsam sam pretrain` wrote it (docs/sam-tiny.md)."""
@@ -49,10 +51,10 @@ def load_sam(name: str, pretrained: bool = True, random_side: int = 1024) -> tup
     """Load a promptable SAM as it is, for the size of images it was made for.
 
     Args:
-        name: `"tiny"` (2.8 M parameters, patch 8, bundled with the package), `"lite_medsam"` (9.8 M, patch 4, from an
-            installed package), `"vit_b"`, `"vit_l"`, `"vit_h"`, `"sam2_tiny"`, `"sam2_small"`, `"sam2_base_plus"`,
-            `"sam2_large"`, the path of a Hugging Face directory (`SamModel`, `SamHQModel`, `Sam2Model`), or the path of
-            an original checkpoint (`.pth`).
+        name: `"auto"` (see `settled_name`), `"tiny"` (2.8 M parameters, patch 8, bundled with the package),
+            `"lite_medsam"` (9.8 M, patch 4, from an installed package), `"vit_b"`, `"vit_l"`, `"vit_h"`,
+            `"sam2_tiny"`, `"sam2_small"`, `"sam2_base_plus"`, `"sam2_large"`, the path of a Hugging Face directory
+            (`SamModel`, `SamHQModel`, `Sam2Model`), or the path of an original checkpoint (`.pth`).
         pretrained: For the names: load the weights (bundled ones, installed ones, or published ones from the local
             cache or the hub); False builds the size with random weights, for measurements.
         random_side: Side in pixels of the images that a random `vit_*` is made for; SAM 2 is made for 1024.
@@ -63,7 +65,8 @@ def load_sam(name: str, pretrained: bool = True, random_side: int = 1024) -> tup
     Raises:
         InputError: For a name that is neither known nor a path, or weights that cannot be found or are no SAM's.
     """
-    path = Path(name).expanduser()
+    name = settled_name(name)
+    path = Path(name)
     sam: Any
     if name in NAMES and name != "none" and not pretrained:
         sam = _random_named(name, random_side)
@@ -99,8 +102,14 @@ def check_sam_name(name: str) -> None:
         raise _unknown(name)
 
 
-def absolute_name(name: str) -> str:
-    """Return a name that means the same SAM from any directory: a path that exists becomes absolute."""
+def settled_name(name: str) -> str:
+    """Return a name that means the same SAM on any machine and from any directory.
+
+    `"auto"` becomes `"lite_medsam"` on a GPU where that is installed, `"tiny"` elsewhere (docs/decisions.md); a path
+    that exists becomes absolute.
+    """
+    if name == AUTO:
+        return LITE_MEDSAM if resolve_device() != "cpu" and find_lite_medsam() is not None else "tiny"
     path = Path(name).expanduser()
     return str(path.resolve()) if name not in NAMES and path.exists() else name
 
