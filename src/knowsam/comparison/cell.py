@@ -20,6 +20,7 @@ from knowsam.comparison.outcome import COST_FILE, LOG_FILE, MEMORY_FILE, Outcome
 from knowsam.errors import InputError
 from knowsam.presentation.console import escape_unprintable
 from knowsam.runs.lock import clear_lock, folder_lock
+from knowsam.runs.parent import wait_for_parent
 from knowsam.storage import write_json
 
 INTERRUPTED = 130
@@ -148,7 +149,7 @@ def peak_memory_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
-def work(job: CellJob, wait_for_parent: Callable[[], bool] | None = None) -> None:
+def work(job: CellJob, wait_for_parent: Callable[[], bool] = wait_for_parent) -> None:
     """What the process of one cell does: exit code 0 done, 1 failed (the outcome says why), 130 interrupted.
 
     Args:
@@ -157,7 +158,7 @@ def work(job: CellJob, wait_for_parent: Callable[[], bool] | None = None) -> Non
     """
     # Ctrl-C reaches the whole group; the loop passes it on as SIGTERM. While it trains, the run listens to both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_stop_without_parent, args=(wait_for_parent or _wait_for_parent,), daemon=True).start()
+    threading.Thread(target=_stop_without_parent, args=(wait_for_parent,), daemon=True).start()
     job.cell.mkdir(parents=True, exist_ok=True)
     with (job.cell / LOG_FILE).open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
@@ -209,16 +210,6 @@ def _memory_told(path: Path) -> Iterator[None]:
         ended.set()
         thread.join()
         path.unlink(missing_ok=True)
-
-
-def _wait_for_parent() -> bool:
-    from multiprocessing import parent_process
-
-    parent = parent_process()
-    if parent is None:
-        return False
-    parent.join()
-    return True
 
 
 def _stop_without_parent(wait_for_parent: Callable[[], bool]) -> None:

@@ -19,6 +19,9 @@ from knowsam.storage import LOCK_FILE, is_alive, output_folder
 ASK_AGAIN_S = 0.2
 LAST_CHILDREN_S = 20.0
 """How long the lock of a dead process may be held on by children that have not noticed its death yet."""
+_held: set[IO[str]] = set()
+"""Locks of this process. A fork of it has the same open files, and would hold them on when it is gone: it closes them,
+which takes the lock from nobody."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What file systems answer that know no locks."""
 
@@ -40,13 +43,25 @@ def folder_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """
     with output_folder(folder):
         file = _acquire(folder, wait)
+        _held.add(file)
         try:
             yield
         finally:
+            _held.discard(file)
             # Removed while it is held: whoever waits for it finds out that it lost its name, and takes a new one.
             with contextlib.suppress(OSError):
                 (folder / LOCK_FILE).unlink()
             file.close()
+
+
+def _let_go() -> None:
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def clear_lock(folder: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from knowsam import __version__
 from knowsam.config import Config
@@ -33,6 +32,7 @@ from knowsam.runs.checkpoint import load_checkpoint, read_progress, save_checkpo
 from knowsam.runs.device import resolve_device
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
+from knowsam.runs.loading import load_steps
 from knowsam.runs.lock import folder_lock
 from knowsam.runs.result import Distilled
 from knowsam.runs.student_file import StudentInfo, find_student, load_student, save_student
@@ -234,9 +234,7 @@ class Distillation:
         """Do all steps, or stop when asked to, saved."""
         total = self.settings.steps
         every = max(1, total // CHECKS)
-        loader = DataLoader(
-            self.batches, batch_size=None, sampler=range(self.position, total), num_workers=self.config.data.workers
-        )
+        loader = load_steps(self.batches, range(self.position, total), self.config.data.workers)
         if self.position < total:
             who = "the run's network and SAM" if self.uses_sam else "the run's network"
             self.display.note(f"{who} teach{'' if self.uses_sam else 'es'} one U-Net for {total} steps.")

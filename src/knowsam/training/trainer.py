@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
-from torch.utils.data import DataLoader
 
 from knowsam import __version__
 from knowsam.config import Config
@@ -27,6 +26,7 @@ from knowsam.networks.class_prior import start_at_class_prior
 from knowsam.reliability.of_run import calibrate_run, is_calibrated, write_calibration
 from knowsam.runs.checkpoint import CheckpointProgress, save_checkpoint
 from knowsam.runs.folder import RunFolder
+from knowsam.runs.loading import load_steps
 from knowsam.runs.result import Run
 from knowsam.runs.student_file import StudentInfo, save_student
 from knowsam.storage import Background
@@ -168,9 +168,7 @@ class Trainer:
 
     def _fit(self) -> Run:
         train, total = self.config.train, self.config.train.steps
-        loader = DataLoader(
-            self.batches, batch_size=None, sampler=range(self.position, total), num_workers=self.config.data.workers
-        )
+        loader = load_steps(self.batches, range(self.position, total), self.config.data.workers)
         finished = True
         deterministic = train.deterministic and self.accelerator.device.type == "cuda"
         with stop_on_signal() as asked_to_stop, self.display.training(total, self.position), keep_freed_memory():

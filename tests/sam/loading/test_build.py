@@ -9,7 +9,7 @@ import torch
 
 from knowsam.errors import InputError
 from knowsam.sam import SamDistillation
-from knowsam.sam.loading.build import TINY, settled_name, build_sam
+from knowsam.sam.loading.build import TINY, build_sam, settled_name
 from support.original_sam import published_sam, save_original
 from support.small_sam import SIDE, small_sam
 

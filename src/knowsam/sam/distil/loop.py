@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from knowsam.errors import InputError
 from knowsam.presentation.console import make_bar, make_console
@@ -23,6 +22,7 @@ from knowsam.runs.checkpoint import load_checkpoint
 from knowsam.runs.device import resolve_device
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
+from knowsam.runs.loading import load_steps
 from knowsam.runs.lock import folder_lock
 from knowsam.sam.backbone.interface import interface_of
 from knowsam.sam.backbone.tiny import TinySam
@@ -213,10 +213,7 @@ class _Distillation:
             self.check()
         loaders = 1 if self.device == "cpu" else min(GPU_LOADERS, max(1, (os.cpu_count() or 1) - 1))
         # Bytes go through a pipe; tensors would need shared memory, of which containers have little.
-        loader = DataLoader(
-            DistilSteps(self.plan), batch_size=None, sampler=range(self.step, config.steps), num_workers=loaders,
-            prefetch_factor=4, collate_fn=pickle.dumps,
-        )  # fmt: skip
+        loader = load_steps(DistilSteps(self.plan), range(self.step, config.steps), loaders, pickle.dumps)
         columns = ("distilling", "bar", "count", "elapsed", "left", "remaining", "{task.fields[score]}")
         with make_bar(self.console, *columns) as bar:
             task = bar.add_task("distilling", total=config.steps, completed=self.step, score="")

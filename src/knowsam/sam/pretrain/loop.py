@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from knowsam.errors import InputError
 from knowsam.functional.schedules import linear_decay
@@ -32,6 +31,7 @@ from knowsam.runs.checkpoint import load_checkpoint
 from knowsam.runs.device import resolve_device
 from knowsam.runs.environment import describe_environment
 from knowsam.runs.folder import RunFolder
+from knowsam.runs.loading import load_steps
 from knowsam.runs.lock import folder_lock
 from knowsam.sam.backbone.tiny import MODEL_TYPE, TinySam, read_config, tiny_sam
 from knowsam.sam.loading.build import TINY, build_sam
@@ -93,10 +93,7 @@ def _pretrain(config: PretrainConfig, out: Path, quiet: bool, asked_to_stop: Cal
         sam.set_attn_implementation("eager")
     run = _Pretraining(config, out, PromptableSam(sam).to(device), started)
     run.restore()
-    loader = DataLoader(
-        PretrainSteps(config, patch), batch_size=None, sampler=range(run.step, config.steps), num_workers=1,
-        prefetch_factor=4,
-    )  # fmt: skip
+    loader = load_steps(PretrainSteps(config, patch), range(run.step, config.steps), workers=1)
     columns = ("pretraining", "bar", "count", "elapsed", "left", "remaining", "{task.fields[iou]}")
     console, beat, pace = make_console(stderr=True, quiet=quiet), Heartbeat(), Pace(config.steps, run.step)
     with make_bar(console, *columns) as bar:
