@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from knowsam.comparison.grid import short_name
 from knowsam.comparison.loop import compare
 from knowsam.comparison.outcome import Outcome
 from knowsam.comparison.output import write_tables
@@ -33,6 +34,8 @@ from knowsam.comparison.statistics import Interval, bootstrap_interval, over_see
 from knowsam.comparison.tables import difference_text, spread_text
 from knowsam.config import load_recipe, merge_layers, parse_overrides, recipe_names
 from knowsam.errors import InputError
+from knowsam.plugins import absolute
+from knowsam.sam.loading.build import settled_name
 
 
 class Task(NamedTuple):
@@ -66,6 +69,7 @@ SCALES: dict[str, dict[str, Any]] = {
 }
 SCORED_SHARE, VALIDATION_SHARE = 0.2, 0.1
 """Shares of the groups: of all for the score, of the rest for the validation."""
+ALL = "all"
 MASKS = ("masks", "labels")
 """What the folder of masks may be called."""
 CLINICDB_STARTS = (1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429,
@@ -120,7 +124,8 @@ def task_names(text: str) -> list[str]:
 
 def parse_rows(text: str) -> list[tuple[str, str]]:
     """`"supervised,knowsam+tiny"` -> method and SAM of every row, supervised training first."""
-    rows = [(method, sam or "none") for method, _, sam in (row.partition("+") for row in text.split(","))]
+    parts = [row.partition("+") for row in text.split(",")]
+    rows = [(absolute(method), settled_name(sam or "none")) for method, _, sam in parts]
     return [("supervised", "none"), *(row for row in dict.fromkeys(rows) if row != ("supervised", "none"))]
 
 
@@ -150,8 +155,8 @@ def run_all(
         if results.interrupted:
             break
     console.print(f"\n{(out / 'evidence.md').read_text()}\nWritten: {out / 'evidence.md'}")
-    found = {(line.task, line.method, line.sam) for line in lines if line.done == f"{len(seeds)} of {len(seeds)}"}
-    return len(found) == len(tasks) * len(rows)
+    done = [line for line in lines if line.scored == ALL and line.done == f"{len(seeds)} of {len(seeds)}"]
+    return len(done) == len(tasks) * len(rows)
 
 
 def compare_rows(
@@ -266,7 +271,7 @@ def table_lines(task: str, results: Results, rows: Sequence[tuple[str, str]]) ->
             means = [sum(cases.values()) / max(1, len(cases)) for cases in by_seed.values()]
             gain = None if method == "supervised" else gain_over_supervised(results, method, sam, prefix)
             lines.append(Line(
-                task, part or "all", method, sam,
+                task, part or ALL, short_name(method), short_name(sam),
                 cases=max(map(len, by_seed.values()), default=0),
                 done=f"{len(row.done)} of {len(row.seeds)}",
                 dice=spread_text(over_seeds(means), "dice"),

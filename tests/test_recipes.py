@@ -68,7 +68,7 @@ def test_missing_set_or_task(tmp_path: Path, evidence: ModuleType) -> None:
 def test_a_table_of_a_task_with_two_sets(tmp_path: Path, evidence: ModuleType) -> None:
     make_set(tmp_path / "kvasir", [f"k{number}" for number in range(12)])
     make_set(tmp_path / "clinicdb", [str(number) for number in range(1, 600, 25)])
-    assert evidence.parse_rows("a.py:Own+tiny")[1] == ("a.py:Own", "tiny")
+    assert evidence.parse_rows("a.py:Own+tiny")[1] == (f"{Path.cwd() / 'a.py'}:Own", "tiny")
     rows = evidence.parse_rows("mean_teacher,supervised")
     assert rows == [("supervised", "none"), ("mean_teacher", "none")]
     small = ["data.size=32", "train.steps=1", "train.batch=1+1", "train.validate_every=1", "train.report=false"]
