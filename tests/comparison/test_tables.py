@@ -5,6 +5,8 @@ import csv
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +154,20 @@ def test_all_files_are_written_and_hold_the_numbers(folder: CompareFolder) -> No
     assert ((picture[:, 2].astype(int) - picture[:, 0]) > 100).sum() > 100
     markdown = (folder.path / "table.md").read_text()
     assert re.search(r"!\[Dice of every seed as a point, test cases. Means: supervised, labelled 7: 0.650", markdown)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+@pytest.mark.parametrize("suffix", [".png", ".pdf"])
+def test_a_disk_that_is_full_at_the_figure_is_an_error_of_the_disk(
+    folder: CompareFolder, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def full_at_one(path: Path) -> Iterator[Path]:
+        yield Path("/dev/full") if path.suffix == suffix else path
+
+    monkeypatch.setattr("knowsam.comparison.figure.whole_file", full_at_one)
+    with pytest.raises(OSError, match="No space left"):
+        write_tables(read_results(folder))
 
 
 def test_masks_that_were_ranked_by_are_in_every_table(folder: CompareFolder, tmp_path: Path) -> None:

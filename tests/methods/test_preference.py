@@ -98,7 +98,7 @@ def test_a_step_against_the_likelihoods_of_the_candidates(judge: str) -> None:
     labelled = network(batch.labelled_image)  # draws its dropout before the judge draws its noise
     if judge == "agreement":
         noise = (0.1 * torch.randn_like(image)).clamp(-0.2, 0.2)
-        scores = naive_scores(z_ref, one_hot(method.ema_teacher.eval()(image + noise).argmax(dim=1)))
+        scores = naive_scores(z_ref, method.ema_teacher.eval()(image + noise).softmax(dim=1)[:, 1:])
     else:
         target = z_ref.softmax(dim=1)[:, 1:] if judge == "confidence" else one_hot(batch.unlabelled_label)
         scores = naive_scores(z_ref, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from knowsam.comparison.grid import short_name
@@ -86,8 +87,11 @@ def draw_figure(results: Results, folder: Path) -> str:
             )
         figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=8)
         for suffix in ("png", "pdf"):
+            # Drawn in memory: where the disk is full, matplotlib tells of a fault of its own instead.
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=suffix, dpi=DPI, metadata=METADATA[suffix])
             with whole_file(folder / f"figure.{suffix}") as path:
-                figure.savefig(path, dpi=DPI, metadata=METADATA[suffix])
+                path.write_bytes(drawn.getvalue())
     return alternative_text(results, rows)
 
 

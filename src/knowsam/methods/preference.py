@@ -54,8 +54,8 @@ class PreferenceOptions(StudentOptions):
     pair_weights: tuple[float, ...] = (1.0, 0.5)
     """Weights of the best and worst candidate, of the second and the last but one, ...: `b1, b2`."""
     judge: Literal["agreement", "iou_head", "confidence", "oracle_rank", "oracle_rating"] = "agreement"
-    """Who ranks: Dice with the EMA teacher's mask; SAM's estimated IoU; the reference's expected Dice; the `oracle_`
-    ones read the masks of the unlabelled images."""
+    """Who ranks: the EMA teacher's expected Dice, on a noisy view; SAM's estimated IoU; the reference's expected Dice;
+    the `oracle_` ones read the masks of the unlabelled images."""
     swap: float = Field(0.0, ge=0, le=1)
     """Share of the judgements in which two neighbours change places: noise, for measurements."""
     normalise: Literal["region", "sum", "mean"] = "region"
@@ -292,7 +292,9 @@ class PreferenceAlignment(StudentMethod):
             assert self.ema_teacher is not None  # it is there for this judge
             with as_predicting(self.ema_teacher):
                 answer = self.ema_teacher(add_noise(image, NOISE, NOISE_LIMIT))
-            scores = candidate_dice(candidates, self._foreground(answer.argmax(dim=1)))
+            # Its probabilities, not its mask: two of four thresholds lie below a mask's, one above, so that beside it
+            # the smaller candidates win on average, the network shrinks, and its teacher with it.
+            scores = candidate_dice(candidates, answer.float().softmax(dim=1)[:, 1:])
         if options.swap > 0:
             scores = swap_neighbours(scores, options.swap)
         if options.judge == "oracle_rating":
