@@ -549,8 +549,11 @@ def report(
         print(knowsam.report("runs/a").path)
         ```
     """
-    from knowsam.reporting.write import write_report
+    from knowsam.federation.report import is_federation, write_federation_report
+    from knowsam.reporting.write import WrittenReport, write_report
 
+    if is_federation(run):
+        return WrittenReport(write_federation_report(run, out), None)
     return write_report(run, out, baseline, progress)
 
 

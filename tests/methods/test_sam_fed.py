@@ -68,10 +68,11 @@ def test_the_global_network_is_renewed_at_the_end_of_each_round() -> None:
 
 
 def test_the_global_network_may_have_another_architecture_and_never_learns() -> None:
-    method = small_method("sam_fed")
-    method.follow(build_network("vnet", 1, 3))
-    method.train()
+    spec = {"name": "vnet", "in_channels": 1, "classes": 3}
+    method = small_method("sam_fed", global_network=spec, rounds=1).train()
+    method.follow(build_network(**spec))
     before = {name: value.clone() for name, value in method.global_network.state_dict().items()}
     method.step(small_batch(), LATE).loss.backward()
+    method.after_step(Progress(99, 100))
     assert all(parameter.grad is None for parameter in method.global_network.parameters())
     assert all(torch.equal(before[name], value) for name, value in method.global_network.state_dict().items())

@@ -133,6 +133,9 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def follow(self, network: nn.Module) -> None:
+        """Called at the start of a federation's round with its global network, a copy that is the method's own."""
+
     def after_step(self, progress: Progress) -> None:
         """Called after the optimisers: EMA teachers and the like."""
 

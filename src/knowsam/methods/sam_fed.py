@@ -20,6 +20,7 @@ from knowsam.functional.agreement import AgreementRule, agreement_loss, agreemen
 from knowsam.functional.losses import distillation_loss, segmentation_loss
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, join_halves
 from knowsam.networks import ema_copy
+from knowsam.networks.registry import build_network
 from knowsam.types import Batch, Progress, StepOutput
 
 
@@ -38,6 +39,8 @@ class SamFedOptions(StudentOptions):
     """T of the distillation from the global network."""
     rounds: int = Field(50, ge=1)
     """How often the global network is renewed over a run; a federation sets it."""
+    global_network: dict[str, Any] = Field(default_factory=dict)
+    """Name and arguments of the global network where it is another one than the site's; a federation sets it."""
     sam_start: float = Field(0.25, ge=0, le=1)
     """Share of the run after which a SAM that learns beside the network has a say; one that answered before has at
     once."""
@@ -66,11 +69,12 @@ class SamFed(StudentMethod):
         super().__init__(options, context)
         self.classes = context.classes
         self.strong = IntensityAugmentation(context.in_channels, context.slices)
-        self.global_network: nn.Module = ema_copy(self.network)
-        self.train()
+        other = options.global_network
+        self.global_network: nn.Module = build_network(**other) if other else ema_copy(self.network)
+        self.follow(self.global_network)
 
     def follow(self, network: nn.Module) -> None:
-        """Learn from this global network from now on; it may have another architecture."""
+        """Learn from this global network from now on."""
         self.global_network = network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> SamFed:
@@ -130,5 +134,6 @@ class SamFed(StudentMethod):
     def after_step(self, progress: Progress) -> None:
         """Renew the global network at the end of a round, which for a site alone is its own."""
         rounds = self.options.rounds
-        if (progress.step + 1) * rounds // progress.total > progress.step * rounds // progress.total:
+        ends = (progress.step + 1) * rounds // progress.total > progress.step * rounds // progress.total
+        if ends and not self.options.global_network:
             self.global_network.load_state_dict(self.network.state_dict())
