@@ -41,6 +41,9 @@ from knowsam.training.state import load_trained_state
 from knowsam.training.trainer import Trainer
 from knowsam.training.validate import score_network
 
+START_FILE = "start.safetensors"
+"""The server's first message, for a client of an engine that is started again."""
+
 
 class Site:
     """A site in its own folder, `sites/NAME` of the federation's in a simulation.
@@ -71,9 +74,26 @@ class Site:
         self.data = read_site(self.config, self.public)
         self.trainer: Trainer | None = None
         self.global_network = build_network(**start.values["network"]) if self.different else None
-        if not any(path.exists() for path in (self.folder.config, self._answers, self.start_file)):
+        if not any(path.exists() for path in (self.folder.config, self._answers, out / START_FILE)):
             self.folder.check_free()
         self._ask()
+
+    @classmethod
+    def begin(cls, plan: Plan, name: str, start: Message | None, out: Path) -> Site:
+        """As an engine begins it: with the server's first message, or with the one that is kept since then.
+
+        Raises:
+            InputError: There is neither.
+        """
+        kept = out / START_FILE
+        if start is not None:
+            site = cls(plan, name, start, out)
+            site.folder.path.mkdir(parents=True, exist_ok=True)
+            start.write(kept)
+            return site
+        if not kept.exists():
+            raise InputError(f"{kept}: no such file was found, but expected it of a site that has begun; restore it.")
+        return cls(plan, name, Message.read(kept), out)
 
     @property
     def images(self) -> int:
@@ -196,11 +216,6 @@ class Site:
                 f"{self.folder.checkpoint}: step {min(steps.values())} was found, but the federation is at {wanted};"
                 " restore the folder, or begin the federation anew in an empty one."
             )
-
-    @property
-    def start_file(self) -> Path:
-        """The server's first message, for a client of an engine that is started again."""
-        return self.folder.path / "start.safetensors"
 
     @property
     def _answers(self) -> Path:
