@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from knowsam.errors import InputError
 from knowsam.federation.messages import Message
-from knowsam.federation.plan import SITES, Plan
+from knowsam.federation.plan import SITES, Plan, check_folders
 from knowsam.federation.server import Server
 from knowsam.federation.site import Site
 from knowsam.presentation.console import make_bar, make_console
@@ -62,6 +63,40 @@ class RoundDisplay:
         self.bar.update(self.task, advance=1)
         said = f", Dice of the global network: {', '.join(parts)}" if parts else ""
         self.console.print(f"round {record['round']}{said}", markup=False)
+
+
+ENGINES = ("loop", "nvflare")
+
+
+def start_federation(plan: Plan, out: Path, engine: str, job: Path | None, quiet: bool) -> Federation | None:
+    """Look into every folder, then train a federation, or write a job of NVFlare for one.
+
+    Args:
+        plan: What to do.
+        out: Its folder.
+        engine: One of `ENGINES`.
+        job: Folder for the job; None trains here.
+        quiet: No progress bar, no text.
+
+    Returns:
+        None for a job.
+
+    Raises:
+        InputError: For bad data, an occupied folder or a missing package; nothing was written then.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"--engine: '{engine}' was found, but expected {' or '.join(ENGINES)}; correct it.")
+    if job is None and engine == "loop":
+        check_folders(plan)
+        return federate(plan, out, quiet)
+    from knowsam.federation.nvflare import require_nvflare, simulate, write_job
+
+    require_nvflare()
+    if job is not None:
+        write_job(plan, out, job)
+        return None
+    check_folders(plan)
+    return simulate(plan, out, quiet)
 
 
 def federate(plan: Plan, out: Path, quiet: bool = False) -> Federation:
