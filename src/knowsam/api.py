@@ -637,6 +637,7 @@ def federate(
     start_steps: int | None = None,
     local_norm: bool = False,
     min_sites: int | None = None,
+    patience: int | None = None,
     size: int | str | tuple[int, int] | None = None,
     batch: str | tuple[int, int] | None = None,
     labelled: Labelled | None = None,
@@ -662,7 +663,8 @@ def federate(
         steps: Optimiser steps of a site in a round (20).
         start_steps: Steps on the public set before the first round (200).
         local_norm: Batch-norm statistics stay at their site.
-        min_sites: Sites that a round needs; None: all. Only NVFlare asks.
+        min_sites: Sites that a round of NVFlare needs; None: all.
+        patience: Seconds that it waits for the others when as many have answered (600).
         size: As in `train`.
         batch: As in `train`.
         labelled: Of the public set, as in `check`.
@@ -696,7 +698,7 @@ def federate(
     require_writable_folder(out if job is None else job)
     labelled = str(labelled) if isinstance(labelled, Path) else labelled
     given = _given(method=method, sam=sam, size=size, batch=batch, labelled=labelled, group_by=group_by, seed=seed)
-    numbers = _given(rounds=rounds, steps=steps, start_steps=start_steps, min_sites=min_sites)
+    numbers = _given(rounds=rounds, steps=steps, start_steps=start_steps, min_sites=min_sites, patience=patience)
     layers = _settings(config, settings, {}, given)
     if isinstance(layers.get("data"), dict):
         layers["data"].pop("path", None)

@@ -480,6 +480,9 @@ def federate(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     local_norm: Annotated[bool, typer.Option("--local-norm", help="Batch-norm statistics stay at their site.")] = False,
     min_sites: Annotated[int | None, typer.Option(help="With NVFlare: sites that a round needs; all.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Seconds that it waits for the others when as many have answered; 600.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="loop: one process; nvflare: its simulator.")] = "loop",
     job: Annotated[Path | None, typer.Option(help="Write a job of NVFlare to this folder instead.")] = None,
     quiet: Quiet = False,
@@ -498,6 +501,7 @@ def federate(
         start_steps=start_steps,
         local_norm=local_norm,
         min_sites=min_sites,
+        patience=patience,
         size=size,
         batch=batch,
         labelled=labelled,

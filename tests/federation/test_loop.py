@@ -196,7 +196,7 @@ def test_alike_sites_send_weights_and_counters_alone(
 ) -> None:
     plan = small_plan(tmp_path, local_norm=local_norm)
     sent = messages_of(plan, tmp_path / "fed", monkeypatch)
-    names = {f"site.network.{name}" for name in weights(tmp_path / "fed" / "student.safetensors")}
+    names = {f"weights.network.{name}" for name in weights(tmp_path / "fed" / "student.safetensors")}
     if local_norm:
         names = {name for name in names if "running" not in name and "tracked" not in name}
     assert len(sent) == 6

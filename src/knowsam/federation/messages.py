@@ -1,8 +1,8 @@
 """What server and sites say to each other: named tensors and plain values, and nothing else.
 
-Towards a site go `public.*`, `sam.*` and `start.*` once (public images and masks, SAM's weights that learned, the
-network that prompts it), and `global.*` in each round. From a site come `site.*`, its weights, or, where networks
-differ, `public_logits`; and counters. No image, mask or file name of a site is in any of them.
+Towards a site go `public.*` and `start.*` once (public images and masks; what of SAM has learned, and the network that
+prompts it), and `weights.*`, the global network, in each round. From a site come `weights.*`, its own, or, where
+networks differ, `public_logits`; and counters. No image, mask or file name of a site is in any of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch import Tensor
 from knowsam.storage import write_safetensors
 
 HEADER_KEY = "knowsam"
+WEIGHTS = "weights"
+"""Prefix of a network's weights, the same in both directions: filters of an engine look at what has changed."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
-from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_common.workflows.model_controller import ModelController
 
@@ -38,10 +38,22 @@ def to_model(message: Message) -> FLModel:
     return FLModel(params=arrays, meta={VALUES: json.dumps(message.values)})
 
 
-def from_model(model: FLModel) -> Message:
-    """Inverse of `to_model`."""
+def from_model(model: FLModel, sent: Message | None = None) -> Message:
+    """Inverse of `to_model`.
+
+    Args:
+        model: As it arrived.
+        sent: What it answers: a site whose filters look at changes of weights, such as NVFlare's for privacy, sends
+            changes (`ConvertWeights`), which are added to it here.
+    """
     arrays = {name: value for name, value in (model.params or {}).items() if name != NOTHING}
-    return Message.from_arrays(json.loads(model.meta[VALUES]), arrays)
+    message = Message.from_arrays(json.loads(model.meta[VALUES]), arrays)
+    if model.params_type != ParamsType.DIFF or sent is None:
+        return message
+    old = sent.tensors
+    whole = {name: (old[name] + value).to(old[name].dtype) if name in old else value
+             for name, value in message.tensors.items()}  # fmt: skip
+    return Message(message.values, whole)
 
 
 class FederationController(ModelController):
@@ -65,14 +77,19 @@ class FederationController(ModelController):
         if start is None:
             raise RuntimeError("the training on the public set was stopped")
         once = dict.fromkeys((site.name for site in plan.sites), start.size if server.round == 0 else 0)
-        self.send_model_and_wait(task_name=START, data=to_model(start))
+        self._ask(plan, START, start)
         while not server.finished:
             message = server.message()
-            results = self.send_model_and_wait(task_name=ROUND, data=to_model(message))
-            answers = {model.meta["client_name"]: from_model(model) for model in results}
+            answers = self._ask(plan, ROUND, message)
             if len(answers) < needed:
                 raise RuntimeError(f"round {server.round}: {len(answers)} sites answered, but {needed} are needed")
             server.collect(answers, {name: message.size + once.pop(name, 0) for name in answers})
+
+    def _ask(self, plan: Plan, task: str, message: Message) -> dict[str, Message]:
+        """Send a message to all sites and wait: for all, or where fewer will do, for the others as long as asked."""
+        patience = {"min_responses": plan.min_sites, "wait_time_after_min_received": plan.patience}
+        results = self.broadcast_model(task_name=task, data=to_model(message), **(patience if plan.min_sites else {}))
+        return {model.meta["client_name"]: from_model(model, message) for model in results}
 
 
 class SiteExecutor(Executor):

@@ -16,6 +16,7 @@ from knowsam.io import read_image
 from knowsam.methods import Method, load_method
 from knowsam.plugins import absolute
 from knowsam.runs.cases import cases_of
+from knowsam.sam.loading.build import absolute_name
 from knowsam.training.data import plan_split
 
 PLAN_FILE, SITES = "federation.json", "sites"
@@ -70,6 +71,7 @@ class Plan:
             sites' answers, and as many by which each site learns from it.
         local_norm: Batch-norm statistics stay at their site.
         min_sites: How many sites a round needs; 0: all. Only an engine of several machines asks.
+        patience: Seconds that a round waits for the others when as many have answered.
     """
 
     public: str
@@ -81,6 +83,7 @@ class Plan:
     public_epochs: int = 4
     local_norm: bool = False
     min_sites: int = 0
+    patience: int = 600
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a file or a message."""
@@ -173,7 +176,14 @@ def make_plan(public: str | Path, sites: Mapping[str, str | Path], settings: Map
         raise InputError("--site: none was given, but expected at least one, as NAME=FOLDER; add it.")
     if unknown := sorted(own.keys() - sites.keys()):
         raise InputError(f"sites.{unknown[0]}: no such site was given, but expected one of {', '.join(sites)}.")
-    for name, least in (("rounds", 1), ("steps", 1), ("start_steps", 0), ("public_epochs", 1), ("min_sites", 0)):
+    for name, least in {
+        "rounds": 1,
+        "steps": 1,
+        "start_steps": 0,
+        "public_epochs": 1,
+        "min_sites": 0,
+        "patience": 0,
+    }.items():
         if numbers.get(name, least) < least:
             option = name.replace("_", "-")
             raise InputError(f"--{option}: {numbers[name]} was found, but expected a number from {least}; correct it.")
@@ -182,6 +192,10 @@ def make_plan(public: str | Path, sites: Mapping[str, str | Path], settings: Map
     for layer in (shared, *own.values()):
         _refuse_own_settings(layer)
     shared["method"] = absolute(str(shared.get("method", "sam_fed")))
+    if isinstance(sam := shared.get("sam"), str):
+        shared["sam"] = {"name": sam}
+    if sam_name := (shared.get("sam") or {}).get("name"):
+        shared["sam"] = {**shared["sam"], "name": absolute_name(sam_name)}
     planned = tuple(
         SitePlan(name, str(Path(folder).resolve()), index, dict(own.get(name, {})))
         for index, (name, folder) in enumerate(sites.items())

@@ -13,7 +13,7 @@ from torch import Tensor
 from knowsam import __version__
 from knowsam.errors import InputError
 from knowsam.evaluation.scoring import ScoredVolume, ValidationScores
-from knowsam.federation.messages import Message, named
+from knowsam.federation.messages import WEIGHTS, Message, named
 from knowsam.federation.plan import PLAN_FILE, Plan
 from knowsam.federation.public import PublicSet, learn_on_public, renew_statistics
 from knowsam.federation.state import load_shared, shared_state
@@ -25,11 +25,11 @@ from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import StudentInfo, save_student
 from knowsam.sam.loading.report import base_record
 from knowsam.storage import read_json, write_json
-from knowsam.training import run as training
 from knowsam.training.build import build_method, record_sam_choices
-from knowsam.training.data import load_data, plan_split
+from knowsam.training.data import load_data, plan_split, require_same_files
 from knowsam.training.display import TrainingDisplay
 from knowsam.training.state import load_trained_method, load_trained_state, trained_state
+from knowsam.training.trainer import Trainer
 from knowsam.training.validate import score_network
 
 STATE_FILE = "federation.pt"
@@ -92,7 +92,9 @@ class Server:
         scanned, split = plan_split(config)
         self.data = load_data(config, scanned, split, use_unlabelled=False)
         self.public = PublicSet.of(self.data.labelled, self.data.coding, self.data.preprocessing)
-        if not again:
+        if again:
+            require_same_files(self.folder, self.data)
+        else:
             self.folder.create(config)
             self.data.record(self.folder)
             write_json(self.folder.path / PLAN_FILE, plan.to_json())
@@ -121,12 +123,11 @@ class Server:
         if plan.start_steps:
             begun = RunFolder(out)
             done = read_progress(begun.checkpoint).step if begun.checkpoint.exists() else 0
-            if not begun.config.exists():
-                finished = training.train(config, out, self.quiet).finished
-            else:
-                finished = done >= plan.start_steps or training.resume(out, quiet=self.quiet).finished
-            if not finished:
-                return None
+            if done < plan.start_steps:
+                trainer = Trainer(config, begun, resume=begun.config.exists(), quiet=self.quiet)
+                trainer.display.hints = False
+                if not trainer.fit().finished:
+                    return None
             method = load_trained_method(out)[0]
         else:
             channels, classes = self.data.preprocessing.in_channels, self.data.coding.classes
@@ -156,7 +157,7 @@ class Server:
             state: Mapping[str, Tensor] = self.method.student().state_dict()
         else:
             state = shared_state(self.method, self.plan.local_norm)
-        return Message({"round": self.round}, named("global", state))
+        return Message({"round": self.round}, named(WEIGHTS, state))
 
     def collect(self, answers: Mapping[str, Message], received: Mapping[str, int]) -> dict[str, Any]:
         """End a round: score the network that it began with, keep it if it is the best, and make the next one.
@@ -174,7 +175,7 @@ class Server:
             if self.plan.different:
                 self._condense([answer.tensors["public_logits"] for answer in present.values()])
             else:
-                states = [answer.part("site") for answer in present.values()]
+                states = [answer.part(WEIGHTS) for answer in present.values()]
                 mean = fedavg(states, [answer.values["images"] for answer in present.values()])
                 load_shared(self.method, mean, self.plan.local_norm)
                 if self.plan.local_norm:

@@ -19,7 +19,7 @@ from knowsam.data.discover import FoundCoding
 from knowsam.data.volumes import KnownMaps
 from knowsam.errors import InputError
 from knowsam.evaluation.scoring import ValidationScores, score_volumes
-from knowsam.federation.messages import Message, named
+from knowsam.federation.messages import WEIGHTS, Message, named
 from knowsam.federation.plan import Plan, SitePlan, site_images
 from knowsam.federation.public import SLICES_AT_ONCE, JoinedSlices, PublicSet, learn_on_public
 from knowsam.federation.state import load_shared, shared_state
@@ -36,7 +36,7 @@ from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
 from knowsam.sam.loading.report import require_same_base
 from knowsam.training.build import build_method
-from knowsam.training.data import RunData, choose_flip, class_shares, plan_split
+from knowsam.training.data import RunData, choose_flip, class_shares, plan_split, require_same_files
 from knowsam.training.state import load_trained_state
 from knowsam.training.trainer import Trainer
 from knowsam.training.validate import score_network
@@ -76,6 +76,7 @@ class Site:
         self.global_network = build_network(**start.values["network"]) if self.different else None
         if not any(path.exists() for path in (self.folder.config, self._answers, out / START_FILE)):
             self.folder.check_free()
+        require_same_files(self.folder, self.data)
         self._ask()
 
     @classmethod
@@ -106,7 +107,7 @@ class Site:
         """Receive the global network, score it, and train from it; in the message after the last round, score alone.
 
         Args:
-            message: `round`, from 0, and `global.*`.
+            message: `round`, from 0, and `weights.*`.
 
         Returns:
             Counters and Dice, and what of its network may leave it.
@@ -127,7 +128,7 @@ class Site:
                 trainer.method.eval()
                 tensors = {"public_logits": self.public.logits(trainer.student())}
             else:
-                tensors = named("site", shared_state(trainer.method, self.plan.local_norm))
+                tensors = named(WEIGHTS, shared_state(trainer.method, self.plan.local_norm))
         values["seconds"] = round(time.perf_counter() - began, 2)
         return Message(values, tensors)
 
@@ -140,7 +141,7 @@ class Site:
 
     def _receive(self, trainer: Trainer, message: Message) -> nn.Module:
         """Take the global network over, as this site's own where they are alike, and return it."""
-        method, state = trainer.method, message.part("global")
+        method, state = trainer.method, message.part(WEIGHTS)
         if self.global_network is None:
             load_shared(method, state, self.plan.local_norm)
             network: nn.Module = method.student()
@@ -161,9 +162,10 @@ class Site:
 
             learn_on_public(student, self.public, answer, self.config, self.plan.public_epochs, trainer.position)
         trainer.log.start(trainer.position, tensorboard=False)
-        for position in range(trainer.position, (number + 1) * self.plan.steps):
+        end = (number + 1) * self.plan.steps
+        for position in range(trainer.position, end):
             output = trainer.step(trainer.batches[position])
-            if trainer.position % self.config.train.log_every == 0:
+            if trainer.position % self.config.train.log_every == 0 or trainer.position == end:
                 trainer.record(output)
 
     def _score(self, network: nn.Module, trainer: Trainer) -> float | None:

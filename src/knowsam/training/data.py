@@ -23,8 +23,9 @@ from knowsam.errors import InputError
 from knowsam.io import read_image
 from knowsam.methods import load_method
 from knowsam.presentation.console import ProgressStart
+from knowsam.presentation.text import first_few
 from knowsam.runs.cases import RunCases, read_coding
-from knowsam.runs.data_record import file_hashes, write_data_record
+from knowsam.runs.data_record import changed_files, file_hashes, write_data_record
 from knowsam.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -187,6 +188,19 @@ def class_shares(labelled: Slices, classes: int) -> Tensor:
     for label in labelled.labels():
         counts += torch.bincount(label[label >= 0], minlength=classes)
     return (counts / counts.sum().clamp(min=1)).float()
+
+
+def require_same_files(folder: RunFolder, data: RunData) -> None:
+    """Make sure that what goes on reads what it began with.
+
+    Raises:
+        InputError: An image or mask is another one.
+    """
+    if changed := changed_files(folder, data.hashes()):
+        raise InputError(
+            f"{data.cases.folder.root}: {first_few(changed)} {'is' if len(changed) == 1 else 'are'} not what"
+            f" {folder.path} began with, but expected the same files; restore them, or begin anew in an empty folder."
+        )
 
 
 def read_run_data(config: Config, folder: RunFolder, resume: bool, display: TrainingDisplay) -> RunData:
