@@ -671,10 +671,9 @@ def federate(
         group_by: As in `check`.
         seed: As in `train`.
         config: As in `train`.
-        settings: As in `train`; those of one site under its name: `{"sites.a.options.network": "vnet"}`.
-        engine: `"loop"`: one process, one site after the other; `"nvflare"`: NVFlare's simulator, to the same weights
-            (extra `federated`).
-        job: Folder for a job of NVFlare, which is written instead; every folder is then one of its own machine.
+        settings: As in `train`; of one site `{"sites.a.options.network": "vnet"}`.
+        engine: `"loop"`: one process; `"nvflare"`: NVFlare's simulator, to the same weights (extra `federated`).
+        job: Folder for a job of NVFlare, which is written instead.
         quiet: As in `train`.
 
     Returns:
@@ -686,9 +685,8 @@ def federate(
 
     Example:
         ```python
-        done = knowsam.federate("PUBLIC", "runs/fed", {"a": "A", "b": "B"}, sam="tiny", rounds=50)
-        knowsam.predict("runs/fed", "NEW_IMAGES", "preds")
-        knowsam.predict("runs/fed/sites/a", "NEW_IMAGES", "preds_a")
+        done = knowsam.federate("PUBLIC", "runs/fed", {"a": "A", "b": "B"}, sam="tiny")
+        print(done.best)
         ```
     """
     from knowsam.federation.loop import start_federation

@@ -28,9 +28,8 @@ class SamFedOptions(StudentOptions):
     """Settings of `sam_fed`; the paper's are not known, these are ours."""
 
     agreement: AgreementRule = "adaptive"
-    """Whose answer teaches an unlabelled pixel: what SAM and the network agree on, else the surer one's, by its lead
-    (`adaptive`); SAM's (`teacher`); the network's (`local`, as without a SAM); only where they agree
-    (`intersection`)."""
+    """Whose answer teaches an unlabelled pixel: SAM's (`teacher`), the network's (`local`), that of both, or where they
+    differ the surer one's (`adaptive`) or nobody's (`intersection`)."""
     global_weight: float = Field(1.0, ge=0)
     """l_g: weight of the distillation from the global network."""
     agreement_weight: float = Field(1.0, ge=0)
@@ -40,10 +39,9 @@ class SamFedOptions(StudentOptions):
     rounds: int = Field(50, ge=1)
     """How often the global network is renewed over a run; a federation sets it."""
     global_network: dict[str, Any] = Field(default_factory=dict)
-    """Name and arguments of the global network where it is another one than the site's; a federation sets it."""
+    """The global network where it is another one; a federation sets it."""
     sam_start: float = Field(0.25, ge=0, le=1)
-    """Share of the run after which a SAM that learns beside the network has a say; one that answered before has at
-    once."""
+    """Share of the run after which a SAM that learns beside the network has a say."""
 
 
 class SamFed(StudentMethod):
