@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knowsam.errors import InputError
+
 if TYPE_CHECKING:
     from knowsam.comparison.results import Results
     from knowsam.evaluation.result import EvaluationResult
@@ -554,6 +556,11 @@ def report(
     from knowsam.reporting.write import WrittenReport, write_report
 
     if is_federation(run):
+        if baseline is not None:
+            raise InputError(
+                f"{baseline}: a baseline was given for a federation, but expected one for a run alone; leave it out, or"
+                f" draw the report of {run}/start."
+            )
         return WrittenReport(write_federation_report(run, out), None)
     return write_report(run, out, baseline, progress)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,36 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
         assert all(torch.equal(one[name], again[name]) for name in one), path
     steps = [one["step"] for one in RunFolder(tmp_path / "parts" / "sites" / "b").read_metrics() if "terms" in one]
     assert steps == list(range(1, 7))
+
+
+def test_a_signal_stops_it_between_two_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = small_plan(tmp_path)
+    federate(plan, tmp_path / "whole", quiet=True)
+    round_ = Site.round
+
+    def then_ctrl_c(self: Site, message: Message) -> Message:
+        answer = round_(self, message)
+        if message.values["round"] == 1 and self.site.name == "a":
+            os.kill(os.getpid(), signal.SIGINT)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Site, "round", then_ctrl_c)
+        stopped = federate(plan, tmp_path / "parts", quiet=True)
+    assert not stopped.finished
+    assert stopped.rounds == 1
+    assert (tmp_path / "parts" / "student.safetensors").exists()
+    assert federate(plan, tmp_path / "parts", quiet=True).finished
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+def test_changed_data_are_noticed(tmp_path: Path) -> None:
+    plan = small_plan(tmp_path, rounds=1, steps=1, start_steps=1)
+    federate(plan, tmp_path / "fed", quiet=True)
+    changed = tmp_path / "b" / "images" / "case_4.png"
+    changed.write_bytes((tmp_path / "b" / "images" / "case_3.png").read_bytes())
+    with pytest.raises(knowsam.InputError, match="image case_4 is not what"):
+        federate(plan, tmp_path / "fed", quiet=True)
 
 
 def test_sam_is_asked_once_for_every_image_of_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

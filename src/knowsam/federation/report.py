@@ -44,7 +44,7 @@ def write_federation_report(run: str | Path, out: str | Path | None = None) -> P
         rounds=rounds,
         names=names,
         figure=rounds_figure({name: points(rounds, name, "global") for name in names}),
-        sums={name: sums(rounds, name) for name in names},
+        sums={name: sums(rounds, name, plan.rounds) for name in names},
         pages={name: f"{SITES}/{name}/report.html" for name in names if _page(folder, name).exists()},
         best=max((one for one in rounds if one["dice"] is not None), key=lambda one: one["dice"], default=None),
     )
@@ -58,13 +58,20 @@ def points(rounds: list[dict[str, Any]], name: str, kind: str) -> list[tuple[int
     return [(number, dice) for number, dice in found if dice is not None]
 
 
-def sums(rounds: list[dict[str, Any]], name: str) -> dict[str, float]:
-    """Bytes that a site has sent and received, in MB, its seconds, and the rounds that it took part in."""
+def sums(rounds: list[dict[str, Any]], name: str, planned: int) -> dict[str, float]:
+    """Bytes that a site has sent and received, in MB, its seconds, and the rounds that it trained in.
+
+    Args:
+        rounds: The lines of a federation.
+        name: Of the site.
+        planned: Number of rounds; after them the network is scored once more.
+    """
     here = [one["sites"][name] for one in rounds if name in one["sites"]]
+    trained = sum(name in one["sites"] and one["round"] < planned for one in rounds)
     total = {key: float(sum(one[key] for one in here)) for key in ("sent", "received", "seconds")}
     size = {"images": here[-1]["images"], "cases": here[-1]["cases"]} if here else {"images": 0, "cases": 0}
     return {"sent": total["sent"] / 1e6, "received": total["received"] / 1e6, "seconds": total["seconds"],
-            "rounds": len(here), **size}  # fmt: skip
+            "rounds": trained, **size}  # fmt: skip
 
 
 def _page(folder: RunFolder, name: str) -> Path:

@@ -37,7 +37,7 @@ class SamFedOptions(StudentOptions):
     temperature: float = Field(2.0, gt=0)
     """T of the distillation from the global network."""
     rounds: int = Field(50, ge=1)
-    """How often the global network is renewed over a run; a federation sets it."""
+    """How often the global network is renewed over a run."""
     global_network: dict[str, Any] = Field(default_factory=dict)
     """The global network where it is another one; a federation sets it."""
     sam_start: float = Field(0.25, ge=0, le=1)
