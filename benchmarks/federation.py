@@ -151,11 +151,13 @@ def federate(
     given: argparse.Namespace, seed: int, data: Path, out: Path, sites: dict[str, Path], method: str, sam: str,
     steps: int, more: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    knowsam.federate(
+    done = knowsam.federate(
         data / "public", out, dict(sites), method=method, sam=sam, rounds=given.rounds, steps=steps,
         start_steps=given.start_steps, size=given.size, batch=given.batch, seed=seed,
         settings=SETTINGS | (more or {}),
     )  # fmt: skip
+    if done is None or not done.finished:
+        raise SystemExit(130)
 
 
 def supervised(given: argparse.Namespace, seed: int, out: Path, data: Path, arm: str, steps: int) -> None:
@@ -169,10 +171,12 @@ def supervised(given: argparse.Namespace, seed: int, out: Path, data: Path, arm:
                     link(path, source / part)
     if (out / "config.yaml").exists():
         shutil.rmtree(out)  # it takes a minute; a federation goes on by itself
-    knowsam.train(
+    run = knowsam.train(
         source, out, method="supervised", sam="none", size=given.size, steps=steps, batch=given.batch, seed=seed,
         settings=SETTINGS | {"train.report": False},
     )  # fmt: skip
+    if not run.finished:
+        raise SystemExit(130)
 
 
 def score(run: Path, test: Path, out: Path) -> float:

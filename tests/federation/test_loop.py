@@ -100,8 +100,9 @@ class StoppedError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["before_collect", "in_second_site", "after_collect"])
-@pytest.mark.parametrize("different", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("different", [False, True])
 def test_interrupted_it_goes_on_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, different: bool
 ) -> None:
@@ -146,6 +147,7 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
     assert steps == list(range(1, 7))
 
 
+@pytest.mark.slow
 def test_a_signal_stops_it_between_two_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = small_plan(tmp_path)
     federate(plan, tmp_path / "whole", quiet=True)
@@ -176,6 +178,7 @@ def test_changed_data_are_noticed(tmp_path: Path) -> None:
         federate(plan, tmp_path / "fed", quiet=True)
 
 
+@pytest.mark.slow
 def test_sam_is_asked_once_for_every_image_of_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = small_plan(tmp_path, WITH_SAM, masks=0, rounds=3, steps=4, start_steps=1)
     asked = []

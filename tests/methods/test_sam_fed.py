@@ -46,6 +46,7 @@ def test_answers_given_before_teach_where_there_is_one_from_the_first_step_on() 
     assert seeded(method, batch)["share_learned"] == 1
 
 
+@pytest.mark.slow
 def test_rules_differ_only_where_a_sam_has_a_say() -> None:
     batch = small_batch()
     rules = ("adaptive", "teacher", "local", "intersection")
