@@ -671,7 +671,7 @@ def federate(
         start_steps: Steps on the public set before the first round (200).
         local_norm: Batch-norm statistics stay at their site.
         min_sites: Sites that a round of NVFlare needs; None: all.
-        patience: Seconds that it waits for the others when as many have answered (600).
+        patience: Seconds that it then waits for the others (600).
         size: As in `train`.
         batch: As in `train`.
         labelled: Of the public set, as in `check`.
