@@ -83,6 +83,9 @@ PAPER_OPTIONS = {
         "swap": 0.0, "normalise": "region", "beta": 1.0, "anchor_weight": 1.0, "stay_weight": 0.1,
         "ramp_end": 1.0, "prompts": "student", "ema_decay": 0.99,
     },
+    "sam_fed": NETWORK
+    | {"agreement": "adaptive", "global_weight": 1.0, "agreement_weight": 1.0, "temperature": 2.0, "rounds": 50}
+    | {"global_network": {}, "sam_start": 0.25},
     "sss": NETWORK
     | {"combine": "add", "pair": "weak_strong", "cutmix": 0.5, "confidence": 0.0, "ema_decay": 0.996}
     | {"prompt_every": 200, "window": "best", "continuity": 0.8, "teacher": "mean", "sam_start": 0.25, "memory": 0},
@@ -125,7 +128,7 @@ def test_the_values_of_every_method_and_preset(method: str, steps: int, pretrain
     short = paper | {"preset": "short", "options": PAPER_OPTIONS[method] | SHORT_OPTIONS.get(method, {})}
     short["train"] = plain["train"] | SHORT_TRAIN | {"steps": steps, "pretrain": pretrain}
     short["sam"] = paper["sam"] | SHORT_SAM
-    if method in ("knowsam", "sss"):
+    if method in ("knowsam", "sam_fed", "sss"):
         short["options"]["ugda_start" if method == "knowsam" else "sam_start"] = pretrain
     assert resolved("short") == short
 

@@ -24,7 +24,7 @@ LAYERS = (
     ("sam", "inference"),
     ("reliability", "reporting", "settings"),
     ("training",),
-    ("comparison",),
+    ("comparison", "federation"),
     ("api",),
     ("cli",),
     ("__main__",),

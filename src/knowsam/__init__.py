@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         distil,
         evaluate,
         export,
+        federate,
         load,
         predict,
         report,
@@ -47,6 +48,7 @@ __all__ = [  # noqa: RUF022
     "export",
     "report",
     "compare",
+    "federate",
     "InputError",
 ]
 

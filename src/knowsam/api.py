@@ -10,9 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knowsam.errors import InputError
+
 if TYPE_CHECKING:
     from knowsam.comparison.results import Results
     from knowsam.evaluation.result import EvaluationResult
+    from knowsam.federation.loop import Federation
     from knowsam.inference.export import Exported
     from knowsam.inference.predictor import Predictor
     from knowsam.inspection.findings import CheckReport
@@ -549,8 +552,16 @@ def report(
         print(knowsam.report("runs/a").path)
         ```
     """
-    from knowsam.reporting.write import write_report
+    from knowsam.federation.report import is_federation, write_federation_report
+    from knowsam.reporting.write import WrittenReport, write_report
 
+    if is_federation(run):
+        if baseline is not None:
+            raise InputError(
+                f"{baseline}: a baseline was given for a federation, but expected one for a run alone; leave it out, or"
+                f" draw the report of {run}/start."
+            )
+        return WrittenReport(write_federation_report(run, out), None)
     return write_report(run, out, baseline, progress)
 
 
@@ -619,6 +630,85 @@ def compare(
     results = compare(data, out, methods, sam, labelled, seeds, given, quiet, jobs, scheduler)
     write_tables(results)
     return results
+
+
+def federate(
+    public: str | Path,
+    out: str | Path,
+    sites: Mapping[str, str | Path],
+    *,
+    method: str = "sam_fed",
+    sam: str | None = None,
+    rounds: int | None = None,
+    steps: int | None = None,
+    start_steps: int | None = None,
+    local_norm: bool = False,
+    min_sites: int | None = None,
+    patience: int | None = None,
+    size: int | str | tuple[int, int] | None = None,
+    batch: str | tuple[int, int] | None = None,
+    labelled: Labelled | None = None,
+    group_by: str | None = None,
+    seed: int | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    engine: str = "loop",
+    job: str | Path | None = None,
+    quiet: bool = False,
+) -> Federation | None:
+    """Train one network at several sites whose images stay where they are (docs/federated.md).
+
+    Repeat the call to go on with one that was interrupted.
+
+    Args:
+        public: Labelled folder that everybody may see; it decides about classes and preprocessing.
+        out: New or empty folder, or that of this very federation.
+        sites: Name -> data folder, with masks or without.
+        method: Name of a method, or `"FILE.py:CLASS"`.
+        sam: As in `train`.
+        rounds: How often the sites' networks become one (50).
+        steps: Optimiser steps of a site in a round (20).
+        start_steps: Steps on the public set before the first round (200).
+        local_norm: Batch-norm statistics stay at their site.
+        min_sites: Sites that a round of NVFlare needs; None: all.
+        patience: Seconds that it then waits for the others (600).
+        size: As in `train`.
+        batch: As in `train`.
+        labelled: Of the public set, as in `check`.
+        group_by: As in `check`.
+        seed: As in `train`.
+        config: As in `train`.
+        settings: As in `train`; of one site `{"sites.a.options.network": "vnet"}`.
+        engine: `"loop"`: one process; `"nvflare"`: NVFlare's simulator, to the same weights (extra `federated`).
+        job: Folder for a job of NVFlare, which is written instead.
+        quiet: As in `train`.
+
+    Returns:
+        `folder`, a run's, and those of the sites in its `sites/NAME`; `rounds` done; `best` mean Dice at the sites, in
+        [0, 1] or None; `finished`. None for a job.
+
+    Raises:
+        InputError: For bad data, settings or names, an occupied folder, or a missing package; nothing was written.
+
+    Example:
+        ```python
+        done = knowsam.federate("PUBLIC", "runs/fed", {"a": "A", "b": "B"}, sam="tiny")
+        print(done.best)
+        ```
+    """
+    from knowsam.federation.loop import start_federation
+    from knowsam.federation.plan import make_plan
+    from knowsam.storage import require_writable_folder
+
+    require_writable_folder(out if job is None else job)
+    labelled = str(labelled) if isinstance(labelled, Path) else labelled
+    given = _given(method=method, sam=sam, size=size, batch=batch, labelled=labelled, group_by=group_by, seed=seed)
+    numbers = _given(rounds=rounds, steps=steps, start_steps=start_steps, min_sites=min_sites, patience=patience)
+    layers = _settings(config, settings, {}, given)
+    if isinstance(layers.get("data"), dict):
+        layers["data"].pop("path", None)
+    plan = make_plan(public, sites, layers, local_norm=local_norm, **numbers)
+    return start_federation(plan, Path(out), engine, None if job is None else Path(job), quiet)
 
 
 def _given(**arguments: Any) -> dict[str, Any]:

@@ -459,6 +459,68 @@ def compare(
 
 
 @app.command()
+def federate(
+    public: Annotated[Path, typer.Argument(help="Labelled folder that every site may see.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings as key=value, as for train; of one site sites.NAME.key=value."),
+    ] = None,
+    site: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER, a site's images; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder, or that of an earlier call: it goes on there.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="How often the sites' networks become one; 50.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of a site in a round; 20.")] = None,
+    start_steps: Annotated[int | None, typer.Option(help="Steps on the public set before the rounds; 200.")] = None,
+    config: Config = None,
+    method: Annotated[str, typer.Option(help="sam_fed, or any other method, by FedAvg.")] = "sam_fed",
+    sam: Annotated[str | None, typer.Option(help="none, tiny, lite_medsam, vit_b, a directory or .pth file.")] = None,
+    labelled: Annotated[str | None, typer.Option(help=LABELLED_HELP)] = None,
+    group_by: GroupBy = None,
+    size: Size = None,
+    batch: Batch = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    local_norm: Annotated[bool, typer.Option("--local-norm", help="Batch-norm statistics stay at their site.")] = False,
+    min_sites: Annotated[int | None, typer.Option(help="With NVFlare: sites that a round needs; all.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Seconds that it waits for the others when as many have answered; 600.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="loop: one process; nvflare: its simulator.")] = "loop",
+    job: Annotated[Path | None, typer.Option(help="Write a job of NVFlare to this folder instead.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train one network at several sites whose images stay where they are. Repeat the command to go on."""
+    if out is None:
+        raise InputError("federate: --out is missing, but expected a folder for the run; add it.")
+    done = knowsam.federate(
+        public,
+        out,
+        _parse_sites(site or []),
+        method=method,
+        sam=sam,
+        rounds=rounds,
+        steps=steps,
+        start_steps=start_steps,
+        local_norm=local_norm,
+        min_sites=min_sites,
+        patience=patience,
+        size=size,
+        batch=batch,
+        labelled=labelled,
+        group_by=group_by,
+        seed=seed,
+        config=config,
+        settings=_parse_settings(overrides),
+        engine=engine,
+        job=job,
+        quiet=quiet,
+    )
+    if done is None:
+        if not quiet:
+            say(f"{job}: a job of NVFlare; submit it with NVFlare's own tools (docs/federated.md)")
+    elif not done.finished:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+@app.command()
 def settings(
     method: Annotated[
         str | None, typer.Argument(help="Also the options of this method, and what its presets change.")
@@ -613,6 +675,21 @@ def _parse_classes(text: str | None) -> int | list[str] | None:
 def _parse_values(text: str | None) -> list[int] | None:
     """`"0,85,170"`."""
     return None if text is None else _parse_numbers(text, "--label-values", "0,85,170")
+
+
+def _parse_sites(given: list[str]) -> dict[str, Path]:
+    """`["a=FOLDER", "b=FOLDER"]`."""
+    sites: dict[str, Path] = {}
+    for one in given:
+        name, equals, folder = one.partition("=")
+        if not (name and equals and folder):
+            raise InputError(f"--site: '{one}' was found, but expected NAME=FOLDER; correct it.")
+        if name in sites:
+            raise InputError(
+                f"--site: {name} was found twice ({sites[name]} and {folder}), but expected each name once; rename one."
+            )
+        sites[name] = Path(folder)
+    return sites
 
 
 def _parse_names(option: str, text: str) -> list[str]:

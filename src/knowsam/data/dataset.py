@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -56,6 +57,25 @@ def decode_case(case: Case, preprocessing: Preprocessing, coding: LabelCoding | 
     images = preprocessing.single_slices(image).to(torch.float16)
     native = preprocessing.label_slices(coding.encode(label), image)
     return DecodedCase(case.stem, images, resize_label(native, preprocessing.size).to(torch.int16))
+
+
+class Slices(Protocol):
+    """Slices at network size by their index, whatever keeps them.
+
+    Attributes:
+        coding: Label coding where there are labels; else None.
+    """
+
+    @property
+    def coding(self) -> LabelCoding | None: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None, str]:
+        """Slice `index`: image `(context * C, H, W)` float32, label `(H, W)` int64 or None, name."""
+
+    def labels(self) -> Iterator[Tensor]:
+        """The label of every slice in order, `(H, W)` int64."""
 
 
 @dataclass
@@ -162,8 +182,8 @@ class StepDataset(Dataset[Batch]):
     together they see what one process would have seen.
 
     Args:
-        labelled: Store of labelled slices.
-        unlabelled: Store of unlabelled slices, or None for a supervised run; one with labels gives those, too.
+        labelled: Labelled slices.
+        unlabelled: Unlabelled slices, or None for a supervised run; those with labels give them, too.
         batch: Images per step over all processes, labelled and unlabelled.
         steps: Number of steps.
         seed: Seed of the shuffling.
@@ -175,8 +195,8 @@ class StepDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        labelled: SliceStore,
-        unlabelled: SliceStore | None,
+        labelled: Slices,
+        unlabelled: Slices | None,
         batch: tuple[int, int],
         steps: int,
         seed: int,
@@ -218,7 +238,7 @@ class StepDataset(Dataset[Batch]):
         return batch
 
     def _draw(
-        self, store: SliceStore, stream: IndexStream, first: int, size: int
+        self, store: Slices, stream: IndexStream, first: int, size: int
     ) -> tuple[list[Tensor], list[Tensor | None], list[str]]:
         """This process's share of `size` items of the stream from position `first` on."""
         share = size // self.world

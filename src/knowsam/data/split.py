@@ -62,6 +62,7 @@ def make_split(
     labelled: int | float | str | Path | None = None,
     val_fraction: float = 0.2,
     seed: int = 0,
+    needs_labels: bool = True,
 ) -> Split:
     """Divide a folder into labelled, unlabelled, validation and test images.
 
@@ -80,6 +81,7 @@ def make_split(
             groups or stems, or None for all. All other masks are hidden.
         val_fraction: Share in [0, 1) of the labelled groups for validation; unused where there is `val.txt`.
         seed: Seed of the draw.
+        needs_labels: False for a folder that has masks or none, such as a federation's site.
 
     Returns:
         The split.
@@ -106,7 +108,7 @@ def make_split(
         val = [s for s in natural_sorted(training) if cases[s].group in drawn and cases[s].label is not None]
         training = [stem for stem in training if cases[stem].group not in drawn]
         with_mask = [group for group in with_mask if group not in drawn]
-    if not with_mask:
+    if needs_labels and not with_mask:
         raise InputError(
             f"{folder.root}: no labelled image to train on; expected at least one mask in masks/ whose image "
             "is not held out for validation or test."

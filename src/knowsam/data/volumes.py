@@ -1,4 +1,4 @@
-"""Label maps of whole unlabelled volumes, handed out slice by slice."""
+"""Maps that come with unlabelled images: labels of their whole volumes, or what was known of them before."""
 
 from __future__ import annotations
 
@@ -43,3 +43,23 @@ class VolumeMaps:
     def forget(self) -> None:
         """Label every volume again when it is asked for."""
         self._maps.clear()
+
+
+class KnownMaps:
+    """Maps that were made before training, by the name of their slice.
+
+    Args:
+        names: Of the slices.
+        maps: `(N, H, W)` integers, in their order.
+    """
+
+    def __init__(self, names: Sequence[str], maps: Tensor) -> None:
+        self.maps = maps
+        self._places = {name: position for position, name in enumerate(names)}
+
+    def of(self, names: Sequence[str]) -> Tensor:
+        """Maps of these slices, `(B, H, W)` int64 on the CPU."""
+        return self.maps[[self._places[name] for name in names]].long()
+
+    def forget(self) -> None:
+        """What was known stays so."""

@@ -57,6 +57,10 @@ class Method(nn.Module):
             come with every batch as `Batch.unlabelled_map`; its `unlabelled_view` must be `"weak"`.
         paper_train: Settings of `train` that the method's paper has and others do not, for `preset: paper`.
         paper_sam: The same of `sam`, for both presets.
+        answered_once: Whether a SAM that was trained beforehand can answer once for every unlabelled image, in place of
+            one that learns beside the method: its answers then come as `Batch.unlabelled_map`, packed by
+            `knowsam.functional.agreement.pack_answer`. A federation does so.
+        stays_local: Beginnings of the names of what a federation does not average, because every site sets it itself.
         footnote: What a table must say of this method beside others: where it does not share their network, batch or
             steps. Empty where there is nothing to say.
         term_names: Name of a term in the logs -> words for the report, e.g. `"student_cons"` -> `"Network: agreement
@@ -70,6 +74,8 @@ class Method(nn.Module):
     unlabelled_view: ClassVar[Literal["strong", "weak"]] = "strong"
     replayable: ClassVar[bool] = False
     labels_volumes: ClassVar[bool] = False
+    answered_once: ClassVar[bool] = False
+    stays_local: ClassVar[tuple[str, ...]] = ()
     paper_train: ClassVar[Mapping[str, Any]] = {}
     paper_sam: ClassVar[Mapping[str, Any]] = {}
     footnote: ClassVar[str] = ""
@@ -126,6 +132,9 @@ class Method(nn.Module):
             `(S, H, W)` int64, class index or `IGNORE`; they are augmented with the images.
         """
         raise NotImplementedError
+
+    def follow(self, network: nn.Module) -> None:
+        """Called at the start of a federation's round with its global network, a copy that is the method's own."""
 
     def after_step(self, progress: Progress) -> None:
         """Called after the optimisers: EMA teachers and the like."""

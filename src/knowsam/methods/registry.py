@@ -24,6 +24,7 @@ METHODS: Registry[type[Method]] = Registry(
         "unimatch": "knowsam.methods.unimatch:UniMatch",
         "kd_sam": "knowsam.methods.kd_sam:KdSam",
         "preference": "knowsam.methods.preference:PreferenceAlignment",
+        "sam_fed": "knowsam.methods.sam_fed:SamFed",
         "sss": "knowsam.methods.sss:SSS",
         "knowsam": "knowsam.methods.knowsam:KnowSAM",
     },

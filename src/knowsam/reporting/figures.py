@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -160,22 +160,15 @@ def validation_figure(run: RunRecord, baseline: Baseline | None) -> Drawing | No
     curves = {name: [(one.step, one.dice[name]) for one in run.validations if name in one.dice] for name in names}
     with _drawing(WIDE) as figure:
         axes = figure.add_axes((0.08, 0.14, 0.69, 0.83))
-        for number, points in enumerate(curves.values()):
-            axes.plot(
-                *zip(*points, strict=True), color=SERIES[number % len(SERIES)],
-                linestyle=LINE_STYLES[number % len(LINE_STYLES)], linewidth=2.2 if number == 0 else 1.5,
-                marker="o" if len(points) < 12 else "", markersize=3.5, zorder=4 - min(number, 3),
-            )  # fmt: skip
+        colours = _plot(axes, curves.values())
         ends = {f"{words(name)} {points[-1][1]:.3f}": points[-1][1] for name, points in curves.items()}
-        colours = [SERIES[number % len(SERIES)] for number in range(len(names))]
         values = [value for points in curves.values() for _, value in points]
         if baseline is not None and baseline.comparable:
             axes.axhline(baseline.score.score, color=INK, linewidth=1, linestyle=(0, (1, 2)))
             ends[f"baseline {baseline.score.score:.3f}"] = baseline.score.score
             colours.append(INK)
             values.append(baseline.score.score)
-        room = 0.06 * (max(values) - min(values)) or 0.02
-        axes.set_ylim(max(0, min(values) - room), min(1, max(values) + room) + 1e-6)
+        _fit_dice(axes, values)
         axes.set_xlim(0, run.steps * 1.01)
         _mark_pretraining(axes, run)
         _label_ends(axes, ends, colours)
@@ -192,6 +185,46 @@ def validation_figure(run: RunRecord, baseline: Baseline | None) -> Drawing | No
     if run.joined_within:
         caption += f"; dotted vertical line: step {run.pretrain_end}, where the unlabelled images join"
     return Drawing(svg, caption + ".", alt)
+
+
+def rounds_figure(curves: dict[str, list[tuple[int, float]]]) -> Drawing | None:
+    """Dice over the rounds of a federation, a line for each site; None where nothing was measured.
+
+    Args:
+        curves: Site -> round and Dice.
+    """
+    curves = {name: points for name, points in curves.items() if points}
+    if not curves:
+        return None
+    with _drawing(WIDE) as figure:
+        axes = figure.add_axes((0.08, 0.14, 0.69, 0.83))
+        colours = _plot(axes, curves.values())
+        _fit_dice(axes, [value for points in curves.values() for _, value in points])
+        _label_ends(axes, {f"{name} {points[-1][1]:.3f}": points[-1][1] for name, points in curves.items()}, colours)
+        axes.set_xlabel("round")
+        _few_ticks(axes)
+        svg = to_svg(figure, "rounds")
+    last = ", ".join(f"{name} {points[-1][1]:.3f}" for name, points in curves.items())
+    caption = "Dice of the global network on the validation cases of each site"
+    return Drawing(svg, caption + ".", f"{caption} over the rounds. At the end: {last}.")
+
+
+def _plot(axes: Axes, curves: Iterable[Sequence[tuple[int, float]]]) -> list[str]:
+    """Draw lines, the first one thickest, and return their colours."""
+    colours = []
+    for number, points in enumerate(curves):
+        colours.append(SERIES[number % len(SERIES)])
+        axes.plot(
+            *zip(*points, strict=True), color=colours[-1],
+            linestyle=LINE_STYLES[number % len(LINE_STYLES)], linewidth=2.2 if number == 0 else 1.5,
+            marker="o" if len(points) < 12 else "", markersize=3.5, zorder=4 - min(number, 3),
+        )  # fmt: skip
+    return colours
+
+
+def _fit_dice(axes: Axes, values: Sequence[float]) -> None:
+    room = 0.06 * (max(values) - min(values)) or 0.02
+    axes.set_ylim(max(0, min(values) - room), min(1, max(values) + room) + 1e-6)
 
 
 def _label_ends(axes: Axes, ends: dict[str, float], colours: Sequence[str]) -> None:

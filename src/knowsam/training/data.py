@@ -11,19 +11,21 @@ from torch import Tensor
 
 from knowsam.config import Config
 from knowsam.data.augment import Flip
-from knowsam.data.dataset import ScoringVolume, SliceStore, StepDataset, scoring_volumes
+from knowsam.data.dataset import ScoringVolume, Slices, SliceStore, StepDataset, scoring_volumes
 from knowsam.data.folder import Case, DataFolder, scan_folder
 from knowsam.data.labels import LabelCoding
 from knowsam.data.leaks import leak_warnings
 from knowsam.data.mirroring import allowed_flips
 from knowsam.data.preprocess import Preprocessing, preprocessing_of
 from knowsam.data.split import Split, make_split, parse_labelled
+from knowsam.data.volumes import KnownMaps
 from knowsam.errors import InputError
 from knowsam.io import read_image
 from knowsam.methods import load_method
 from knowsam.presentation.console import ProgressStart
+from knowsam.presentation.text import first_few
 from knowsam.runs.cases import RunCases, read_coding
-from knowsam.runs.data_record import file_hashes, write_data_record
+from knowsam.runs.data_record import changed_files, file_hashes, write_data_record
 from knowsam.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -37,24 +39,26 @@ class RunData:
     Attributes:
         cases: The data folder, who is what in it, and what its masks mean.
         preprocessing: How images become network input.
-        labelled: Store of labelled slices.
+        labelled: Labelled slices.
         unlabelled: Store of unlabelled slices, None if there are none.
         validation: Validation volumes, at native size.
         class_shares: `(K,)` share of each class of the labelled pixels; None where `train.class_prior` is off.
         flip: How training mirrors images: `train.flip`, or what `auto` came to.
         notes: Sentences for the user: what was inferred, what is unusual.
         masks_judged: Number of mask files of unlabelled images that were read, for a judge that asks for them.
+        answers: What a SAM said beforehand of the unlabelled slices (`Method.answered_once`); None: nothing.
     """
 
     cases: RunCases
     preprocessing: Preprocessing
-    labelled: SliceStore
+    labelled: Slices
     unlabelled: SliceStore | None
     validation: list[ScoringVolume]
     class_shares: Tensor | None
     flip: Flip
     notes: list[str]
     masks_judged: int = 0
+    answers: KnownMaps | None = None
 
     def record(self, folder: RunFolder) -> None:
         """Write into a new run who is what in its data, and what their files hold."""
@@ -81,12 +85,17 @@ class RunData:
         return self.cases.coding
 
 
-def plan_split(config: Config) -> tuple[DataFolder, Split]:
-    """Look into the folder and decide who is labelled, unlabelled, validation and test. Opens no image."""
+def plan_split(config: Config, needs_labels: bool = True) -> tuple[DataFolder, Split]:
+    """Look into the folder and decide who is labelled, unlabelled, validation and test. Opens no image.
+
+    Args:
+        config: The resolved configuration.
+        needs_labels: See `make_split`.
+    """
     folder = scan_folder(Path(config.data.path), group_by=config.data.group_by)
     given = config.data.labelled
     labelled = parse_labelled(given) if isinstance(given, str) else given
-    return folder, make_split(folder, labelled, config.data.val_fraction, config.train.seed)
+    return folder, make_split(folder, labelled, config.data.val_fraction, config.train.seed, needs_labels)
 
 
 def load_data(
@@ -161,7 +170,7 @@ def _require_masks(unlabelled: list[Case], setting: str) -> None:
         )
 
 
-def choose_flip(asked: Flip | Literal["auto"], labelled: SliceStore, coding: LabelCoding) -> tuple[Flip, list[str]]:
+def choose_flip(asked: Flip | Literal["auto"], labelled: Slices, coding: LabelCoding) -> tuple[Flip, list[str]]:
     """What `train.flip` means for these labels, and sentences about the flips that `auto` leaves out."""
     if asked != "auto":
         return asked, []
@@ -173,12 +182,25 @@ def choose_flip(asked: Flip | Literal["auto"], labelled: SliceStore, coding: Lab
     ]
 
 
-def class_shares(labelled: SliceStore, classes: int) -> Tensor:
+def class_shares(labelled: Slices, classes: int) -> Tensor:
     """Share of each class of all labelled pixels at network size, `(K,)` float32; `IGNORE` counts nowhere."""
     counts = torch.zeros(classes, dtype=torch.float64)
     for label in labelled.labels():
         counts += torch.bincount(label[label >= 0], minlength=classes)
     return (counts / counts.sum().clamp(min=1)).float()
+
+
+def require_same_files(folder: RunFolder, data: RunData) -> None:
+    """Make sure that what goes on reads what it began with.
+
+    Raises:
+        InputError: An image or mask is another one.
+    """
+    if changed := changed_files(folder, data.hashes()):
+        raise InputError(
+            f"{data.cases.folder.root}: {first_few(changed)} {'is' if len(changed) == 1 else 'are'} not what"
+            f" {folder.path} began with, but expected the same files; restore them, or begin anew in an empty folder."
+        )
 
 
 def read_run_data(config: Config, folder: RunFolder, resume: bool, display: TrainingDisplay) -> RunData:

@@ -33,12 +33,16 @@ Item = TypeVar("Item")
 class TrainingDisplay:
     """A progress bar on a terminal, plain lines elsewhere, at least one each minute, nothing when quiet.
 
+    Attributes:
+        hints: Whether a run's end says where everything is and what to type next; not where it is part of more.
+
     Args:
         quiet: Print nothing.
         clock: Gives the time.
     """
 
     def __init__(self, quiet: bool = False, clock: Clock = time.monotonic) -> None:
+        self.hints = True
         self.console = make_console(quiet=quiet)
         self._bar: Progress | None = None
         self._task: Any = None
@@ -161,6 +165,8 @@ class TrainingDisplay:
         total = config.train.steps
         quoted = shlex.quote(str(folder.path))
         if step < total:
+            if not self.hints:
+                return
             self.console.print(
                 f"stopped after step {step} of {total}; continue with: knowsam train --resume {quoted}"
                 f"\nwhat it learned so far: knowsam report {quoted}"
@@ -168,6 +174,8 @@ class TrainingDisplay:
             return
         score = "" if best is None else f", best validation Dice {best:.3f}"
         self.console.print(f"done: {count_text(step, 'step')}{score}")
+        if not self.hints:
+            return
         if report is not None:
             self.console.print(f"report:   {report}", markup=False)
         self.console.print(f"network:  {folder.student}")

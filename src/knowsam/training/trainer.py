@@ -16,7 +16,7 @@ from torch import nn
 from knowsam import __version__
 from knowsam.config import Config
 from knowsam.data.augment import strong_augmentation, weak_augmentation
-from knowsam.data.volumes import VolumeMaps
+from knowsam.data.volumes import KnownMaps, VolumeMaps
 from knowsam.errors import InputError
 from knowsam.evaluation.scoring import ScoredVolume, ValidationScores
 from knowsam.functional.schedules import linear_decay
@@ -32,7 +32,7 @@ from knowsam.runs.student_file import StudentInfo, save_student
 from knowsam.storage import Background
 from knowsam.training.build import build_method, build_optimiser, record_sam_choices
 from knowsam.training.cuda_graph import ReplayedSteps
-from knowsam.training.data import read_run_data, step_dataset
+from knowsam.training.data import RunData, read_run_data, step_dataset
 from knowsam.training.determinism import repeatable
 from knowsam.training.display import TrainingDisplay
 from knowsam.training.finish import lacking_students, report_at_end, said_how_to_go_on
@@ -66,12 +66,20 @@ class Trainer:
         folder: New or empty; with `resume` that of the run.
         resume: Continue from the folder's checkpoint; a run that was killed before its first one begins once more.
         quiet: No progress bar, no text.
+        data: What it trains on, where that was read already; None: what the configuration names.
 
     Raises:
         InputError: For bad data or configuration, an occupied folder, a checkpoint that does not fit.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, resume: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        resume: bool = False,
+        quiet: bool = False,
+        data: RunData | None = None,
+    ) -> None:
         self.config, self.folder = config, folder
         if config.train.tensorboard:
             require_tensorboard()
@@ -81,7 +89,7 @@ class Trainer:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.display = TrainingDisplay(quiet=quiet or not self.accelerator.is_main_process)
-        self.data = read_run_data(config, folder, resume, self.display)
+        self.data = read_run_data(config, folder, resume, self.display) if data is None else data
         self.position = 0
         self.best: float | None = None
         self.best_step: int | None = None
@@ -129,7 +137,7 @@ class Trainer:
         self._weak = weak_augmentation(config.data.size, self.data.flip).to(device)
         strong = strong_augmentation(config.data.size, self.data.flip).to(device)
         self._unlabelled_view = self._weak if method.unlabelled_view == "weak" else strong
-        self._maps: VolumeMaps | None = None
+        self._maps: VolumeMaps | KnownMaps | None = self.data.answers
         if method.labels_volumes and self.data.unlabelled is not None:
             self._maps = VolumeMaps(self.data.unlabelled, lambda image: method.label_volume(image.to(device)))
         self._replayed = self._replay_steps()
@@ -178,9 +186,7 @@ class Trainer:
                     output = self.step(batch)
                 self._background.check()
                 if self.position % train.log_every == 0 or self.position == total:
-                    lr = {name: optimiser.param_groups[0]["lr"] for name, optimiser in self.optimisers.items()}
-                    self.log.step(self.position, output, lr)
-                    self._tell_warnings()
+                    self.record(output)
                 self.log.alive(self.position, output)
                 stopping = self._any_process(asked_to_stop())
                 last = self.position == total
@@ -236,7 +242,14 @@ class Trainer:
         self.position += 1
         return output
 
-    def _tell_warnings(self) -> None:
+    def record(self, output: StepOutput) -> None:
+        """Write down the terms of the last step, and tell what a person should look at.
+
+        Raises:
+            InputError: A term is not finite.
+        """
+        lr = {name: optimiser.param_groups[0]["lr"] for name, optimiser in self.optimisers.items()}
+        self.log.step(self.position, output, lr)
         if self.method.sam is not None and (warning := self.method.sam.take_warning()) is not None:
             self.display.note(warning)
         if self._replayed is not None and (obstacle := self._replayed.take_obstacle()) is not None:
