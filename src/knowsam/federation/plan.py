@@ -16,7 +16,7 @@ from knowsam.io import read_image
 from knowsam.methods import Method, load_method
 from knowsam.plugins import absolute
 from knowsam.runs.cases import cases_of
-from knowsam.sam.loading.build import absolute_name
+from knowsam.sam.loading.build import AUTO, settled_name
 from knowsam.training.data import plan_split
 
 PLAN_FILE, SITES = "federation.json", "sites"
@@ -192,10 +192,10 @@ def make_plan(public: str | Path, sites: Mapping[str, str | Path], settings: Map
     for layer in (shared, *own.values()):
         _refuse_own_settings(layer)
     shared["method"] = absolute(str(shared.get("method", "sam_fed")))
-    if isinstance(sam := shared.get("sam"), str):
-        shared["sam"] = {"name": sam}
-    if sam_name := (shared.get("sam") or {}).get("name"):
-        shared["sam"] = {**shared["sam"], "name": absolute_name(sam_name)}
+    sam = shared.get("sam") or {}
+    sam = {"name": sam} if isinstance(sam, str) else sam
+    # What `auto` means here, it means at every site.
+    shared["sam"] = {**sam, "name": settled_name(sam.get("name", AUTO))}
     planned = tuple(
         SitePlan(name, str(Path(folder).resolve()), index, dict(own.get(name, {})))
         for index, (name, folder) in enumerate(sites.items())
