@@ -19,7 +19,7 @@ SMALL = ("--size", "32", "--batch", "2+2", "train.validate_every=2", "train.log_
 MAY_LACK = ("cost.json",)
 """Of a run that was killed after its last step nobody knows what it cost."""
 WITHOUT_ONNXRUNTIME = ("knowsam.cli", "knowsam.inference.export", "onnxscript")
-TIMES = ("seconds", "steps_per_s")
+TIMES = ("seconds", "steps_per_s", "ms_per_step")
 Differences = list[str]
 
 

@@ -40,7 +40,7 @@ from knowsam.sam.loading.build import TINY
 from knowsam.sam.pretrain.promptable import PromptableSam
 from knowsam.sam.pretrain.steps import BOX, MASK
 from knowsam.sam.pretrain.targets import boxes_of
-from knowsam.storage import write_safetensors
+from knowsam.storage import host_mark, write_safetensors
 from support.tiny_vit_sams import small_lite_medsam, small_tiny_vit_sam
 
 SIDE = 32
@@ -353,7 +353,10 @@ def test_one_that_was_killed_gets_what_it_lacks(images: Path, tmp_path: Path, mo
             with pytest.raises(KilledError):
                 distil(config(images), run.path, quiet=True)
         assert run.checkpoint.exists() == (name == "write_sam")
+    half = run.path / "cache" / f".writing-{host_mark()}-{2**22 + 1}-0.embedding.safetensors"  # of a dead process
+    half.write_bytes(b"half")
     assert distil(config(images), run.path, quiet=True)
+    assert not half.exists()
     assert [record["step"] for record in run.read_metrics()] == [0, 4, 8]
     weights.unlink()
     assert distil(config(images), run.path, quiet=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from knowsam.sam.backbone.tiny import Encoded
 from knowsam.sam.distil.objects import draw_boxes, seen_objects
 from knowsam.sam.pretrain.promptable import PromptableSam
-from knowsam.storage import safe_at_end, write_safetensors
+from knowsam.storage import output_folder, safe_at_end, write_safetensors
 
 VERSION = "2"
 """Of what is kept; another one is asked for again."""
@@ -71,8 +71,7 @@ class TeacherCache:
             missing += [(index, absent)] if absent else []
         advance(len(images) - len(missing))
         per_pass = IMAGES_PER_PASS.get(device.type, ON_GPU)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with safe_at_end():
+        with output_folder(self.folder), safe_at_end():
             for start in range(0, len(missing), per_pass):
                 part = missing[start : start + per_pass]
                 chosen = images[[index for index, _ in part]]
