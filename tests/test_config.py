@@ -289,6 +289,14 @@ def test_a_key_that_resembles_none_is_told_with_all_keys_beside_it() -> None:
         resolve_config({"zzzz": 1})
 
 
+def test_all_keys_beside_strange_ones_are_listed_once_for_each_section() -> None:
+    with pytest.raises(InputError) as error:
+        resolve_config({"zzzz": 1, "1234": 1, "train": {"zzzz": 1, "1234": 1}})
+    text = str(error.value)
+    assert text.count("does not exist") == 4
+    assert text.count("; known: method,") == text.count("; known: train.steps,") == 1
+
+
 def test_an_option_of_another_method_is_unknown() -> None:
     with pytest.raises(InputError, match=r"'options.ugda_start' does not exist"):
         resolve_config({"method": "supervised", "options": {"ugda_start": 0.1}})

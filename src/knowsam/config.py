@@ -548,7 +548,10 @@ def _explain(error: ValidationError, prefix: str, known: list[str]) -> list[str]
     for item in error.errors():
         key = prefix + ".".join(part for part in item["loc"] if isinstance(part, str))
         if item["type"] == "extra_forbidden":
-            unknown.append(f"the key '{shortened(key, MOST_OF_A_VALUE)}' does not exist{_nearest(key, known)}")
+            # All keys of a section are listed once, however many strange ones it has.
+            hint = _nearest(key, known)
+            said = hint.startswith("; known") and any(one.endswith(hint) for one in unknown)
+            unknown.append(f"the key '{shortened(key, MOST_OF_A_VALUE)}' does not exist{'.' if said else hint}")
             continue
         # pydantic appends the members of a union to the place; a person knows only the key.
         while key not in known and "." in key:

@@ -39,6 +39,8 @@ DOTS = 150
 """Cases drawn one by one in a row of the spread; of more, so many quantiles."""
 FONT_SIZE = 10
 LONGEST_NAME = 24
+CHARACTER = 0.1
+"""Room for one in inches."""
 # Inches of 72 px. Small enough to stay readable when a phone shows one figure per row.
 SMALL, WIDE = (3.9, 1.9), (5.0, 3.0)
 
@@ -196,11 +198,13 @@ def rounds_figure(curves: dict[str, list[tuple[int, float]]]) -> Drawing | None:
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
         return None
-    with _drawing(WIDE) as figure:
-        axes = figure.add_axes((0.08, 0.14, 0.69, 0.83))
+    ends = {f"{name[:LONGEST_NAME]} {points[-1][1]:.3f}": points[-1][1] for name, points in curves.items()}
+    width = 4.0 + CHARACTER * max(map(len, ends))
+    with _drawing((width, WIDE[1])) as figure:
+        axes = figure.add_axes((0.4 / width, 0.14, 3.45 / width, 0.83))
         colours = _plot(axes, curves.values())
         _fit_dice(axes, [value for points in curves.values() for _, value in points])
-        _label_ends(axes, {f"{name} {points[-1][1]:.3f}": points[-1][1] for name, points in curves.items()}, colours)
+        _label_ends(axes, ends, colours)
         axes.set_xlabel("round")
         _few_ticks(axes)
         svg = to_svg(figure, "rounds")
