@@ -85,7 +85,7 @@ PAPER_OPTIONS = {
     },
     "sam_fed": NETWORK
     | {"agreement": "adaptive", "global_weight": 1.0, "agreement_weight": 1.0, "temperature": 2.0, "rounds": 50}
-    | {"global_network": {}, "sam_start": 0.25},
+    | {"global_network": {}, "sam_start": 0.25, "ramp_end": 1.0},
     "sss": NETWORK
     | {"combine": "add", "pair": "weak_strong", "cutmix": 0.5, "confidence": 0.0, "ema_decay": 0.996}
     | {"prompt_every": 200, "window": "best", "continuity": 0.8, "teacher": "mean", "sam_start": 0.25, "memory": 0},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -21,10 +23,12 @@ def seeded(method: SamFed, batch: Batch, progress: Progress = LATE) -> dict[str,
     return {name: value.item() for name, value in output.terms.items()} | {"loss": output.loss.item()}
 
 
-def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
-    found = seeded(small_method("sam_fed", global_weight=3.0, agreement_weight=0.5), small_batch())
-    expected = found["student_sup"] + 3 * found["student_global"] + 0.5 * found["student_strong"]
-    assert found["loss"] == pytest.approx(expected)
+@pytest.mark.parametrize(("step", "ramp"), [(0, math.exp(-5)), (20, math.exp(-5 / 4)), (40, 1.0), (90, 1.0)])
+def test_the_loss_is_the_weighted_sum_of_its_terms_which_sets_in_slowly(step: int, ramp: float) -> None:
+    method = small_method("sam_fed", global_weight=3.0, agreement_weight=0.5, ramp_end=0.4)
+    found = seeded(method, small_batch(), Progress(step, 100))
+    taught = 3 * found["student_global"] + 0.5 * found["student_strong"]
+    assert found["loss"] == pytest.approx(found["student_sup"] + ramp * taught)
 
 
 def test_without_its_weights_it_sees_the_labelled_images_alone() -> None:

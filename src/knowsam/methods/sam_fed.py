@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from knowsam.data.augment import IntensityAugmentation
 from knowsam.functional.agreement import AgreementRule, agreement_loss, agreement_target, unpack_answer
 from knowsam.functional.losses import distillation_loss, segmentation_loss
+from knowsam.functional.schedules import gaussian_rampup
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, join_halves
 from knowsam.networks import ema_copy
 from knowsam.networks.registry import build_network
@@ -34,6 +35,8 @@ class SamFedOptions(StudentOptions):
     """l_g: weight of the distillation from the global network."""
     agreement_weight: float = Field(1.0, ge=0)
     """l_s: weight of the agreement with SAM."""
+    ramp_end: float = Field(1.0, gt=0, le=1)
+    """Share of the run over which both weights rise along `exp(-5 (1 - t)^2)`: at first nobody can teach."""
     temperature: float = Field(2.0, gt=0)
     """T of the distillation from the global network."""
     rounds: int = Field(50, ge=1)
@@ -84,7 +87,7 @@ class SamFed(StudentMethod):
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """One step of the network.
 
-            L = seg(z^l, y^l) + l_g T^2 KL(softmax(z_G / T) || softmax(z / T)) + l_s L_agree
+            L = seg(z^l, y^l) + r(t) [ l_g T^2 KL(softmax(z_G / T) || softmax(z / T)) + l_s L_agree ]
             L_agree = sum_i w_i CE(p^strong_i, q_i) / max(sum_i w_i, 1)
 
         The global network's `z_G` teaches all images, the agreement `q`, `w` of SAM's answer and the network's own to
@@ -96,11 +99,12 @@ class SamFed(StudentMethod):
         logits = self.network(image)
         terms = {"student_sup": segmentation_loss(logits, label)}
         loss = terms["student_sup"]
+        ramp = progress.weight(lambda t: gaussian_rampup(t / options.ramp_end))
         if options.global_weight > 0:
             with torch.no_grad():
                 global_logits = self.global_network(image)
             terms["student_global"] = distillation_loss(logits, global_logits, options.temperature)
-            loss = loss + options.global_weight * terms["student_global"]
+            loss = loss + ramp * options.global_weight * terms["student_global"]
         teacher = None if batch.unlabelled_map is None else unpack_answer(batch.unlabelled_map, self.classes)
         if self.sam is not None:
             sam = self.sam(image, [logits], label, progress)
@@ -112,7 +116,7 @@ class SamFed(StudentMethod):
             target, weight = self.agreement(logits[count:], teacher)
             terms["student_strong"] = agreement_loss(self.network(self.strong(batch.unlabelled_image)), target, weight)
             terms["share_learned"] = weight.mean()
-            loss = loss + options.agreement_weight * terms["student_strong"]
+            loss = loss + ramp * options.agreement_weight * terms["student_strong"]
         return StepOutput(loss, terms)
 
     def agreement(self, logits: Tensor, teacher: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
