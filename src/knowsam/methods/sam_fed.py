@@ -91,7 +91,7 @@ class SamFed(StudentMethod):
             L_agree = sum_i w_i CE(p^strong_i, q_i) / max(sum_i w_i, 1)
 
         The global network's `z_G` teaches all images, the agreement `q`, `w` of SAM's answer and the network's own to
-        the weak view the unlabelled ones alone. What weighs nothing is not computed.
+        the weak view the unlabelled ones alone. r rises over the run (`ramp_end`). What weighs nothing is not computed.
         """
         options, count = self.options, len(batch.labelled_image)
         alone = options.global_weight == options.agreement_weight == 0 and self.sam is None

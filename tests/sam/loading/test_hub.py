@@ -155,6 +155,15 @@ def test_a_strange_configuration_is_a_sentence(folder: Path, text: str) -> None:
     assert len(str(error.value)) < 500
 
 
+@pytest.mark.parametrize("key", ["iou_head_depth", "num_hidden_layers", "mlp_dim"])
+def test_a_configuration_of_endless_layers_is_a_sentence_and_not_built(folder: Path, key: str) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    values["mask_decoder_config"][key] = 10**30
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=f"'{key}' of 1000.* was found, but expected at most"):
+        load_folder(folder, "mine")
+
+
 def test_shards_lie_beside_their_list(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../other.safetensors"}}))

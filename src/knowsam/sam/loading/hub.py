@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from knowsam.errors import InputError
-from knowsam.presentation.text import quoted
+from knowsam.presentation.text import quoted, shortened
 from knowsam.sam.loading.report import LoadReport, report_of, require_known_keys, weights_sha256
 from knowsam.storage import reason_of
 
@@ -32,6 +33,10 @@ VIDEO_TYPE = "sam2_video"
 # In transformers' order. A file of shards is listed by its index.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB_FILES = (CONFIG, "model.safetensors")
+PARTS = re.compile(r"^num_|depth|layers|blocks")
+"""Keys of a configuration that say how many of something are built."""
+MOST_PARTS, LARGEST_NUMBER = 1_000, 1_000_000
+"""Far beyond every published SAM."""
 
 
 def load_hub(name: str) -> tuple[nn.Module, LoadReport]:
@@ -122,7 +127,8 @@ def _model_class(folder: Path) -> Any:
     }  # fmt: skip
     path = folder / CONFIG
     try:
-        kind = str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        kind = str(values.get("model_type"))
     except FileNotFoundError as error:
         raise InputError(
             f"{folder}: no {CONFIG} was found, but expected a Hugging Face directory of a SamModel, SamHQModel or"
@@ -143,7 +149,24 @@ def _model_class(folder: Path) -> Any:
             f"{path}: a model of type {quoted(kind)} was found, but expected one of {', '.join(kinds)}; give the"
             " folder of a SamModel, SamHQModel or Sam2Model."
         )
+    _check_numbers(path, values)
     return kinds[kind]
+
+
+def _check_numbers(path: Path, values: Any) -> None:
+    """Refuse numbers that no SAM has: transformers would build so many layers, for hours."""
+    left = [("", values)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += [(key, one) for one in value]
+        elif isinstance(value, int) and abs(value) > (most := MOST_PARTS if PARTS.search(key) else LARGEST_NUMBER):
+            raise InputError(
+                f"{path}: {quoted(key)} of {shortened(str(value))} was found, but expected at most {most} in a SAM;"
+                " copy or download it again."
+            )
 
 
 def _weight_files(folder: Path) -> list[Path]:
