@@ -21,6 +21,7 @@ from knowsam.functional.losses import distillation_loss, segmentation_loss
 from knowsam.functional.schedules import gaussian_rampup
 from knowsam.methods.base import MethodContext, StudentMethod, StudentOptions, join_halves
 from knowsam.networks import ema_copy
+from knowsam.networks.modes import kept_statistics
 from knowsam.networks.registry import build_network
 from knowsam.types import Batch, Progress, StepOutput
 
@@ -114,7 +115,10 @@ class SamFed(StudentMethod):
                 teacher = probs, torch.ones_like(probs[:, 0], dtype=torch.bool)
         if batch.unlabelled_image is not None and options.agreement_weight > 0:
             target, weight = self.agreement(logits[count:], teacher)
-            terms["student_strong"] = agreement_loss(self.network(self.strong(batch.unlabelled_image)), target, weight)
+            # Statistics of strong views are not those of the images that are predicted.
+            with kept_statistics(self.network):
+                strong = self.network(self.strong(batch.unlabelled_image))
+            terms["student_strong"] = agreement_loss(strong, target, weight)
             terms["share_learned"] = weight.mean()
             loss = loss + ramp * options.agreement_weight * terms["student_strong"]
         return StepOutput(loss, terms)
