@@ -118,7 +118,7 @@ def test_a_student_far_behind_and_a_fused_map_below_one_student() -> None:
 
 
 def test_sam_below_the_map_it_is_prompted_with() -> None:
-    below = run_with({"fused": [0.72], "sam": [0.66]})
+    below = run_with({"fused": [0.72], "sam": [0.66]}, sam={"name": "tiny"})
     assert "(\N{MINUS SIGN}6.0 points), so that it has little to teach" in str(advice.sam_teacher(below))
     assert "pretrained" in str(advice.sam_teacher(below))
     assert "pretrained" not in str(advice.sam_teacher(replace(below, config=resolve_config({"sam": "vit_b"}))))
