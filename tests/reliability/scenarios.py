@@ -197,57 +197,29 @@ def _export(inputs: Path, out: Path) -> Ended:
 
 def _compare(inputs: Path, out: Path) -> Ended:
     from knowsam.comparison import loop
+    from support.comparisons import AtOnce
 
     # In this process, whose operations are watched.
-    loop.compare.__defaults__ = (*loop.compare.__defaults__[:-1], _InThisProcess())  # type: ignore[misc, index]
+    loop.compare.__defaults__ = (*loop.compare.__defaults__[:-1], AtOnce(_cell))  # type: ignore[misc, index]
     return knowsam(
         "compare", str(inputs / "data"), "--out", str(out), *SMALL, "--steps", "2", "--methods", "supervised",
         "--sam", "none", "--seeds", "0,1",
     )  # fmt: skip
 
 
-class _InThisProcess:
-    """An engine that does what `comparison.cell.work` does, without the seconds that a new process takes to import."""
+def _cell(job: Any) -> int:
+    """As `comparison.cell.work`, without the seconds that a new process takes to import."""
+    from knowsam.comparison.cell import INTERRUPTED, do_cell, failure
+    from knowsam.comparison.outcome import Outcome
+    from knowsam.runs.lock import folder_lock
 
-    slots, checks_memory = 1, False
-
-    def start(self, job: Any, need: Any, beside: Any) -> _Done:
-        from knowsam.comparison.cell import INTERRUPTED, do_cell, failure
-        from knowsam.comparison.outcome import Outcome
-        from knowsam.runs.lock import folder_lock
-
-        job.cell.mkdir(parents=True, exist_ok=True)
-        try:
-            with folder_lock(job.cell, wait=True):
-                return _Done(0 if do_cell(job, quiet=True) else INTERRUPTED)
-        except Exception as error:
-            Outcome("failed", failure(error, job.cell)).write(job.cell)
-            return _Done(1)
-
-    def wait(self, seconds: float) -> None:
-        """All have ended."""
-
-    def close(self) -> None:
-        """Nothing is left open."""
-
-
-class _Done:
-    """A cell that has ended."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
-
-    def at_work(self) -> bool:
-        return True
-
-    def ended(self) -> int:
-        return self.code
-
-    def stop(self) -> None:
-        """It has ended."""
-
-    def kill(self) -> None:
-        """It has ended."""
+    job.cell.mkdir(parents=True, exist_ok=True)
+    try:
+        with folder_lock(job.cell, wait=True):
+            return 0 if do_cell(job, quiet=True) else INTERRUPTED
+    except Exception as error:
+        Outcome("failed", failure(error, job.cell)).write(job.cell)
+        return 1
 
 
 def _compare_differences(out: Path, whole: Path) -> Differences:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -197,10 +198,15 @@ def require_same_files(folder: RunFolder, data: RunData) -> None:
         InputError: An image or mask is another one.
     """
     if changed := changed_files(folder, data.hashes()):
-        raise InputError(
-            f"{data.cases.folder.root}: {first_few(changed)} {'is' if len(changed) == 1 else 'are'} not what"
-            f" {folder.path} began with, but expected the same files; restore them, or begin anew in an empty folder."
-        )
+        raise other_files(data.cases.folder.root, folder, changed, "or begin anew in an empty folder.")
+
+
+def other_files(root: str | Path, folder: RunFolder, changed: Sequence[str], otherwise: str) -> InputError:
+    """The error about files below `root` that are not those a run began with; `otherwise` says what else helps."""
+    return InputError(
+        f"{root}: {first_few(changed)} {'is' if len(changed) == 1 else 'are'} not what {folder.path} began with, but"
+        f" expected the same files; restore them, {otherwise}"
+    )
 
 
 def read_run_data(config: Config, folder: RunFolder, resume: bool, display: TrainingDisplay) -> RunData:

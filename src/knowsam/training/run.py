@@ -16,13 +16,12 @@ from knowsam.data.split import Split
 from knowsam.errors import InputError
 from knowsam.methods import load_method
 from knowsam.plugins import absolute
-from knowsam.presentation.text import first_few
 from knowsam.runs.checkpoint import read_progress
 from knowsam.runs.data_record import changed_files, file_hashes
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.lock import folder_lock
 from knowsam.runs.result import Run
-from knowsam.training.data import hidden_masks_setting
+from knowsam.training.data import hidden_masks_setting, other_files
 from knowsam.training.finish import is_distilled, lacking_files, steps_are_done
 from knowsam.training.trainer import Trainer
 
@@ -124,11 +123,8 @@ def _resume(folder: RunFolder, steps: int | None, quiet: bool, data: str | Path 
     hashes = file_hashes(scan_folder(Path(now)), split, uses_unlabelled, opens_hidden)
     changed = changed_files(folder, hashes)
     if changed and not accept_changes:
-        raise InputError(
-            f"{now}: {first_few(changed)} {'is' if len(changed) == 1 else 'are'} not what {folder.path} began with, but"
-            " expected the same files; restore them, or go on with what is there now:"
-            f" `knowsam train --resume {shlex.quote(str(folder.path))} --accept-changes`."
-        )
+        command = f"knowsam train --resume {shlex.quote(str(folder.path))} --accept-changes"
+        raise other_files(now, folder, changed, f"or go on with what is there now: `{command}`.")
     trainer = Trainer(config, folder, resume=True, quiet=quiet)
     if trainer.accelerator.is_main_process:
         if now != was:
