@@ -198,7 +198,7 @@ def rounds_figure(curves: dict[str, list[tuple[int, float]]]) -> Drawing | None:
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
         return None
-    ends = {f"{name[:LONGEST_NAME]} {points[-1][1]:.3f}": points[-1][1] for name, points in curves.items()}
+    ends = {f"{name} {points[-1][1]:.3f}": points[-1][1] for name, points in curves.items()}
     width = 4.0 + CHARACTER * max(map(len, ends))
     with _drawing((width, WIDE[1])) as figure:
         axes = figure.add_axes((0.4 / width, 0.14, 3.45 / width, 0.83))
