@@ -126,6 +126,24 @@ def test_methods_may_differ_in_what_a_paper_demands_and_in_nothing_else(
         join_grids(folder, other)
 
 
+@pytest.mark.parametrize("preset", ["short", "paper"])
+@pytest.mark.parametrize(("first", "second"), [("unimatch", "sss"), ("sss", "unimatch")])
+def test_a_method_that_prompts_sam_its_own_way_joins_others_and_no_other_prompt_does(
+    data: Path, tmp_path: Path, preset: str, first: str, second: str
+) -> None:
+    settings = SETTINGS | {"preset": preset}
+    folder = CompareFolder(tmp_path)
+    folder.write(plan(data, first, settings=settings))
+    joined = join_grids(folder, plan(data, second, settings=settings))
+    assert {name: config.sam.prompt for name, config in joined.settings.items()} == {
+        "unimatch": "mask",
+        "sss": "box+point",
+    }
+    folder.write(plan(data, "unimatch", settings=settings))
+    with pytest.raises(InputError, match=r"sam\.prompt is 'mask' there and 'box' here"):
+        join_grids(folder, plan(data, second, settings=settings | {"sam": {"prompt": "box"}}))
+
+
 def test_footnotes_stay_with_the_comparison_and_those_of_an_older_one_are_found(data: Path, tmp_path: Path) -> None:
     folder = CompareFolder(tmp_path)
     folder.write(plan(data, "supervised"))

@@ -191,15 +191,17 @@ def as_it_began(folder: CompareFolder, asked: Grid) -> tuple[Grid, list[str]]:
 
 
 def _demands(config: Config, key: str) -> bool:
-    """Whether a setting has the value that the paper of its method asks for, see `Method.paper_train`."""
+    """Whether a setting has the value that the paper of its method asks for: `Method.paper_train`, `paper_sam`."""
     from knowsam.methods import known_method
 
-    method = known_method(config.method) if config.preset == "paper" else None
+    method = known_method(config.method)
     if method is None:
         return False
+    # What the paper prompts SAM with holds for short runs too.
+    asked = {"sam": method.paper_sam} | ({"train": method.paper_train} if config.preset == "paper" else {})
     section, _, name = key.partition(".")
-    paper = method.paper_train
-    return section == "train" and name in paper and getattr(config.train, name) == paper[name]
+    values = asked.get(section, {})
+    return name in values and getattr(getattr(config, section), name) == values[name]
 
 
 def _differences(there: Config, here: Config) -> dict[str, tuple[Any, Any]]:
