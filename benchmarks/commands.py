@@ -95,7 +95,7 @@ def measure(command: list[str], folder: Path) -> dict[str, Any]:
     before, started = os.getloadavg()[0], time.perf_counter()
     out, err = folder / "stdout.txt", folder / "stderr.txt"
     with out.open("w") as stdout, err.open("w") as stderr:
-        words = [sys.executable, "-m", "knowsam.cli", *command[1:]]
+        words = [sys.executable, "-m", "knowsam", *command[1:]]
         child = subprocess.Popen(words, cwd=folder, stdout=stdout, stderr=stderr, env={**os.environ, "COLUMNS": WIDTH})
         _, status, usage = os.wait4(child.pid, 0)
     wall = time.perf_counter() - started

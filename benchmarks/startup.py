@@ -33,7 +33,7 @@ def main() -> None:
         times = {title: Times() for title in commands}
         for number in range(1 + arguments.rounds):
             for title, command in commands.items():
-                python = ["-c", "import torch"] if command is None else ["-m", "knowsam.cli", *command]
+                python = ["-c", "import torch"] if command is None else ["-m", "knowsam", *command]
                 cpu, wall = cost([sys.executable, *python])
                 if number:
                     times[title].cpu.append(cpu)
