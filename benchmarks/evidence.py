@@ -88,7 +88,8 @@ class Line(NamedTuple):
     done: str
     dice: str
     gain: str
-    sam_dice: str
+    validation: str
+    sam_validation: str
 
 
 def main() -> None:
@@ -269,14 +270,16 @@ def table_lines(task: str, results: Results, rows: Sequence[tuple[str, str]]) ->
             prefix = f"{part}_" if part else ""
             by_seed, _ = case_dice(results, method, sam, prefix)
             means = [sum(cases.values()) / max(1, len(cases)) for cases in by_seed.values()]
-            gain = None if method == "supervised" else gain_over_supervised(results, method, sam, prefix)
+            baseline = (method, sam) == ("supervised", "none")
+            gain = None if baseline else gain_over_supervised(results, method, sam, prefix)
             lines.append(Line(
                 task, part or ALL, short_name(method), short_name(sam),
                 cases=max(map(len, by_seed.values()), default=0),
                 done=f"{len(row.done)} of {len(row.seeds)}",
                 dice=spread_text(over_seeds(means), "dice"),
                 gain=difference_text(gain, "dice"),
-                sam_dice="" if sam == "none" or part else spread_text(row.sam_last, "dice"),
+                validation="" if part else spread_text(row.validation_dice, "dice"),
+                sam_validation="" if sam == "none" or part else spread_text(row.sam_last, "dice"),
             ))  # fmt: skip
     return lines
 
@@ -314,9 +317,10 @@ def write_table(path: Path, lines: list[Line], scale: str, overrides: Sequence[s
     path.write_text(
         f"Scale `{scale}`{extra}. Dice of the scored images, mean and standard deviation over seeds; the network was"
         " chosen on other images. Gain: Dice above supervised training, paired by seed and case, with a 95 % interval"
-        " over groups (patients, videos, images). SAM's own: its last validation Dice.\n\n"
-        "| task | scored | method | SAM | images or volumes | seeds done | Dice | gain | SAM's own |\n"
-        "|---|---|---|---|--:|--:|--:|--:|--:|\n"
+        " over groups (patients, videos, images). Validation: Dice of the network kept on the images that chose it, and"
+        " SAM's own there at the end.\n\n"
+        "| task | scored | method | SAM | images or volumes | seeds done | Dice | gain | validation | SAM's own |\n"
+        "|---|---|---|---|--:|--:|--:|--:|--:|--:|\n"
         f"{rows}\n",
         encoding="utf-8",
     )

@@ -69,14 +69,17 @@ def test_a_table_of_a_task_with_two_sets(tmp_path: Path, evidence: ModuleType) -
     make_set(tmp_path / "kvasir", [f"k{number}" for number in range(12)])
     make_set(tmp_path / "clinicdb", [str(number) for number in range(1, 600, 25)])
     assert evidence.parse_rows("a.py:Own+tiny")[1] == (f"{Path.cwd() / 'a.py'}:Own", "tiny")
-    rows = evidence.parse_rows("mean_teacher,supervised")
-    assert rows == [("supervised", "none"), ("mean_teacher", "none")]
+    rows = evidence.parse_rows("mean_teacher,supervised,supervised+tiny")
+    assert rows == [("supervised", "none"), ("mean_teacher", "none"), ("supervised", "tiny")]
     small = ["data.size=32", "train.steps=1", "train.batch=1+1", "train.validate_every=1", "train.report=false"]
     assert evidence.run_all(tmp_path, tmp_path / "out", ["colonoscopy"], "night", [0], rows, small)
     lines = (tmp_path / "out" / "evidence.md").read_text().splitlines()[4:]
     assert [line.split(" | ")[1:3] for line in lines] == [
         [scored, method] for method, _ in rows for scored in ("all", "kvasir", "clinicdb")
     ]
+    gains = [line.split(" | ")[7] for line in lines]
+    assert all(gain == "–" for gain in gains[:3])
+    assert not any(gain == "–" for gain in gains[3:])  # supervised training with a SAM has a gain, too
     counts = [int(line.split(" | ")[4]) for line in lines]
     assert counts[0] == counts[1] + counts[2]
 
