@@ -106,7 +106,7 @@ SHORT_OPTIONS = {
     },
 }  # fmt: skip
 SHORT_TRAIN = {"optimiser": "adamw", "lr": 0.002, "ema": 0.99, "flip": "auto", "class_prior": True}
-SHORT_SAM = {"lr": 0.001, "kd_weight": 1.0, "kd_ramp": True, "prompt_spoil": 0.5}
+SHORT_SAM = {"lr": 0.001, "temperature": 2.0, "kd_weight": 1.0, "kd_ramp": True, "prompt_spoil": 0.5}
 
 
 @pytest.mark.parametrize("method", PAPER_OPTIONS)

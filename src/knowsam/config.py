@@ -79,7 +79,7 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
             "flip": "auto",
             "class_prior": True,
         },
-        "sam": {"lr": 1e-3, "kd_ramp": True, "prompt_spoil": 0.5, **method.paper_sam},
+        "sam": {"lr": 1e-3, "temperature": 2.0, "kd_ramp": True, "prompt_spoil": 0.5, **method.paper_sam},
         "options": dict(method.short_options(pretrain)),
     }
 

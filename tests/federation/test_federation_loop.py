@@ -18,6 +18,7 @@ from knowsam.federation import loop
 from knowsam.federation.loop import federate
 from knowsam.federation.messages import Message
 from knowsam.federation.plan import Plan, make_plan
+from knowsam.federation.server import trailing_sam
 from knowsam.federation.site import Site
 from knowsam.runs.folder import RunFolder
 from knowsam.runs.student_file import load_student
@@ -283,3 +284,31 @@ def test_a_site_may_lack_classes_and_labels(tmp_path: Path) -> None:
         load_student(tmp_path / "fed" / "sites" / "few" / "student.safetensors")[1].class_names
         == load_student(done.folder.student)[1].class_names
     )
+
+
+@pytest.mark.parametrize(
+    ("validation", "said"),
+    [
+        ({"student": {"dice": 0.42}, "sam": {"dice": 0.31}}, "Dice 0.310 against 0.420 on the public set's validation"),
+        ({"student": {"dice": 0.42}, "sam": {"dice": 0.42}}, None),
+        ({"student": {"dice": 0.42}}, None),
+        ({}, None),
+    ],
+)
+def test_a_sam_that_knows_less_than_the_network_is_told(validation: dict[str, Any], said: str | None) -> None:
+    sentence = trailing_sam(validation)
+    assert (sentence is None) == (said is None)
+    assert said is None or said in str(sentence)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("agreement", "notes"), [("adaptive", 1), ("local", 0)])
+def test_and_only_where_it_would_be_listened_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], agreement: str, notes: int
+) -> None:
+    worse = {"student": {"dice": 0.5}, "sam": {"dice": 0.1}}
+    monkeypatch.setattr(RunFolder, "validation_at", lambda folder, step: worse)
+    plan = small_plan(tmp_path, merge_layers(WITH_SAM, {"options": {"agreement": agreement}}), rounds=1, steps=1)
+    federate(plan, tmp_path / "fed")
+    written = "".join(capsys.readouterr())
+    assert written.count("SAM knows less than the network") == notes

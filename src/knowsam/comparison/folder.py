@@ -40,6 +40,7 @@ FORMER_DEFAULTS: dict[str, Any] = {
     "train.flip": "both",
     "train.class_prior": False,
     "sam.kd_weight": 0.2,
+    "sam.temperature": 10.0,
     "sam.normalise": "sam",
 }
 """Of short runs, before they changed."""

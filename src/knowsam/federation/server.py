@@ -31,6 +31,7 @@ from knowsam.training.display import TrainingDisplay
 from knowsam.training.state import load_trained_method, load_trained_state, trained_state
 from knowsam.training.trainer import Trainer
 from knowsam.training.validate import score_network
+from knowsam.types import SAM
 
 STATE_FILE = "federation.pt"
 
@@ -129,6 +130,10 @@ class Server:
                 if not trainer.fit().finished:
                     return None
             method = load_trained_method(out)[0]
+            sentence = trailing_sam(begun.validation_at(plan.start_steps))
+            listens = plan.method.answered_once and plan.config().options.get("agreement") != "local"
+            if sentence is not None and listens:
+                TrainingDisplay(self.quiet).note(sentence)
         else:
             channels, classes = self.data.preprocessing.in_channels, self.data.coding.classes
             method = build_method(plan.config(), channels, classes)
@@ -229,3 +234,20 @@ class Server:
         preprocessing, coding = self.data.preprocessing, self.data.coding
         spec = copy.deepcopy(self.method.student_spec())
         return StudentInfo(spec, preprocessing, coding.names, step, validation, __version__, coding.mask_values)
+
+
+def trailing_sam(validation: Mapping[str, Any]) -> str | None:
+    """A sentence for a person where SAM, who is to teach every site, knows less than the network it would teach.
+
+    Args:
+        validation: Scores of a validation by prediction, the network's first, see `ValidationScores.to_json`.
+    """
+    if SAM not in validation:
+        return None
+    network, sam = next(iter(validation.values()))["dice"], validation[SAM]["dice"]
+    if sam >= network:
+        return None
+    return (
+        f"SAM knows less than the network that it would teach: Dice {sam:.3f} against {network:.3f} on the public set's"
+        " validation; train longer there (--start-steps), or leave it out (options.agreement=local)."
+    )
