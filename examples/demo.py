@@ -18,6 +18,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import knowsam  # before torch: its threads are then told not to spin while they wait, see knowsam.runs.waiting
+
+# isort: split
 import numpy as np
 import torch
 from rich.console import Console
@@ -25,7 +28,6 @@ from rich.progress import track
 from rich.table import Table
 from scipy.ndimage import zoom
 
-import knowsam
 from knowsam.data.preprocess import to_unit_range
 from knowsam.evaluation.result import EvaluationResult
 from knowsam.inference.files import predict_files

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from support.cli import make_trained_run
-from support.examples import load_example
+from support.examples import EXAMPLES, load_example
 from support.folders import make_folder, make_image, save_picture
 
 
@@ -33,6 +36,17 @@ def test_predict_array(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [line.partition(": ")[0] for line in lines] == ["background", "class_1", "class_2"]
     shares = [float(line.partition(": ")[2].partition("%")[0]) for line in lines]
     assert sum(shares) == pytest.approx(100, abs=0.2)
+
+
+@pytest.mark.subprocess
+def test_the_demo_imports_knowsam_before_torch() -> None:
+    """Or its two threads spin: beside one busy process its supervised training took 17 minutes instead of one."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, sys; sys.path.insert(0, sys.argv[1]); import demo; print(os.environ.get('GOMP_SPINCOUNT'))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(EXAMPLES)], capture_output=True, text=True, check=True, env=kept
+    )
+    assert ended.stdout.strip() == "1000"
 
 
 def test_plug_in(capsys: pytest.CaptureFixture[str]) -> None:
