@@ -52,6 +52,11 @@ def default_validate_every(steps: int) -> int:
     return max(1, min(VALIDATE_AT_LEAST_EVERY, steps // 10))
 
 
+def paper_settings(method: type[Method], preset: str) -> dict[str, dict[str, Any]]:
+    """What the paper of a method has differently and holds under a preset: how SAM is prompted, in short runs too."""
+    return {"train": dict(method.paper_train) if preset == "paper" else {}, "sam": dict(method.paper_sam)}
+
+
 def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, Any]:
     """What a preset changes for a run of so many steps.
 
@@ -66,8 +71,9 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
     Returns:
         Settings, nested as in a configuration.
     """
+    paper = paper_settings(method, preset)
     if preset == "paper":
-        return {"train": dict(method.paper_train), "sam": dict(method.paper_sam)}
+        return paper
     # 30 % of the run, more where that is too few steps to learn anything, never more than 60 %.
     pretrain = min(0.6, max(0.3, PRETRAIN_STEPS / steps))
     return {
@@ -79,7 +85,7 @@ def preset_changes(method: type[Method], preset: str, steps: int) -> dict[str, A
             "flip": "auto",
             "class_prior": True,
         },
-        "sam": {"lr": 1e-3, "temperature": 2.0, "kd_ramp": True, "prompt_spoil": 0.5, **method.paper_sam},
+        "sam": {"lr": 1e-3, "temperature": 2.0, "kd_ramp": True, "prompt_spoil": 0.5, **paper["sam"]},
         "options": dict(method.short_options(pretrain)),
     }
 

@@ -26,6 +26,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the whole result as JS
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no text; errors only.")]
 Amp = Annotated[str, typer.Option(help="bf16, or no: bf16 is faster where the processor has it.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; by default a GPU where there is one.")]
+Sam = Annotated[str | None, typer.Option(help="none, tiny, lite_medsam, vit_b, a directory or .pth file.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+MovedData = Annotated[Path | None, typer.Option(help="Its data folder, if that was moved.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
 Size = Annotated[str | None, typer.Option(help="Network size in pixels: 256 or 192x256.")]
 Batch = Annotated[str | None, typer.Option(help="Labelled + unlabelled images per step, e.g. 12+12.")]
@@ -38,8 +41,8 @@ StrayShare = Annotated[float, typer.Option(help="Share of a mask whose values ar
 GroupBy = Annotated[
     str | None, typer.Option(help="What a group is without groups.csv: name, or prefix (patient001_000).")
 ]
-LABELLED_HELP = "Groups that stay labelled: N, a share, or a list file."
-OUT_HELP = "Folder to write to."
+Labelled = Annotated[str | None, typer.Option(help="Groups that stay labelled: N, a share, or a list file.")]
+AGAIN_HELP = "New folder, or that of an earlier call: it goes on there."
 
 
 def _print_version(wanted: bool) -> None:

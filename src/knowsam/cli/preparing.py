@@ -10,12 +10,12 @@ import typer
 import knowsam
 from knowsam.cli.app import (
     EXIT_BAD_INPUT,
-    LABELLED_HELP,
     Classes,
     GroupBy,
     IgnoreValue,
     Instances,
     Json,
+    Labelled,
     LabelValues,
     MaskThreshold,
     Quiet,
@@ -30,7 +30,7 @@ from knowsam.presentation.console import progress_bar, say
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="Folder with images/ and masks/ (or labels/).")],
-    labelled: Annotated[str | None, typer.Option(help=LABELLED_HELP)] = None,
+    labelled: Labelled = None,
     classes: Classes = None,
     label_values: LabelValues = None,
     ignore_value: IgnoreValue = None,

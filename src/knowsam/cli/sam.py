@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from knowsam.cli.app import EXIT_INTERRUPTED, Amp, Quiet, app
+from knowsam.cli.app import AGAIN_HELP, EXIT_INTERRUPTED, Amp, Quiet, app
 from knowsam.cli.values import parse_numbers
 from knowsam.errors import InputError
 from knowsam.presentation.console import say
@@ -19,7 +19,7 @@ app.add_typer(sam_app, name="sam")
 
 @sam_app.command()
 def pretrain(
-    out: Annotated[Path, typer.Option(help="New folder, or that of an earlier call: it goes on there.")],
+    out: Annotated[Path, typer.Option(help=AGAIN_HELP)],
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps in all.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Drawn images per step.")] = None,
     prompts: Annotated[int | None, typer.Option(min=1, help="Objects asked for per image.")] = None,
@@ -60,7 +60,7 @@ def pretrain(
 @sam_app.command()
 def distil(
     images: Annotated[list[Path], typer.Option(help="A folder of images, as for train; repeatable.")],
-    out: Annotated[Path, typer.Option(help="New folder, or that of an earlier call: it goes on there.")],
+    out: Annotated[Path, typer.Option(help=AGAIN_HELP)],
     teacher: Annotated[str, typer.Option(help="lite_medsam, vit_b, a directory or .pth file.")] = "lite_medsam",
     student: Annotated[str, typer.Option(help="tiny (the small SAM), or another encoder: unet, resnet50.")] = "tiny",
     labelled: Annotated[

@@ -11,15 +11,19 @@ import typer
 
 import knowsam
 from knowsam.cli.app import (
+    AGAIN_HELP,
     EXIT_FAILED_FILES,
     EXIT_INTERRUPTED,
-    LABELLED_HELP,
     Batch,
     Config,
     Device,
     GroupBy,
     Json,
+    Labelled,
+    MovedData,
     Quiet,
+    Sam,
+    Seed,
     Size,
     app,
 )
@@ -47,13 +51,13 @@ def train(
     ] = None,
     config: Config = None,
     method: Annotated[str | None, typer.Option(help="A method's name, e.g. knowsam, or FILE.py:CLASS.")] = None,
-    sam: Annotated[str | None, typer.Option(help="none, tiny, lite_medsam, vit_b, a directory or .pth file.")] = None,
-    labelled: Annotated[str | None, typer.Option(help=LABELLED_HELP)] = None,
+    sam: Sam = None,
+    labelled: Labelled = None,
     group_by: GroupBy = None,
     size: Size = None,
     steps: Annotated[int | None, typer.Option(help="Total number of steps; with --resume, the new total.")] = None,
     batch: Batch = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seed: Seed = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a run, or continue one with --resume."""
@@ -97,7 +101,7 @@ def distil_a_run(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     to: Annotated[str, typer.Option(help="The network that learns: unet.")] = "unet",
     steps: Annotated[int | None, typer.Option(min=1, help="By default half of the run's.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Its data folder, if that was moved.")] = None,
+    data: MovedData = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -121,7 +125,7 @@ def compare(
         list[str] | None,
         typer.Argument(help="Settings of all runs as key=value; of one method alone as METHOD.key=value."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="New folder, or that of an earlier call: it goes on there.")] = None,
+    out: Annotated[Path | None, typer.Option(help=AGAIN_HELP)] = None,
     methods: Annotated[
         str | None, typer.Option("--methods", "--method", help="Methods to compare: supervised,knowsam,FILE.py:CLASS")
     ] = None,
@@ -192,18 +196,18 @@ def federate(
         typer.Argument(help="Settings as key=value, as for train; of one site sites.NAME.key=value."),
     ] = None,
     site: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER, a site's images; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(help="New folder, or that of an earlier call: it goes on there.")] = None,
+    out: Annotated[Path | None, typer.Option(help=AGAIN_HELP)] = None,
     rounds: Annotated[int | None, typer.Option(help="How often the sites' networks become one; 50.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of a site in a round; 20.")] = None,
     start_steps: Annotated[int | None, typer.Option(help="Steps on the public set before the rounds; 200.")] = None,
     config: Config = None,
     method: Annotated[str, typer.Option(help="sam_fed, or any other method, by FedAvg.")] = "sam_fed",
-    sam: Annotated[str | None, typer.Option(help="none, tiny, lite_medsam, vit_b, a directory or .pth file.")] = None,
-    labelled: Annotated[str | None, typer.Option(help=LABELLED_HELP)] = None,
+    sam: Sam = None,
+    labelled: Labelled = None,
     group_by: GroupBy = None,
     size: Size = None,
     batch: Batch = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seed: Seed = None,
     local_norm: Annotated[bool, typer.Option("--local-norm", help="Batch-norm statistics stay at their site.")] = False,
     min_sites: Annotated[int | None, typer.Option(help="With NVFlare: sites that a round needs; all.")] = None,
     patience: Annotated[

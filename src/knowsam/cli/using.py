@@ -12,7 +12,6 @@ import knowsam
 from knowsam.cli.app import (
     EXIT_BAD_INPUT,
     EXIT_FAILED_FILES,
-    OUT_HELP,
     Amp,
     Classes,
     Device,
@@ -21,6 +20,7 @@ from knowsam.cli.app import (
     Json,
     LabelValues,
     MaskThreshold,
+    MovedData,
     Quiet,
     StrayShare,
     app,
@@ -34,7 +34,7 @@ from knowsam.presentation.console import progress_bar, say
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder, student.safetensors or exported model.onnx.")],
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a volume, or a folder of them.")],
-    out: Annotated[Path, typer.Option(help=OUT_HELP)],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the masks over the images.")] = False,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write the soft maps.")] = False,
     uncertainty: Annotated[
@@ -115,7 +115,7 @@ def export(
 @app.command()
 def calibrate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    data: Annotated[Path | None, typer.Option(help="Its data folder, if that was moved.")] = None,
+    data: MovedData = None,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,

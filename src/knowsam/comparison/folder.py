@@ -14,6 +14,7 @@ from knowsam.config import (
     flat,
     merge_layers,
     nest,
+    paper_settings,
     read_resolved,
     resolve_config,
 )
@@ -192,17 +193,15 @@ def as_it_began(folder: CompareFolder, asked: Grid) -> tuple[Grid, list[str]]:
 
 
 def _demands(config: Config, key: str) -> bool:
-    """Whether a setting has the value that the paper of its method asks for: `Method.paper_train`, `paper_sam`."""
+    """Whether a setting has the value that the paper of its method asks for, see `paper_settings`."""
     from knowsam.methods import known_method
 
     method = known_method(config.method)
     if method is None:
         return False
-    # What the paper prompts SAM with holds for short runs too.
-    asked = {"sam": method.paper_sam} | ({"train": method.paper_train} if config.preset == "paper" else {})
     section, _, name = key.partition(".")
-    values = asked.get(section, {})
-    return name in values and getattr(getattr(config, section), name) == values[name]
+    asked = paper_settings(method, config.preset).get(section, {})
+    return name in asked and getattr(getattr(config, section), name) == asked[name]
 
 
 def _differences(there: Config, here: Config) -> dict[str, tuple[Any, Any]]:

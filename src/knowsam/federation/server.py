@@ -130,10 +130,10 @@ class Server:
                 if not trainer.fit().finished:
                     return None
             method = load_trained_method(out)[0]
-            sentence = trailing_sam(begun.validation_at(plan.start_steps))
-            listens = plan.method.answered_once and plan.config().options.get("agreement") != "local"
-            if sentence is not None and listens:
-                TrainingDisplay(self.quiet).note(sentence)
+            if plan.method.answered_once and plan.config().options.get("agreement") != "local":
+                sentence = trailing_sam(begun.validation_at(plan.start_steps))
+                if sentence is not None:
+                    TrainingDisplay(self.quiet).note(sentence)
         else:
             channels, classes = self.data.preprocessing.in_channels, self.data.coding.classes
             method = build_method(plan.config(), channels, classes)
