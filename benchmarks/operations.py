@@ -3,16 +3,18 @@
     python benchmarks/operations.py --sam vit_b --out operations.json
 
 Tensors without content (torch's meta device) go through KnowSAM's step as on a GPU, with the paper's settings after
-UGDA has started; views, which launch nothing, are not counted. Optimisers are counted as they are on a CPU.
+UGDA has started; views, which launch nothing, are not counted; attention counts as the one kernel that a GPU has for it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,6 +48,23 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextmanager
+def fused_attention() -> Iterator[None]:
+    """Within the block, torch's attention is one operation, as on a GPU; on `meta` it would be taken apart."""
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        answer: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
+            query, key, value, options.get("attn_mask"), True, scale=options.get("scale")
+        )[0]
+        return answer
+
+    own, F.scaled_dot_product_attention = F.scaled_dot_product_attention, attention
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = own
+
+
 def main() -> None:
     options = parser(__doc__, rounds=1)
     options.add_argument("--sam", default="vit_b", help="none, tiny or vit_b; with random weights")
@@ -64,10 +83,12 @@ def operations(sam: str, size: int, half: int, classes: int) -> dict[str, tuple[
     """Operations of each part: forward pass, and forward and backward pass together."""
     settings: Any = "none" if sam == "none" else {"name": sam, "pretrained": False}
     config = resolve_config({"method": "knowsam", "preset": "paper", "data": {"size": size}, "sam": settings})
-    method: Any = build_method(config, 1, classes).to("meta")
+    method: Any = build_method(config, 1, classes).to("meta", memory_format=torch.channels_last)
     with torch.device("meta"):
-        image, label = torch.rand(half, 1, size, size), torch.zeros(half, size, size, dtype=torch.long)
-        both = torch.rand(2 * half, 1, size, size)
+        label = torch.zeros(half, size, size, dtype=torch.long)
+        image, both = (
+            torch.rand(count, 1, size, size).contiguous(memory_format=torch.channels_last) for count in (half, 2 * half)
+        )
         prompt = torch.zeros(2 * half, classes, size, size)
     batch = Batch(image, label, image)
     weak, strong = (make((size, size)).to("meta") for make in (weak_augmentation, strong_augmentation))
@@ -86,7 +107,8 @@ def operations(sam: str, size: int, half: int, classes: int) -> dict[str, tuple[
     parts["strong augmentation"] = lambda: (strong(image), None)[1]
     found = {}
     for name, run in parts.items():
-        with Operations() as counted:
+        method.zero_grad()
+        with fused_attention(), Operations() as counted:
             value = run()
             forward = counted.count.total()
             if value is not None:

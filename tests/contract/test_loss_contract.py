@@ -34,6 +34,13 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+STACKED = [
+    "cross_entropy", "dice_loss", "dice_loss_plain", "segmentation_loss", "entropy_loss", "cross_consistency_loss",
+    "distillation_loss", "distillation_loss_weighted",
+]  # fmt: skip
+"""Those that take several networks' logits at once."""
+
+
 def preference(z: Tensor, o: Tensor) -> Tensor:
     """Every class asked about, candidates of the other network, the first ones preferred."""
     margins, reference = class_margins(z), class_margins(o)
@@ -81,6 +88,21 @@ def test_permuting_the_classes_changes_nothing(loss: Loss, K: int) -> None:
 
 def test_permuting_the_classes_catches_a_softmax_over_pairs_of_classes() -> None:
     assert (kd_over_pairs(*permute_classes(case(4))) - kd_over_pairs(*case(4))).abs() > 1e-2
+
+
+@pytest.mark.parametrize("name", STACKED)
+@every_k
+def test_stacked_logits_have_each_a_loss_of_their_own(name: str, K: int) -> None:
+    loss = LOSSES[name]
+    first, other, label, weight = case(K)
+    second = 2 * first.roll(1, 1)
+    each = torch.stack([loss(z.requires_grad_(), other, label, weight) for z in (first, second)])
+    alone = torch.autograd.grad(each.prod(), (first, second))
+    together = torch.stack([first, second])
+    found = loss(together, other.expand_as(together) if name == "cross_consistency_loss" else other, label, weight)
+    assert found.shape == (2,)
+    torch.testing.assert_close(found, each)
+    torch.testing.assert_close(torch.autograd.grad(found.prod(), (first, second)), alone)
 
 
 @every_loss

@@ -4,13 +4,16 @@ Every function takes logits `(B, K, H, W)` of any floating dtype, computes in fl
 float32 tensor that is still attached to the graph. Labels are `(B, H, W)` int64; pixels with `IGNORE` carry
 no ground truth and are left out. All definitions hold for any K >= 2 and treat the classes alike: permuting
 them changes nothing.
+
+Where a docstring says `(..., B, K, H, W)`, several networks' logits for the same images may be stacked: each has a loss
+of its own, `(...)`, from as many operations as one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,9 @@ from torch import Tensor
 
 from knowsam.functional.preference import disputed
 from knowsam.types import IGNORE
+
+CLASSES, PIXELS = -3, (-3, -2, -1)
+"""The axis of classes in logits `(..., B, K, H, W)`; those of images and pixels where it is gone."""
 
 ENTROPY_EPSILON = 1e-6
 """Added to a probability before its logarithm in `entropy_map` (docs/method.md, section 1)."""
@@ -33,13 +39,13 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Mean over the labelled pixels of `-log p_y`, in nats (docs/method.md, section 5).
 
     Args:
-        logits: `(B, K, H, W)`.
+        logits: `(..., B, K, H, W)`.
         label: `(B, H, W)` int64, class index or `IGNORE`.
 
     Returns:
-        0-dim tensor in [0, inf); 0 where no pixel is labelled.
+        `(...)` in [0, inf); 0 where no pixel is labelled.
     """
-    return _negative_log_likelihood(F.log_softmax(logits.float(), dim=1), label)
+    return _negative_log_likelihood(F.log_softmax(logits.float(), dim=CLASSES), _truth(label, logits.shape[CLASSES]))
 
 
 def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-10, squared: bool = True) -> Tensor:
@@ -52,15 +58,16 @@ def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-10, squared: bo
     everywhere.
 
     Args:
-        logits: `(B, K, H, W)`.
+        logits: `(..., B, K, H, W)`.
         label: `(B, H, W)` int64, class index or `IGNORE`.
         epsilon: `e` above.
         squared: False: `p_c` in place of `p_c^2`, the plain denominator.
 
     Returns:
-        0-dim tensor in [0, 1]; exactly 0 where no pixel is labelled.
+        `(...)` in [0, 1]; exactly 0 where no pixel is labelled.
     """
-    return _soft_dice_loss(F.softmax(logits.float(), dim=1), label, epsilon, squared)
+    probs = F.softmax(logits.float(), dim=CLASSES)
+    return _soft_dice_loss(probs, _truth(label, logits.shape[CLASSES]), epsilon, squared)
 
 
 def soft_dice_loss(student_logits: Tensor, teacher_logits: Tensor, epsilon: float = 1e-10) -> Tensor:
@@ -88,14 +95,14 @@ def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
     """`cross_entropy + dice_loss`, with one softmax for both (docs/method.md, section 5).
 
     Args:
-        logits: `(B, K, H, W)`.
+        logits: `(..., B, K, H, W)`.
         label: `(B, H, W)` int64, class index or `IGNORE`.
 
     Returns:
-        0-dim tensor in [0, inf); 0 where no pixel is labelled.
+        `(...)` in [0, inf); 0 where no pixel is labelled.
     """
-    log_probs = F.log_softmax(logits.float(), dim=1)
-    return _negative_log_likelihood(log_probs, label) + _soft_dice_loss(log_probs.exp(), label)
+    log_probs, truth = F.log_softmax(logits.float(), dim=CLASSES), _truth(label, logits.shape[CLASSES])
+    return _negative_log_likelihood(log_probs, truth) + _soft_dice_loss(log_probs.exp(), truth)
 
 
 def region_loss(logits: Tensor, label: Tensor, inside: Tensor, inside_weight: float, outside_weight: float) -> Tensor:
@@ -121,25 +128,25 @@ def entropy_map(logits: Tensor) -> Tensor:
     """Entropy of each pixel's class distribution, `-sum_c p_c log(p_c + 1e-6)` (docs/method.md, section 1).
 
     Args:
-        logits: `(B, K, H, W)`.
+        logits: `(..., B, K, H, W)`.
 
     Returns:
-        `(B, H, W)` float32 in nats, in [0, log K] up to about 1e-6 K.
+        `(..., B, H, W)` float32 in nats, in [0, log K] up to about 1e-6 K.
     """
-    probs = F.softmax(logits.float(), dim=1)
-    return -(probs * (probs + ENTROPY_EPSILON).log()).sum(dim=1)
+    probs = F.softmax(logits.float(), dim=CLASSES)
+    return -(probs * (probs + ENTROPY_EPSILON).log()).sum(dim=CLASSES)
 
 
 def entropy_loss(logits: Tensor) -> Tensor:
     """Mean entropy as a share of the largest possible one, `mean(H) / log K` (docs/method.md, section 5).
 
     Args:
-        logits: `(B, K, H, W)`.
+        logits: `(..., B, K, H, W)`.
 
     Returns:
-        0-dim tensor in [0, 1].
+        `(...)` in [0, 1].
     """
-    return entropy_map(logits).mean() / math.log(logits.shape[1])
+    return entropy_map(logits).mean(PIXELS) / math.log(logits.shape[CLASSES])
 
 
 def cross_consistency_loss(student_logits: Tensor, other_logits: Tensor) -> Tensor:
@@ -152,18 +159,18 @@ def cross_consistency_loss(student_logits: Tensor, other_logits: Tensor) -> Tens
     certain beyond float32; the other classes' `log p` still does.
 
     Args:
-        student_logits: `(B, K, H, W)` of the student that learns.
-        other_logits: `(B, K, H, W)` of the student it is compared with; gets no gradient.
+        student_logits: `(..., B, K, H, W)` of the student that learns.
+        other_logits: `(..., B, K, H, W)` of the student it is compared with; gets no gradient.
 
     Returns:
-        0-dim tensor in [0, inf); at `p = q` it is the binary entropy of `q`, not 0.
+        `(...)` in [0, inf); at `p = q` it is the binary entropy of `q`, not 0.
     """
     _require_same_shape(student_logits, other_logits)
-    target = F.softmax(other_logits.detach().float(), dim=1)
-    log_probs = F.log_softmax(student_logits.float(), dim=1)
+    target = F.softmax(other_logits.detach().float(), dim=CLASSES)
+    log_probs = F.log_softmax(student_logits.float(), dim=CLASSES)
     log_complement = (1 - log_probs.exp()).clamp(min=ONE_MINUS_P_FLOOR).log()
     # lerp(a, b, q) = a + q (b - a) = q b + (1 - q) a
-    return -torch.lerp(log_complement, log_probs, target).mean()
+    return -torch.lerp(log_complement, log_probs, target).mean((CLASSES - 1, *PIXELS))
 
 
 def softmax_mse_loss(student_logits: Tensor, other_logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -229,30 +236,30 @@ def distillation_loss(
 
         T^2 mean_pixels KL(softmax(z_sam / T) || softmax(z_student / T))
 
-    The softmax and the sum of the divergence run over the K classes of each pixel (axis 1); the mean runs
+    The softmax and the sum of the divergence run over the K classes of each pixel; the mean runs
     over pixels only. The factor T^2 keeps the gradient's size independent of T (Hinton et al., 2015).
 
     Args:
-        student_logits: `(B, K, H, W)`.
+        student_logits: `(..., B, K, H, W)`.
         sam_logits: `(B, K, H, W)`; gets no gradient.
         temperature: T > 0.
         weight: `(B, H, W)` in [0, 1]: the mean over pixels becomes a weighted one. None weighs all alike.
 
     Returns:
-        0-dim tensor in [0, inf), in nats times T^2; 0 where all weights are 0.
+        `(...)` in [0, inf), in nats times T^2; 0 where all weights are 0.
     """
-    _require_same_shape(student_logits, sam_logits)
-    log_target = F.log_softmax(sam_logits.detach().float() / temperature, dim=1)
-    log_probs = F.log_softmax(student_logits.float() / temperature, dim=1)
-    divergence = F.kl_div(log_probs, log_target, reduction="none", log_target=True).sum(dim=1)
+    _require_same_shape(student_logits[(0,) * (student_logits.dim() - 4)], sam_logits)
+    log_target = F.log_softmax(sam_logits.detach().float() / temperature, dim=CLASSES)
+    log_probs = F.log_softmax(student_logits.float() / temperature, dim=CLASSES)
+    divergence = F.kl_div(log_probs, log_target, reduction="none", log_target=True).sum(dim=CLASSES)
     if weight is None:
-        return temperature**2 * divergence.mean()
-    if weight.shape != divergence.shape:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected {tuple(divergence.shape)} (B, H, W)")
+        return temperature**2 * divergence.mean(PIXELS)
+    if weight.shape != divergence.shape[-3:]:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected {tuple(divergence.shape[-3:])} (B, H, W)")
     weight = weight.detach().float()
     # The floor is not float32's smallest number: T^2 / total must stay finite, or the gradient is inf * 0.
     total = weight.sum().clamp(min=1e-12)
-    return temperature**2 * (divergence * weight).sum() / total
+    return temperature**2 * (divergence * weight).sum(PIXELS) / total
 
 
 def preference_loss(
@@ -310,33 +317,43 @@ def preference_loss(
     return torch.where(counts, F.softplus(-margin), 0.0).sum() / counts.sum().clamp(min=1)
 
 
-def _negative_log_likelihood(log_probs: Tensor, label: Tensor) -> Tensor:
+class _Truth(NamedTuple):
+    """A label `(B, H, W)`, its classes `(B, K, H, W)` bool, and which pixels count `(B, 1, H, W)` bool."""
+
+    label: Tensor
+    one_hot: Tensor
+    valid: Tensor
+
+
+def _truth(label: Tensor, classes: int) -> _Truth:
+    # A bool has an eighth of the memory of int64; `IGNORE` is no class.
+    one_hot = label.unsqueeze(1) == torch.arange(classes, device=label.device).view(1, -1, 1, 1)
+    return _Truth(label, one_hot, (label != IGNORE).unsqueeze(1))
+
+
+def _negative_log_likelihood(log_probs: Tensor, truth: _Truth) -> Tensor:
     if log_probs.device.type == "cpu":
-        # Not reduction="mean": that is 0/0 where every pixel is ignored.
-        total = F.nll_loss(log_probs, label, ignore_index=IGNORE, reduction="sum")
+        maps = log_probs.flatten(0, -4)
+        label = truth.label.expand(*log_probs.shape[:-4], -1, -1, -1).flatten(0, -3)
+        each = F.nll_loss(maps, label, ignore_index=IGNORE, reduction="none")
+        total = each.view(*log_probs.shape[:-3], *each.shape[-2:]).sum(PIXELS)
     else:
         # On a GPU torch's own sum has another order each time.
-        total = -log_probs.where(_one_hot(label, log_probs.shape[1]), 0.0).sum()
-    return total / (label != IGNORE).sum().clamp(min=1)
+        total = -log_probs.where(truth.one_hot, 0.0).sum((CLASSES - 1, *PIXELS))
+    # Not reduction="mean": that is 0/0 where every pixel is ignored.
+    return total / truth.valid.sum().clamp(min=1)
 
 
-def _soft_dice_loss(probs: Tensor, label: Tensor, epsilon: float = 1e-10, squared: bool = True) -> Tensor:
-    target = _one_hot(label, probs.shape[1])
-    valid = (label != IGNORE).unsqueeze(1)
-    axes = (0, 2, 3)
-    intersection = (probs * target).sum(axes)
-    sizes = ((probs.square() if squared else probs) * valid).sum(axes) + target.sum(axes)
+def _soft_dice_loss(probs: Tensor, truth: _Truth, epsilon: float = 1e-10, squared: bool = True) -> Tensor:
+    axes = (-4, -2, -1)
+    intersection = (probs * truth.one_hot).sum(axes)
+    sizes = ((probs.square() if squared else probs) * truth.valid).sum(axes) + truth.one_hot.sum(axes)
     return _one_minus_dice(intersection, sizes, epsilon)
 
 
 def _one_minus_dice(intersection: Tensor, sizes: Tensor, epsilon: float) -> Tensor:
-    """Mean over classes, from the sums `(K,)` over all pixels of the product and of both sizes."""
-    return (1 - (2 * intersection + epsilon) / (sizes + epsilon)).mean()
-
-
-def _one_hot(label: Tensor, classes: int) -> Tensor:
-    """`(B, H, W)` -> `(B, K, H, W)` bool, an eighth of the memory of int64; `IGNORE` is no class."""
-    return label.unsqueeze(1) == torch.arange(classes, device=label.device).view(1, -1, 1, 1)
+    """Mean over classes, from the sums `(..., K)` over all pixels of the product and of both sizes."""
+    return (1 - (2 * intersection + epsilon) / (sizes + epsilon)).mean(-1)
 
 
 def _require_same_shape(student_logits: Tensor, other_logits: Tensor) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -65,9 +66,10 @@ class CrossPseudoSupervision(StudentMethod):
         image, label = join_halves(batch)
         first, second = self.network(image), self.second(image)
         # argmax has no gradient: each network is taught, none is changed for the sake of its pseudo-label.
+        supervised = segmentation_loss(torch.stack([first, second]), label)
         terms = {
-            "first_sup": segmentation_loss(first, label),
-            "second_sup": segmentation_loss(second, label),
+            "first_sup": supervised[0],
+            "second_sup": supervised[1],
             "first_pseudo": cross_entropy(first, second.argmax(dim=1)),
             "second_pseudo": cross_entropy(second, first.argmax(dim=1)),
         }

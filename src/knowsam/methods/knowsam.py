@@ -155,22 +155,20 @@ class KnowSAM(Method):
 
         image, label = join_halves(batch)
         z = self.students.outputs(image)
-        students = [z["unet"], z["vnet"]]
+        maps = torch.stack([z["unet"], z["vnet"], z["fused"]])  # a loss of all three costs as many operations as of one
+        students = maps[:2]
 
-        sup = torch.stack([segmentation_loss(z_k, label) for z_k in students])
-        ent = torch.stack([entropy_loss(z_k) for z_k in students])
-        cons = mutual_consistency(z["unet"], z["vnet"])
-        fused_sup = segmentation_loss(z["fused"], label)
-        loss = (sup + entropy_weight * ent + lam * cons).mean() + fused_sup
+        sup, ent, cons = segmentation_loss(maps, label), entropy_loss(students), mutual_consistency(students)
+        loss = (sup[:2] + entropy_weight * ent + lam * cons).mean() + sup[2]
         terms = {
             "unet_sup": sup[0], "vnet_sup": sup[1], "unet_ent": ent[0], "vnet_ent": ent[1],
-            "unet_cons": cons[0], "vnet_cons": cons[1], "fused_sup": fused_sup,
+            "unet_cons": cons[0], "vnet_cons": cons[1], "fused_sup": sup[2],
         }  # fmt: skip
 
         fused_logits = z["fused"].detach()
         teacher_probs = fused_logits.softmax(dim=1)
         if self.sam is not None:
-            sam = self.sam(image, students, label, progress, mask_prompt=z["fused"])
+            sam = self.sam(image, [z["unet"], z["vnet"]], label, progress, mask_prompt=z["fused"])
             loss, terms = loss + sam.loss, terms | sam.terms
             sam_probs = sam.logits.softmax(dim=1)
             candidates = {"sam": sam_probs, "fused": teacher_probs, "mean": (sam_probs + teacher_probs) / 2}
@@ -179,21 +177,20 @@ class KnowSAM(Method):
         if batch.unlabelled_image is not None and options.ugda_start < 1 and progress.reached(options.ugda_start):
             mixed_image, mixed_label = self.exchange_cells(batch, fused_logits, teacher_probs)
             m = self.students.outputs(mixed_image)
-            mixed = [m["unet"], m["vnet"]]
+            maps = torch.stack([m["unet"], m["vnet"], m["fused"]])
+            mixed = maps[:2]
             # The unlabelled images' mixtures come last in the batch, as in `join_halves`.
             unlabelled = slice(batch.labelled_image.shape[0], None)
             pseudo_label = confident_label(m["fused"][unlabelled].detach().softmax(dim=1), options.ugda_confidence)
 
-            mix_sup = torch.stack([segmentation_loss(z_k, mixed_label) for z_k in mixed])
-            mix_ent = torch.stack([entropy_loss(z_k) for z_k in mixed])
-            mix_cons = mutual_consistency(m["unet"], m["vnet"])
-            mix_pseudo = torch.stack([segmentation_loss(z_k[unlabelled], pseudo_label) for z_k in mixed])
-            fused_mix = segmentation_loss(m["fused"], mixed_label)
-            loss = loss + (mix_sup + entropy_weight * mix_ent + lam * (mix_cons + mix_pseudo)).mean() + fused_mix
+            mix_sup, mix_ent = segmentation_loss(maps, mixed_label), entropy_loss(mixed)
+            mix_cons = mutual_consistency(mixed)
+            mix_pseudo = segmentation_loss(mixed[:, unlabelled], pseudo_label)
+            loss = loss + (mix_sup[:2] + entropy_weight * mix_ent + lam * (mix_cons + mix_pseudo)).mean() + mix_sup[2]
             terms |= {
                 "unet_mix_sup": mix_sup[0], "vnet_mix_sup": mix_sup[1], "unet_mix_ent": mix_ent[0],
                 "vnet_mix_ent": mix_ent[1], "unet_mix_cons": mix_cons[0], "vnet_mix_cons": mix_cons[1],
-                "unet_mix_pseudo": mix_pseudo[0], "vnet_mix_pseudo": mix_pseudo[1], "fused_mix": fused_mix,
+                "unet_mix_pseudo": mix_pseudo[0], "vnet_mix_pseudo": mix_pseudo[1], "fused_mix": mix_sup[2],
             }  # fmt: skip
         return StepOutput(loss, terms)
 
@@ -221,8 +218,6 @@ class KnowSAM(Method):
         return image, label
 
 
-def mutual_consistency(unet_logits: Tensor, vnet_logits: Tensor) -> Tensor:
-    """Consistency of each student with the other, `(2,)`; `cross_consistency_loss` detaches the other."""
-    return torch.stack(
-        [cross_consistency_loss(unet_logits, vnet_logits), cross_consistency_loss(vnet_logits, unet_logits)]
-    )
+def mutual_consistency(students: Tensor) -> Tensor:
+    """Consistency of each student `(2, B, K, H, W)` with the other, `(2,)`."""
+    return cross_consistency_loss(students, students.flip(0))  # it detaches the second

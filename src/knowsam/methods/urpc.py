@@ -78,7 +78,7 @@ class PyramidConsistency(StudentMethod):
         *coarse, finest = self.network.features(image)
         logits = self.network.head(finest)
         pyramid = [logits, *self.side_heads(coarse, (image.shape[-2], image.shape[-1]))]
-        loss = torch.stack([segmentation_loss(z, label) for z in pyramid]).mean()
+        loss = segmentation_loss(torch.stack(pyramid), label).mean()
         terms = {"student_sup": loss}
         if batch.unlabelled_image is not None:
             count = batch.labelled_image.shape[0]

@@ -69,7 +69,7 @@ class FusionHead(nn.Module):
             `(B, K, H, W)` logits.
         """
         agreement = agreement_map(unet_logits, vnet_logits)
-        certainty = torch.stack([certainty_map(unet_logits), certainty_map(vnet_logits)], dim=1)
+        certainty = certainty_map(torch.stack([unet_logits, vnet_logits], dim=1))
         features = [
             self.ambiguity(agreement.to(unet_logits.dtype)),
             self.uncertainty(certainty.to(unet_logits.dtype)),
@@ -190,12 +190,12 @@ def certainty_map(logits: Tensor) -> Tensor:
     At K = 2 the scale is 1 and the entropy is the paper's.
 
     Args:
-        logits: `(B, K, H, W)`.
+        logits: `(..., B, K, H, W)`.
 
     Returns:
-        `(B, H, W)` float32 from 1 - log 2 = .31 (all classes alike) to 1 (certain).
+        `(..., B, H, W)` float32 from 1 - log 2 = .31 (all classes alike) to 1 (certain).
     """
-    return 1 - entropy_map(logits) * (math.log(2) / math.log(logits.shape[1]))
+    return 1 - entropy_map(logits) * (math.log(2) / math.log(logits.shape[-3]))
 
 
 def _stem(in_channels: int, middle: int, out_channels: int) -> nn.Sequential:

@@ -207,13 +207,14 @@ class SamDistillation(nn.Module):
         masks, _ = self.teacher.answer(question)
         logits = resize_logits(masks, (image.shape[-2], image.shape[-1]))
         supervised = segmentation_loss(logits, label)
-        students, target = list(student_logits), logits.detach()
+        students, target = torch.stack(list(student_logits)), logits.detach()
         if self.kd_resolution == "sam":
             target = masks.detach()
-            students = [F.interpolate(z, size=target.shape[-2:], mode="area") for z in students]
+            resized = F.interpolate(students.flatten(0, 1), size=target.shape[-2:], mode="area")
+            students = resized.unflatten(0, students.shape[:2])
         # SAM alone learns from a corrupted prompt: its answer may be worse than what the students predict.
         weight = (~corrupted).float().view(-1, 1, 1).expand(target[:, 0].shape) if self.prompt_spoil > 0 else None
-        distilled = torch.stack([distillation_loss(z, target, self.temperature, weight) for z in students]).mean()
+        distilled = distillation_loss(students, target, self.temperature, weight).mean()
         kd_weight = progress.weight(lambda t: self.kd_weight * (gaussian_rampup(t) if self.kd_ramp else 1.0))
         loss = supervised + kd_weight * distilled
         self._watch(target, label)
