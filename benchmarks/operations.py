@@ -3,7 +3,7 @@
     python benchmarks/operations.py --sam vit_b --out operations.json
 
 Tensors without content (torch's meta device) go through KnowSAM's step as on a GPU, with the paper's settings after
-UGDA has started; views, which launch nothing, are not counted; attention counts as the one kernel that a GPU has for it.
+UGDA has started. Views, which launch nothing, are not counted; attention and dropout count as one kernel each.
 """
 
 from __future__ import annotations
@@ -49,20 +49,23 @@ class Operations(TorchDispatchMode):
 
 
 @contextmanager
-def fused_attention() -> Iterator[None]:
-    """Within the block, torch's attention is one operation, as on a GPU; on `meta` it would be taken apart."""
+def fused_kernels() -> Iterator[None]:
+    """Within the block attention and dropout are one operation each, as on a GPU; on `meta` they would be taken apart."""
 
-    def attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        answer: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
-            query, key, value, options.get("attn_mask"), True, scale=options.get("scale")
-        )[0]
+    def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, **options: Any) -> Tensor:
+        arguments = query, key, value, options.get("attn_mask"), True
+        answer: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(*arguments, scale=scale)[0]
         return answer
 
-    own, F.scaled_dot_product_attention = F.scaled_dot_product_attention, attention
+    def dropout(input: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
+        return torch.native_dropout(input, p, training)[0] if training and p > 0 else input
+
+    own = F.scaled_dot_product_attention, F.dropout
+    F.scaled_dot_product_attention, F.dropout = attention, dropout
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = own
+        F.scaled_dot_product_attention, F.dropout = own
 
 
 def main() -> None:
@@ -108,7 +111,7 @@ def operations(sam: str, size: int, half: int, classes: int) -> dict[str, tuple[
     found = {}
     for name, run in parts.items():
         method.zero_grad()
-        with fused_attention(), Operations() as counted:
+        with fused_kernels(), Operations() as counted:
             value = run()
             forward = counted.count.total()
             if value is not None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from knowsam.networks import CoTrainedStudents, FusionHead, UNet, VNet
+from knowsam.networks.batch_norm import BatchNorm2d
 from knowsam.networks.cotrained import agreement_map, certainty_map
 
 
@@ -86,8 +87,8 @@ def test_vnet_normalisation() -> None:
     def kinds(normalisation: str) -> list[type]:
         return [type(m) for m in VNet(3, 2, normalisation=normalisation).modules()]
 
-    assert kinds("none").count(nn.BatchNorm2d) == 0
-    assert kinds("batch").count(nn.BatchNorm2d) == 12 + 9 + 4 + 4 == kinds("batch").count(nn.ReLU)
+    assert kinds("none").count(BatchNorm2d) == 0
+    assert kinds("batch").count(BatchNorm2d) == 12 + 9 + 4 + 4 == kinds("batch").count(nn.ReLU)
     with pytest.raises(ValueError, match="'group'"):
         VNet(3, 2, normalisation="group")
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from knowsam.functional.losses import entropy_map
 from knowsam.functional.probabilities import most_probable_class
 from knowsam.networks.base import SegmentationNetwork
+from knowsam.networks.batch_norm import BatchNorm2d
 from knowsam.networks.input import prepare_image
 from knowsam.networks.unet import UNet
 from knowsam.networks.vnet import VNet
@@ -48,7 +49,7 @@ class FusionHead(nn.Module):
         self.logits = _stem(2 * classes, 16, 32)
         self.fuse = nn.Sequential(
             nn.Conv2d(64, 64, 3, padding=1, bias=False),
-            nn.BatchNorm2d(64),
+            BatchNorm2d(64),
             nn.LeakyReLU(0.2, inplace=True),
             nn.Conv2d(64, classes, 3, padding=1, bias=residual),
         )
@@ -56,7 +57,7 @@ class FusionHead(nn.Module):
             for parameter in self.fuse[3].parameters():
                 nn.init.zeros_(parameter)
         else:
-            self.fuse.extend([nn.BatchNorm2d(classes), nn.LeakyReLU(0.2, inplace=True)])
+            self.fuse.extend([BatchNorm2d(classes), nn.LeakyReLU(0.2, inplace=True)])
 
     def forward(self, unet_logits: Tensor, vnet_logits: Tensor) -> Tensor:
         """Fused logits.
@@ -201,9 +202,9 @@ def certainty_map(logits: Tensor) -> Tensor:
 def _stem(in_channels: int, middle: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, middle, 3, padding=1, bias=False),
-        nn.BatchNorm2d(middle),
+        BatchNorm2d(middle),
         nn.LeakyReLU(0.2, inplace=True),
         nn.Conv2d(middle, out_channels, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
+        BatchNorm2d(out_channels),
         nn.LeakyReLU(0.2, inplace=True),
     )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowsam.functional.probabilities import resize_logits
+from knowsam.networks.batch_norm import BatchNorm2d
 from knowsam.types import IGNORE
 
 WIDTHS = (16, 32, 64, 128)
@@ -82,6 +83,6 @@ class PresenceClassifier(nn.Module):
 def _stage(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1),
-        nn.BatchNorm2d(out_channels),
+        BatchNorm2d(out_channels),
         nn.ReLU(),
     )

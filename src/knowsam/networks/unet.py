@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from knowsam.networks.batch_norm import BatchNorm2d
 from knowsam.networks.encoder_decoder import EncoderDecoder
 from knowsam.networks.input import prepare_image
 
@@ -78,10 +79,10 @@ class UNet(EncoderDecoder):
 def _block(in_channels: int, out_channels: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1),
-        nn.BatchNorm2d(out_channels),
+        BatchNorm2d(out_channels),
         nn.LeakyReLU(0.01, inplace=True),
         nn.Dropout(dropout),
         nn.Conv2d(out_channels, out_channels, 3, padding=1),
-        nn.BatchNorm2d(out_channels),
+        BatchNorm2d(out_channels),
         nn.LeakyReLU(0.01, inplace=True),
     )

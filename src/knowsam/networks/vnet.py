@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from knowsam.networks.batch_norm import BatchNorm2d
 from knowsam.networks.encoder_decoder import EncoderDecoder
 from knowsam.networks.input import prepare_image
 
@@ -105,5 +106,5 @@ def _stage(in_channels: int, out_channels: int, convolutions: int, batch: bool) 
 
 
 def _layer(convolution: nn.Conv2d | nn.ConvTranspose2d, batch: bool) -> nn.Sequential:
-    normalisation = [nn.BatchNorm2d(convolution.out_channels)] if batch else []
+    normalisation = [BatchNorm2d(convolution.out_channels)] if batch else []
     return nn.Sequential(convolution, *normalisation, nn.ReLU(inplace=True))

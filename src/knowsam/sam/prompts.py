@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from knowsam.networks.batch_norm import BatchNorm2d
+
 TOKENS_PER_CLASS = 2
 LAST_WEIGHT, LAST_BIAS = "feed_forward.2.weight", "feed_forward.2.bias"
 """The layer of a `ClassPrompt` whose output are its tokens."""
@@ -13,10 +15,10 @@ LAST_WEIGHT, LAST_BIAS = "feed_forward.2.weight", "feed_forward.2.bias"
 def _conv_block(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1),
-        nn.BatchNorm2d(channels),
+        BatchNorm2d(channels),
         nn.LeakyReLU(0.01),
         nn.Conv2d(channels, channels, 3, padding=1),
-        nn.BatchNorm2d(channels),
+        BatchNorm2d(channels),
         nn.LeakyReLU(0.01),
     )
 

@@ -106,7 +106,7 @@ def _with_positions(
     one-hot vectors. No logit is then added after the product, and any attention kernel can be used.
     """
     scaled = query * base.scale
-    rows, columns = (one.flatten(2, 3) for one in _to_places(base, query.unflatten(2, real), window))
+    rows, columns = _to_places(base, query, real, window).split(window, dim=-1)
     parts_q, parts_k = [scaled], [key]
     if base.use_rel_pos:
         parts_q += [rows[..., : real[0]], columns[..., : real[1]]]
@@ -135,19 +135,19 @@ def attend_padded(base: Any, tokens: Tensor, window: tuple[int, int]) -> Tensor:
     """
     height, width, dim = tokens.shape[1:]
     below, beside = -height % window[0], -width % window[1]
-    qkv = F.linear(tokens, base.qkv.weight)
     if below or beside:
-        qkv = F.pad(qkv, (0, 0, 0, beside, 0, below))
-    qkv = qkv + _bias(base).to(qkv.dtype)
+        qkv = F.pad(F.linear(tokens, base.qkv.weight), (0, 0, 0, beside, 0, below))
+        qkv = qkv + _bias(base).to(qkv.dtype)
+    else:
+        qkv = base.qkv(tokens)
     rows, columns = (height + below) // window[0], (width + beside) // window[1]
     heads = base.num_attention_heads
     cut = qkv.view(-1, rows, window[0], columns, window[1], 3, heads, dim // heads)
     cut = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 3).flatten(3, 4)  # (3, B * windows, heads, tokens, d)
     query, key, value = cut.unbind(0)
     if base.use_rel_pos:
-        to_row, to_column = _to_places(base, query.unflatten(2, window), window)
-        place = _places_of_keys(window, window, base.scale, key.dtype, key.device)[:-1, : sum(window)]
-        query = torch.cat([query, to_row.flatten(2, 3), to_column.flatten(2, 3)], dim=-1)
+        place = _places(window, window, key.dtype, key.device, 1 / base.scale)
+        query = torch.cat([query, _to_places(base, query, window, window)], dim=-1)
         key = torch.cat([key, place.expand(*key.shape[:2], -1, -1)], dim=-1)
     attended = fused_attention(query, key, value, base.scale)
     attended = attended.unflatten(0, (-1, rows, columns)).unflatten(4, window)
@@ -172,26 +172,15 @@ def attend_masked(base: Any, tokens: Tensor, window: tuple[int, int]) -> Tensor:
     """
     grid, dim = (tokens.shape[1], tokens.shape[2]), tokens.shape[3]
     heads = base.num_attention_heads
-    qkv = base.qkv(tokens).view(-1, grid[0] * grid[1], 3, heads, dim // heads)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, tokens, d)
-    to_row, to_column = _to_places(base, query.unflatten(2, grid), window)
-    padding = _log_sum_of_padding(to_row, to_column, window).to(query.dtype)
-    apart = _windows_of_queries(grid, window, query.dtype, query.device)
-    query = torch.cat(
-        [
-            query,
-            to_row.flatten(2, 3),
-            to_column.flatten(2, 3),
-            apart.expand(*query.shape[:2], -1, -1),
-            padding.flatten(2, 3),
-        ],
-        dim=-1,
-    )
-    place = _places_of_keys(grid, window, base.scale, key.dtype, key.device)
-    bias_key, bias_value = _bias(base).to(key.dtype).view(3, heads, 1, -1)[1:]
-    key = torch.cat([key, bias_key.expand(len(key), -1, -1, -1)], dim=2)
-    key = torch.cat([key, place.expand(*key.shape[:2], -1, -1)], dim=-1)
-    value = torch.cat([value, bias_value.expand(len(value), -1, -1, -1)], dim=2)
+    # A zero token behind the others: its key and value are the padding's.
+    qkv = base.qkv(F.pad(tokens.flatten(1, 2), (0, 0, 0, 1))).unflatten(-1, (3, heads, -1))
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, tokens + 1, d)
+    query = query[:, :, :-1]
+    places = _to_places(base, query, grid, window)
+    padding = _log_sum_of_padding(places, grid, window).to(query.dtype)
+    of_query, of_key = _marks(grid, window, query.shape[-1], base.scale, query.dtype, query.device)
+    query = torch.cat([query, places, padding, of_query.expand(*query.shape[:2], -1, -1)], dim=-1)
+    key = torch.cat([key, of_key.expand(*key.shape[:2], -1, -1)], dim=-1)
     attended = fused_attention(query, key, value, base.scale)
     return attended.transpose(1, 2).reshape(-1, *grid, dim)
 
@@ -201,37 +190,46 @@ def _bias(base: Any) -> Tensor:
     return torch.zeros_like(base.qkv.weight[:, 0]) if base.qkv.bias is None else base.qkv.bias
 
 
-def _to_places(base: Any, query: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _to_places(base: Any, query: Tensor, grid: tuple[int, int], window: tuple[int, int]) -> Tensor:
     """A query's relative positions to every row and every column of its padded window.
 
     Args:
         base: The attention.
-        query: `(B, heads, h, w, d)`, the token (0, 0) in the corner of a window.
+        query: `(B, heads, h w, d)`, the tokens of a grid.
+        grid: `(h, w)`, the token (0, 0) in the corner of a window.
         window: Size of a padded window.
 
     Returns:
-        `(B, heads, h, w, window rows)` and `(B, heads, h, w, window columns)`; zeros without relative positions.
+        `(B, heads, h w, window rows + window columns)`; zeros without relative positions.
     """
-    height, width = query.shape[2:4]
     if not base.use_rel_pos:
-        nothing = query.new_zeros(())
-        return nothing.expand(*query.shape[:4], window[0]), nothing.expand(*query.shape[:4], window[1])
-    row = relative_positions(base.rel_pos_h, window[0], height).to(query.dtype)
-    column = relative_positions(base.rel_pos_w, window[1], width).to(query.dtype)
-    return torch.einsum("bnhwc,hkc->bnhwk", query, row), torch.einsum("bnhwc,wkc->bnhwk", query, column)
+        return query.new_zeros(()).expand(*query.shape[:3], sum(window))
+    tables = (relative_positions(base.rel_pos_h, window[0]), relative_positions(base.rel_pos_w, window[1]))
+    by_distance = query @ torch.cat(tables).to(query.dtype).T
+    return by_distance.gather(-1, _distances(grid, window, query.device).expand(*query.shape[:2], -1, -1))
 
 
-def _log_sum_of_padding(rows: Tensor, columns: Tensor, window: tuple[int, int]) -> Tensor:
-    """`log sum exp(row + column)` over the padded places of each token's window, `(B, heads, h, w, 1)` float32."""
-    rows, columns = rows.float(), columns.float()
-    height, width = rows.shape[2:4]
-    real_row = _real_places(height, window[0], rows.device)[:, None]
-    real_column = _real_places(width, window[1], rows.device)
-    every_column = columns.logsumexp(-1, keepdim=True)
-    below = rows.masked_fill(real_row, NOTHING).logsumexp(-1, keepdim=True) + every_column
-    beside = columns.masked_fill(real_column, NOTHING).logsumexp(-1, keepdim=True)
-    beside = beside + rows.masked_fill(~real_row, NOTHING).logsumexp(-1, keepdim=True)
-    return torch.logaddexp(below, beside).clamp(min=NOTHING)
+def _log_sum_of_padding(places: Tensor, grid: tuple[int, int], window: tuple[int, int]) -> Tensor:
+    """`log sum exp(row + column)` over the padded places of each token's window, `(B, heads, h w, 1)` float32."""
+    summands = places.float().unflatten(-1, (2, 1, -1)) + _summands_of_padding(grid, window, places.device)
+    # The sums below the real rows and beside them: the log of a product of sums along the axes.
+    return summands.logsumexp(-1).sum(-2).logsumexp(-1, keepdim=True)
+
+
+@lru_cache
+def _summands_of_padding(grid: tuple[int, int], window: tuple[int, int], device: torch.device) -> Tensor:
+    """What keeps places out of the sums over a window's padding: 0 for what counts, else `NOTHING`.
+
+    Returns:
+        `(h w, 2 axes, 2 sums, places)`: below the real rows, padded rows and all columns; beside them, real rows and
+        padded columns. Windows are square.
+    """
+    with torch.inference_mode(False):
+        row, column = (_real_places(side, part, device) for side, part in zip(grid, window, strict=True))
+        rows = torch.stack([~row, row], dim=1)[:, None].expand(*grid, -1, -1)
+        columns = torch.stack([torch.ones_like(column), ~column], dim=1).expand(*grid, -1, -1)
+        counts = torch.stack([rows, columns], dim=2).flatten(0, 1)
+        return torch.where(counts, 0.0, NOTHING)
 
 
 @lru_cache
@@ -243,35 +241,36 @@ def _real_places(side: int, window: int, device: torch.device) -> Tensor:
 
 
 @lru_cache
-def _windows_of_queries(
-    grid: tuple[int, int], window: tuple[int, int], dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """What in a query tells its window: `APART` at its row of windows and at its column, `(tokens, rows + columns)`."""
-    with torch.inference_mode(False):
-        return APART * _windows(grid, window, dtype, device)
+def _marks(
+    grid: tuple[int, int], window: tuple[int, int], dim: int, scale: float, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What follows queries of width `dim`, their places and the padding's logit; what follows keys.
 
-
-@lru_cache
-def _places_of_keys(
-    grid: tuple[int, int], window: tuple[int, int], scale: float, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """What follows a key, over the scale of the product: its place in its window, its window, and the padding's mark.
+    Keys, over the scale of the product: their place in their window, the padding's mark, their window. Queries: `APART`
+    at their window. Both up to a width that kernels take.
 
     Returns:
-        `(tokens + 1, places + windows + 1)`; the last key is the padding, which every window sees.
+        `(tokens, windows + zeros)` and `(tokens + 1, places + 1 + windows + zeros)`; the last key is the padding, which
+        every window sees.
     """
     with torch.inference_mode(False):  # else one that validation made could not be used in training
-        real = torch.cat([_places(grid, window, dtype, device), _windows(grid, window, dtype, device)], dim=1)
-        of_padding = torch.arange(real.shape[1] + 1, device=device) >= sum(window)
-        return torch.cat([F.pad(real, (0, 1)), of_padding[None].to(dtype)]) / scale
+        place, own = _places(grid, window, dtype, device), _windows(grid, window, dtype, device)
+        zeros = own.new_zeros(len(own), -(dim + sum(window) + 1 + own.shape[1]) % KERNEL_WIDTH)
+        real = torch.cat([place, zeros.new_zeros(len(own), 1), own, zeros], dim=1)
+        padding = torch.zeros_like(real[:1])
+        padding[:, sum(window)] = 1
+        padding[:, sum(window) + 1 : sum(window) + 1 + own.shape[1]] = 1
+        return torch.cat([APART * own, zeros], dim=1), torch.cat([real, padding]) / scale
 
 
 @lru_cache
-def _places(grid: tuple[int, int], window: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Each token's row and column within its window as one-hot vectors, `(tokens, rows + columns)`."""
+def _places(
+    grid: tuple[int, int], window: tuple[int, int], dtype: torch.dtype, device: torch.device, hot: float = 1.0
+) -> Tensor:
+    """Each token's row and column within its window as one-hot vectors of `hot`, `(tokens, rows + columns)`."""
     with torch.inference_mode(False):
         row, column = (torch.arange(side, device=device) % part for side, part in zip(grid, window, strict=True))
-        return _one_hot_axes(row, column, window).to(dtype)
+        return hot * _one_hot_axes(row, column, window).to(dtype)
 
 
 def _windows(grid: tuple[int, int], window: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -292,28 +291,35 @@ def _one_hot_axes(row: Tensor, column: Tensor, counts: tuple[int, int]) -> Tenso
     return torch.cat([rows.repeat_interleave(len(column), dim=0), columns.repeat(len(row), 1)], dim=1)
 
 
-def relative_positions(table: Tensor, side: int, queries: int | None = None) -> Tensor:
-    """Embedding of the distance from each query to each key along an axis of windows of `side` tokens.
+def relative_positions(table: Tensor, side: int) -> Tensor:
+    """Embedding of each distance along an axis of a window of `side` tokens: a table, resampled linearly if need be.
 
     Args:
-        table: `(L, d)`, by distance; resampled linearly where L is not `2 side - 1`.
-        side: Tokens along the axis of one window, whose keys are all meant.
-        queries: Number of queries, from the start of a window on; `side` by default.
+        table: `(L, d)`, from the last place's distance to a key, seen from the first, on.
+        side: Tokens along the axis.
 
     Returns:
-        `(queries, side, d)`.
+        `(2 side - 1, d)`.
     """
-    if len(table) != 2 * side - 1:
-        table = F.interpolate(table.T[None], size=2 * side - 1, mode="linear")[0].T
-    return table[_distances(side, side if queries is None else queries, table.device)]
+    if len(table) == 2 * side - 1:
+        return table
+    return F.interpolate(table.T[None], size=2 * side - 1, mode="linear")[0].T
 
 
 @lru_cache
-def _distances(side: int, queries: int, device: torch.device) -> Tensor:
-    """Index of the distance between each query and each key, `(queries, side)`."""
+def _distances(grid: tuple[int, int], window: tuple[int, int], device: torch.device) -> Tensor:
+    """Where the distances from each token to the rows and columns of its window lie in both tables, one after another.
+
+    Returns:
+        `(h w, window rows + window columns)` int64.
+    """
     with torch.inference_mode(False):
-        place = torch.arange(queries, device=device) % side
-        return place[:, None] - torch.arange(side, device=device) + side - 1
+        row, column = (
+            torch.arange(side, device=device)[:, None] % part - torch.arange(part, device=device) + part - 1
+            for side, part in zip(grid, window, strict=True)
+        )
+        column = column + 2 * window[0] - 1
+        return torch.cat([row.repeat_interleave(grid[1], dim=0), column.repeat(grid[0], 1)], dim=1)
 
 
 def _log_padding(rows: Tensor, columns: Tensor, real: tuple[int, int]) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import SamModel
 from transformers.models.sam.modeling_sam import SamVisionEncoderOutput, SamVisionNeck
 
+from knowsam.networks.batch_norm import BatchNorm2d
 from knowsam.networks.unet import UNet
 from knowsam.sam.backbone.interface import SamInterface
 from knowsam.sam.backbone.tiny import HALF, QUARTER, Encoded, TinySam
@@ -122,7 +123,7 @@ class FineNeck(nn.Module):
             nn.Conv2d(trunk.widths[self.stage], channels, 3, padding=1), nn.GELU(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )  # fmt: skip
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = BatchNorm2d(channels)
 
     def forward(self, stages: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Stages of an image of `size` before padding -> `(B, channels, H / stride, W / stride)`."""
