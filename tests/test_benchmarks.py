@@ -208,10 +208,13 @@ def test_prompts_of_volumes_are_judged_by_hand(monkeypatch: pytest.MonkeyPatch) 
     assert shares["recall after PCSW"] == shares["recall"] == pytest.approx(right / (5 * 64))
 
 
-def test_a_step_hands_the_device_no_more_operations_than_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("sam", "size", "step", "of_sam"), [("tiny", 64, 2330, 1050), ("vit_b", 256, 2900, 1620)])
+def test_a_step_hands_the_device_no_more_operations_than_it_did(
+    sam: str, size: int, step: int, of_sam: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     import operations
 
-    found = operations.operations("tiny", 64, 2, 4)
-    bounds = {"step": 3100, "SAM": 1800, "weak augmentation": 60, "strong augmentation": 70}
+    found = operations.operations(sam, size, 2, 4)
+    bounds = {"step": step, "SAM": of_sam, "weak augmentation": 60, "strong augmentation": 70}
     assert {name: found[name][1] for name in bounds if found[name][1] > bounds[name]} == {}

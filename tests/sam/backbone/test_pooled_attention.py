@@ -65,24 +65,23 @@ def test_it_is_attention_to_means_of_blocks(grid: tuple[int, int], factor: int) 
 
 
 @torch.no_grad()
-def test_up_to_256_px_it_is_the_attention_and_beyond_it_is_pooled_with_adapters_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    base = attention(32)
-    tokens = torch.randn(1, 32, 32, 12, dtype=torch.float64)
+@pytest.mark.parametrize(("side", "factor"), [(128, 1), (256, 2)])
+@torch.no_grad()
+def test_up_to_128_px_it_is_the_attention_and_beyond_it_is_pooled_with_adapters_too(side: int, factor: int) -> None:
+    grid = side // 8
+    base = attention(grid)
+    tokens = torch.randn(1, grid, grid, 12, dtype=torch.float64)
     qkv = base.qkv(tokens).unflatten(-1, (3, 3, -1))
-    exact = window_attention(base, tokens, 0)
-    torch.testing.assert_close(exact, base.proj(pooled_attention(base, qkv, 1)), rtol=1e-4, atol=1e-5)
-    adapted = AdaptedAttention(base, Adapter(12, skip=True).double())
-    torch.testing.assert_close(adapted(tokens)[0], exact)
-    monkeypatch.setattr(TinyAttention, "most_keys", 256)
-    pooled = base.proj(pooled_attention(base, qkv, 2))
-    torch.testing.assert_close(adapted(tokens)[0], pooled)
-    assert (pooled - exact).abs().max() > 1e-3
+    found = window_attention(base, tokens, 0)
+    torch.testing.assert_close(found, base.proj(pooled_attention(base, qkv, factor)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(AdaptedAttention(base, Adapter(12, skip=True).double())(tokens)[0], found)
+    unpooled = base(tokens)[0] if factor == 1 else base.proj(pooled_attention(base, qkv, 1))
+    assert ((unpooled - found).abs().max() > 1e-3) == (factor > 1)
 
 
-def test_there_are_never_more_keys_than_about_those_of_256_px() -> None:
-    assert pooling_factor((32, 32), 1024) == 1
-    assert pooling_factor((64, 64), 1024) == 2
-    assert pooling_factor((33, 32), 1024) == 2
-    assert pooling_factor((128, 96), 1024) == 4
+def test_there_are_never_more_keys_than_about_those_of_128_px() -> None:
+    most = TinyAttention.most_keys
+    assert pooling_factor((16, 16), most) == 1
+    assert pooling_factor((32, 32), most) == 2
+    assert pooling_factor((17, 16), most) == 2
+    assert pooling_factor((64, 48), most) == 4

@@ -122,11 +122,11 @@ class TinyAttention(SamVisionAttention):
     """A vision layer's attention over the whole grid, computed as `window_attention` does.
 
     Attributes:
-        most_keys: Above so many tokens, those of 256 x 256 px, keys are pooled: the time then grows with the tokens,
-            not with their square.
+        most_keys: Above so many tokens, those of the 128 x 128 px it was trained with, keys are pooled: the time then
+            grows with the tokens, not with their square.
     """
 
-    most_keys: ClassVar[int] = 1024
+    most_keys: ClassVar[int] = 256
 
     def forward(  # type: ignore[override]
         self, hidden_states: Tensor, output_attentions: bool | None = None
