@@ -9,6 +9,7 @@ import torch
 
 import knowsam
 from knowsam.config import resolve_config
+from knowsam.networks import checkpointing
 from knowsam.training.build import build_method
 from support.folders import make_folder
 
@@ -32,6 +33,21 @@ def test_a_run_ends_at_the_same_bits(method: str, tmp_path: Path) -> None:
     assert weights.keys() == weights_again.keys()
     for name, value in weights.items():
         assert torch.equal(value, weights_again[name]), name
+
+
+def test_the_students_are_computed_again_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[object] = []
+    own = checkpointing.checkpoint
+
+    def seen(method: object, network: object, *inputs: object, **named: object) -> object:
+        computed.append(network)
+        return own(method, network, *inputs, **named)
+
+    monkeypatch.setattr(checkpointing, "checkpoint", seen)
+    config = resolve_config({"method": "knowsam", "sam": "none", "train": {"checkpointing": True}})
+    students = build_method(config, 1, 2).student()
+    students.outputs(torch.rand(2, 1, 32, 32))  # type: ignore[operator]
+    assert computed == [students.unet, students.vnet, students.fusion]
 
 
 def test_less_is_kept() -> None:

@@ -17,10 +17,12 @@ class SegmentationNetwork(nn.Module):
     Attributes:
         stride: Height and width of the input must be divisible by it.
         exportable: Whether `knowsam export` can write it, for images of any size.
+        one_pass: The method that makes a pass, which `train.checkpointing` computes again instead of keeping it.
     """
 
     stride: int
     exportable: ClassVar[bool] = True
+    one_pass: ClassVar[str] = "forward"
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         """All predictions by name, the one that is used first.

@@ -85,6 +85,7 @@ class CoTrainedStudents(SegmentationNetwork):
 
     Attributes:
         stride: Height and width of the input must be divisible by it.
+        one_pass: Its networks' passes are computed again one by one, so that one of them at a time is in memory.
 
     Args:
         in_channels: C of the image.
@@ -96,6 +97,7 @@ class CoTrainedStudents(SegmentationNetwork):
     """
 
     stride: int = 16
+    one_pass = "run"
 
     def __init__(
         self,
@@ -130,9 +132,15 @@ class CoTrainedStudents(SegmentationNetwork):
             InputError: If C, H or W does not fit.
         """
         image = prepare_image(image, self.in_channels, self.stride, self.standardise)
-        unet_logits = self.unet(image)
-        vnet_logits = self.vnet(image)
-        return {"fused": self.fusion(unet_logits, vnet_logits), "unet": unet_logits, "vnet": vnet_logits}
+        unet_logits = self.run(self.unet, image)
+        vnet_logits = self.run(self.vnet, image)
+        fused = self.run(self.fusion, unet_logits, vnet_logits)
+        return {"fused": fused, "unet": unet_logits, "vnet": vnet_logits}
+
+    def run(self, network: nn.Module, *inputs: Tensor) -> Tensor:
+        """Run one of its networks."""
+        logits: Tensor = network(*inputs)
+        return logits
 
     def parts(self) -> dict[str, SegmentationNetwork]:
         """The whole under `"fused"`; `"unet"` and `"vnet"` alone, which share its weights."""

@@ -8,7 +8,6 @@ import torch
 
 from knowsam.config import Config
 from knowsam.methods import Method, MethodContext, load_method
-from knowsam.networks import SegmentationNetwork
 from knowsam.networks.checkpointing import compute_again
 from knowsam.networks.single_values import normalise_single_values
 from knowsam.types import ParameterGroup
@@ -36,8 +35,7 @@ def build_method(config: Config, in_channels: int, classes: int) -> Method:
     normalise_single_values(method)
     if config.train.checkpointing:
         student = method.student()
-        several = isinstance(student, SegmentationNetwork) and type(student).outputs is not SegmentationNetwork.outputs
-        compute_again(student, "outputs" if several else "forward")
+        compute_again(student, getattr(student, "one_pass", "forward"))
     return method
 
 
