@@ -50,7 +50,7 @@ class Operations(TorchDispatchMode):
 
 @contextmanager
 def fused_kernels() -> Iterator[None]:
-    """Within the block attention and dropout are one operation each, as on a GPU; on `meta` they would be taken apart."""
+    """Within the block attention and dropout are one operation each, as on a GPU; `meta` would take them apart."""
 
     def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, **options: Any) -> Tensor:
         arguments = query, key, value, options.get("attn_mask"), True
