@@ -17,8 +17,8 @@ from knowsam.errors import InputError
 from knowsam.storage import LOCK_FILE, is_alive, output_folder
 
 ASK_AGAIN_S = 0.2
-LAST_CHILDREN_S = 20.0
-"""How long the lock of a dead process may be held on by children that have not noticed its death yet."""
+OLD_NAME_S = 20.0
+"""How long a lock that is held may name a dead process: its new holder may not have written its own name yet."""
 _held: set[IO[str]] = set()
 """Locks of this process. A fork of it has the same open files, and would hold them on when it is gone: it closes them,
 which takes the lock from nobody."""
@@ -87,7 +87,7 @@ def _acquire(folder: Path, wait: bool) -> IO[str]:
             continue
         holder = _read(file)
         file.close()
-        if not wait and (not _is_dead(holder) or time.monotonic() - started > LAST_CHILDREN_S):
+        if not wait and (not _is_dead(holder) or time.monotonic() - started > OLD_NAME_S):
             raise InputError(
                 f"{folder}: another process is at work there ({_said(holder)}), but expected to be the only one; wait"
                 " for it, or choose another folder."
