@@ -295,7 +295,7 @@ def relative_positions(table: Tensor, side: int) -> Tensor:
     """Embedding of each distance along an axis of a window of `side` tokens: a table, resampled linearly if need be.
 
     Args:
-        table: `(L, d)`, from the last place's distance to a key, seen from the first, on.
+        table: `(L, d)`, by what a query's place is ahead of a key's, from the least on.
         side: Tokens along the axis.
 
     Returns:
