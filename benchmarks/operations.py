@@ -48,13 +48,29 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class AttentionKernel(torch.autograd.Function):
+    """Stands for a fused attention: one operation forward, one backward, and the layout that its answer has."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """`(B, heads, tokens, d)` each -> the same shape, without content."""
+        ctx.save_for_backward(query, key, value)
+        batch, heads, tokens = query.shape[:3]
+        return value.new_empty(batch, tokens, heads, value.shape[-1]).neg_().transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Gradients without content."""
+        query, *others = (torch.empty_like(saved) for saved in ctx.saved_tensors)
+        return query.neg_(), *others
+
+
 @contextmanager
 def fused_kernels() -> Iterator[None]:
     """Within the block attention and dropout are one operation each, as on a GPU; `meta` would take them apart."""
 
-    def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, **options: Any) -> Tensor:
-        arguments = query, key, value, options.get("attn_mask"), True
-        answer: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(*arguments, scale=scale)[0]
+    def attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        answer: Tensor = AttentionKernel.apply(query, key, value)
         return answer
 
     def dropout(input: Tensor, p: float, training: bool, inplace: bool) -> Tensor:

@@ -20,6 +20,14 @@ def test_it_normalises_and_learns_statistics_as_torchs_does() -> None:
     assert torch.equal(own.eval()(image), torchs.eval()(image))
 
 
+def test_statistics_may_weigh_all_batches_alike() -> None:
+    own, torchs = BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3, momentum=None)
+    for _ in range(3):
+        image = torch.randn(4, 3, 5, 5) + 2
+        assert torch.equal(own(image), torchs(image))
+    assert torch.equal(own.running_mean, torchs.running_mean)
+
+
 def test_weights_of_a_network_with_torchs_are_read() -> None:
     layer = BatchNorm2d(3)
     layer.load_state_dict(nn.BatchNorm2d(3).state_dict())

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 class BatchNorm2d(nn.BatchNorm2d):
     """PyTorch's, with the same names of weights and statistics; `num_batches_tracked` stays as it was loaded.
 
-    The count serves running statistics that weigh all batches alike (`momentum=None`), which nothing here uses, and
-    takes one launch for each layer and pass.
+    The count takes one launch for each layer and pass, and serves statistics that weigh all batches alike alone
+    (`momentum=None`), for which it goes on.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """`(B, C, H, W)` -> the same shape."""
-        assert self.momentum is not None
+        if self.momentum is None:
+            return super().forward(input)
         return F.batch_norm(
             input,
             self.running_mean,
