@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,8 @@ from torch import Tensor
 from knowsam.functional.preference import disputed
 from knowsam.types import IGNORE
 
-CLASSES, PIXELS = -3, (-3, -2, -1)
-"""The axis of classes in logits `(..., B, K, H, W)`; those of images and pixels where it is gone."""
+CLASSES, PIXELS, ALL = -3, (-3, -2, -1), (-4, -3, -2, -1)
+"""The axis of classes in logits `(..., B, K, H, W)`; those of images and pixels where it is gone; all four."""
 
 ENTROPY_EPSILON = 1e-6
 """Added to a probability before its logarithm in `entropy_map` (docs/method.md, section 1)."""
@@ -45,7 +46,7 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     Returns:
         `(...)` in [0, inf); 0 where no pixel is labelled.
     """
-    return _negative_log_likelihood(F.log_softmax(logits.float(), dim=CLASSES), _truth(label, logits.shape[CLASSES]))
+    return _negative_log_likelihood(F.log_softmax(logits.float(), dim=CLASSES), _Truth(label, logits.shape[CLASSES]))
 
 
 def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-10, squared: bool = True) -> Tensor:
@@ -67,7 +68,7 @@ def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-10, squared: bo
         `(...)` in [0, 1]; exactly 0 where no pixel is labelled.
     """
     probs = F.softmax(logits.float(), dim=CLASSES)
-    return _soft_dice_loss(probs, _truth(label, logits.shape[CLASSES]), epsilon, squared)
+    return _soft_dice_loss(probs, _Truth(label, logits.shape[CLASSES]), epsilon, squared)
 
 
 def soft_dice_loss(student_logits: Tensor, teacher_logits: Tensor, epsilon: float = 1e-10) -> Tensor:
@@ -101,7 +102,7 @@ def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
     Returns:
         `(...)` in [0, inf); 0 where no pixel is labelled.
     """
-    log_probs, truth = F.log_softmax(logits.float(), dim=CLASSES), _truth(label, logits.shape[CLASSES])
+    log_probs, truth = F.log_softmax(logits.float(), dim=CLASSES), _Truth(label, logits.shape[CLASSES])
     return _negative_log_likelihood(log_probs, truth) + _soft_dice_loss(log_probs.exp(), truth)
 
 
@@ -170,7 +171,7 @@ def cross_consistency_loss(student_logits: Tensor, other_logits: Tensor) -> Tens
     log_probs = F.log_softmax(student_logits.float(), dim=CLASSES)
     log_complement = (1 - log_probs.exp()).clamp(min=ONE_MINUS_P_FLOOR).log()
     # lerp(a, b, q) = a + q (b - a) = q b + (1 - q) a
-    return -torch.lerp(log_complement, log_probs, target).mean((CLASSES - 1, *PIXELS))
+    return -torch.lerp(log_complement, log_probs, target).mean(ALL)
 
 
 def softmax_mse_loss(student_logits: Tensor, other_logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -317,18 +318,21 @@ def preference_loss(
     return torch.where(counts, F.softplus(-margin), 0.0).sum() / counts.sum().clamp(min=1)
 
 
-class _Truth(NamedTuple):
-    """A label `(B, H, W)`, its classes `(B, K, H, W)` bool, and which pixels count `(B, 1, H, W)` bool."""
+class _Truth:
+    """A label `(B, H, W)` and what losses ask of it, each computed once and only if it is asked for."""
 
-    label: Tensor
-    one_hot: Tensor
-    valid: Tensor
+    def __init__(self, label: Tensor, classes: int) -> None:
+        self.label, self.classes = label, classes
 
+    @cached_property
+    def one_hot(self) -> Tensor:
+        """`(B, K, H, W)` bool, an eighth of the memory of int64; `IGNORE` is no class."""
+        return self.label.unsqueeze(1) == torch.arange(self.classes, device=self.label.device).view(1, -1, 1, 1)
 
-def _truth(label: Tensor, classes: int) -> _Truth:
-    # A bool has an eighth of the memory of int64; `IGNORE` is no class.
-    one_hot = label.unsqueeze(1) == torch.arange(classes, device=label.device).view(1, -1, 1, 1)
-    return _Truth(label, one_hot, (label != IGNORE).unsqueeze(1))
+    @cached_property
+    def valid(self) -> Tensor:
+        """Which pixels count, `(B, 1, H, W)` bool."""
+        return (self.label != IGNORE).unsqueeze(1)
 
 
 def _negative_log_likelihood(log_probs: Tensor, truth: _Truth) -> Tensor:
@@ -339,7 +343,7 @@ def _negative_log_likelihood(log_probs: Tensor, truth: _Truth) -> Tensor:
         total = each.view(*log_probs.shape[:-3], *each.shape[-2:]).sum(PIXELS)
     else:
         # On a GPU torch's own sum has another order each time.
-        total = -log_probs.where(truth.one_hot, 0.0).sum((CLASSES - 1, *PIXELS))
+        total = -log_probs.where(truth.one_hot, 0.0).sum(ALL)
     # Not reduction="mean": that is 0/0 where every pixel is ignored.
     return total / truth.valid.sum().clamp(min=1)
 

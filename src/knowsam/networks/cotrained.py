@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowsam.functional.losses import entropy_map
+from knowsam.functional.losses import CLASSES, entropy_map
 from knowsam.functional.probabilities import most_probable_class
 from knowsam.networks.base import SegmentationNetwork
 from knowsam.networks.batch_norm import BatchNorm2d
@@ -204,7 +204,7 @@ def certainty_map(logits: Tensor) -> Tensor:
     Returns:
         `(..., B, H, W)` float32 from 1 - log 2 = .31 (all classes alike) to 1 (certain).
     """
-    return 1 - entropy_map(logits) * (math.log(2) / math.log(logits.shape[-3]))
+    return 1 - entropy_map(logits) * (math.log(2) / math.log(logits.shape[CLASSES]))
 
 
 def _stem(in_channels: int, middle: int, out_channels: int) -> nn.Sequential:

@@ -197,8 +197,9 @@ class SamDistillation(nn.Module):
         Returns:
             The detached SAM logits, the weighted loss and the unweighted terms.
         """
+        students = torch.stack(list(student_logits))
         if mask_prompt is None:
-            mask_prompt = self._prompt(image, torch.stack(list(student_logits)).mean(dim=0))
+            mask_prompt = self._prompt(image, students.mean(dim=0))
         prompt, corrupted = corrupt_prompts(mask_prompt.detach(), label, self.prompt_spoil)
         if regions is not None and corrupted.any():
             own = largest_components(most_probable_class(prompt), prompt.shape[1])
@@ -207,7 +208,7 @@ class SamDistillation(nn.Module):
         masks, _ = self.teacher.answer(question)
         logits = resize_logits(masks, (image.shape[-2], image.shape[-1]))
         supervised = segmentation_loss(logits, label)
-        students, target = torch.stack(list(student_logits)), logits.detach()
+        target = logits.detach()
         if self.kd_resolution == "sam":
             target = masks.detach()
             resized = F.interpolate(students.flatten(0, 1), size=target.shape[-2:], mode="area")

@@ -64,7 +64,6 @@ def test_it_is_attention_to_means_of_blocks(grid: tuple[int, int], factor: int) 
     )
 
 
-@torch.no_grad()
 @pytest.mark.parametrize(("side", "factor"), [(128, 1), (256, 2)])
 @torch.no_grad()
 def test_up_to_128_px_it_is_the_attention_and_beyond_it_is_pooled_with_adapters_too(side: int, factor: int) -> None:

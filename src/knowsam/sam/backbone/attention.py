@@ -258,8 +258,7 @@ def _marks(
         zeros = own.new_zeros(len(own), -(dim + sum(window) + 1 + own.shape[1]) % KERNEL_WIDTH)
         real = torch.cat([place, zeros.new_zeros(len(own), 1), own, zeros], dim=1)
         padding = torch.zeros_like(real[:1])
-        padding[:, sum(window)] = 1
-        padding[:, sum(window) + 1 : sum(window) + 1 + own.shape[1]] = 1
+        padding[:, sum(window) : sum(window) + 1 + own.shape[1]] = 1
         return torch.cat([APART * own, zeros], dim=1), torch.cat([real, padding]) / scale
 
 
@@ -288,7 +287,12 @@ def _one_hot_axes(row: Tensor, column: Tensor, counts: tuple[int, int]) -> Tenso
         index[:, None] == torch.arange(count, device=index.device)
         for index, count in zip((row, column), counts, strict=True)
     )
-    return torch.cat([rows.repeat_interleave(len(column), dim=0), columns.repeat(len(row), 1)], dim=1)
+    return _of_tokens(rows, columns)
+
+
+def _of_tokens(rows: Tensor, columns: Tensor) -> Tensor:
+    """What belongs to each row `(h, m)` and to each column `(w, n)` of a grid, for each token, `(h w, m + n)`."""
+    return torch.cat([rows.repeat_interleave(len(columns), dim=0), columns.repeat(len(rows), 1)], dim=1)
 
 
 def relative_positions(table: Tensor, side: int) -> Tensor:
@@ -318,8 +322,7 @@ def _distances(grid: tuple[int, int], window: tuple[int, int], device: torch.dev
             torch.arange(side, device=device)[:, None] % part - torch.arange(part, device=device) + part - 1
             for side, part in zip(grid, window, strict=True)
         )
-        column = column + 2 * window[0] - 1
-        return torch.cat([row.repeat_interleave(grid[1], dim=0), column.repeat(grid[0], 1)], dim=1)
+        return _of_tokens(row, column + 2 * window[0] - 1)
 
 
 def _log_padding(rows: Tensor, columns: Tensor, real: tuple[int, int]) -> Tensor:
